@@ -1,0 +1,247 @@
+//! What the operator asked for, parsed into types that cannot be wrong. PURE: parsing touches no device.
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::units::{Mark, OwnMark, Port};
+
+/// The whole configuration: one snapshot for the daemon's life.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[rules]`
+    pub rules: Rules,
+    /// `[client]`: the leg towards the client.
+    pub client: ClientLeg,
+    /// `[server]`: the leg towards the server.
+    pub server: ServerLeg,
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[listen]`: where intercepted connections are accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// The port on 127.0.0.1 and ::1.
+    pub port: Port,
+}
+
+/// `[rules]`: how connections come to the listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// `run` installs the rules at its start and removes them at its end.
+    pub manage: bool,
+    /// Intercept what arrives on these interfaces; empty: on any.
+    pub interfaces: Vec<Interface>,
+    /// On packets that are diverted to the box itself.
+    pub mark: Mark,
+    /// The routing table that makes diverted packets local.
+    pub table: NonZeroU32,
+    /// On our own sockets.
+    pub own_mark: OwnMark,
+}
+
+/// The name of a network interface: 1 to 15 bytes without white space, `/` or quotes; it need not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Interface(String);
+
+impl Interface {
+    /// `None` for what the kernel (`dev_valid_name`) would refuse or what a ruleset could not quote.
+    pub fn new(name: &str) -> Option<Self> {
+        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '"' | '\\' | '*');
+        let valid = (1..=15).contains(&name.len()) && name.chars().all(plain) && name != "." && name != "..";
+        valid.then(|| Self(name.to_owned()))
+    }
+
+    /// The name as the kernel knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What both legs have in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leg {
+    /// Congestion control; `None`: BBR where the kernel has it, else the kernel's default.
+    pub congestion_control: Option<CongestionControl>,
+    /// Multipath TCP, with fallback to TCP.
+    pub mptcp: bool,
+    /// TCP_NODELAY.
+    pub no_delay: bool,
+    /// SO_KEEPALIVE and its timers.
+    pub keepalive: Keepalive,
+    /// TCP_USER_TIMEOUT; `None`: the kernel's own retransmission limit.
+    pub user_timeout: Option<Duration>,
+}
+
+/// `[client]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ClientLeg {
+    /// The keys that both legs have.
+    pub leg: Leg,
+    /// Whether data in a client's SYN is accepted.
+    pub fast_open: FastOpen,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ServerLeg {
+    /// The keys that both legs have.
+    pub leg: Leg,
+    /// The address that the server sees.
+    pub source: Source,
+    /// How long a connection attempt may take; `None`: as long as the kernel tries (`tcp_syn_retries`).
+    pub connect_timeout: Option<Duration>,
+}
+
+/// The name of a congestion control algorithm: 1 to 15 letters, digits, `_` or `-`. Whether the kernel has it is found out at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CongestionControl(String);
+
+impl CongestionControl {
+    /// `None` for what cannot be a name (TCP_CA_NAME_MAX is 16 with its NUL).
+    pub fn new(name: &str) -> Option<Self> {
+        let valid = (1..=15).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        valid.then(|| Self(name.to_owned()))
+    }
+
+    /// The name as the kernel knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Keepalive on a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keepalive {
+    /// `false`
+    Off,
+    /// `true` or a table; what is `None` is the kernel's own (`tcp_keepalive_time`, `_intvl`, `_probes`).
+    On {
+        /// Silence before the first probe (TCP_KEEPIDLE), 1 s to 32767 s.
+        idle: Option<Duration>,
+        /// Between probes (TCP_KEEPINTVL), 1 s to 32767 s.
+        interval: Option<Duration>,
+        /// Unanswered probes that end the connection (TCP_KEEPCNT), 1 to 127.
+        probes: Option<u32>,
+    },
+}
+
+/// Whether data in a SYN is taken (RFC 7413).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FastOpen {
+    /// `false`
+    #[default]
+    Off,
+    /// `true`: from clients that show a cookie.
+    Cookie,
+    /// `"no-cookie"`: from all, on links that both ends trust.
+    NoCookie,
+}
+
+/// Where a server leg comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Source {
+    /// `"client"`: the client's address and port.
+    #[default]
+    Client,
+    /// `"client-address"`: the client's address, a port that the kernel chooses.
+    ClientAddress,
+    /// `"gateway"`: the box's own address, as its routes have it.
+    Gateway,
+    /// `"ADDRESS:PORT"`: always this one; port 0 is chosen by the kernel. A flow of the other address family is dialled as by `gateway`.
+    Fixed(SocketAddr),
+}
+
+/// `[timeouts]`; `None` (in the file: `"0s"`) is never.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Timeouts {
+    /// One direction has ended: how long the other may then be silent.
+    pub half_closed: Option<Duration>,
+    /// How long both directions may be silent.
+    pub idle: Option<Duration>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Limits {
+    /// Sessions at once; `None`: what the descriptor limit carries.
+    pub connections: Option<NonZeroU32>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Log {
+    /// Where to.
+    pub target: LogTarget,
+    /// Lines for people or JSON.
+    pub format: LogFormat,
+    /// What is too small to be said.
+    pub level: Level,
+}
+
+/// `log.target`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogTarget {
+    /// `"stderr"`
+    #[default]
+    Stderr,
+    /// `"journal"`
+    Journal,
+    /// An absolute path; appended to.
+    File(PathBuf),
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// `"text"`
+    #[default]
+    Text,
+    /// `"json"`: one object a line.
+    Json,
+}
+
+/// `log.level`; close records are `info`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// `"error"`
+    Error,
+    /// `"warn"`
+    Warn,
+    /// `"info"`
+    #[default]
+    Info,
+    /// `"debug"`: also what a peer can trigger.
+    Debug,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        const PORT: Port = Port::new(5000).expect("5000 is not 0");
+        Self { port: PORT }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        const MARK: Mark = Mark::new(0x1, 0x1).expect("one bit");
+        const OWN: OwnMark = OwnMark::new(Mark::new(0x6, 0x6).expect("two bits")).expect("two bits");
+        const TABLE: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
+        Self { manage: true, interfaces: Vec::new(), mark: MARK, table: TABLE, own_mark: OWN }
+    }
+}
+
+impl Default for Leg {
+    fn default() -> Self {
+        let keepalive = Keepalive::On { idle: None, interval: None, probes: None };
+        Self { congestion_control: None, mptcp: false, no_delay: true, keepalive, user_timeout: None }
+    }
+}
