@@ -5,5 +5,17 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod daemon;
+pub mod dial;
 pub mod exit;
+pub mod flow;
+pub mod kernel;
+pub mod leg;
+pub mod listener;
+pub mod lock;
+pub mod log;
+pub mod metrics;
+pub mod record;
+pub mod relay;
+pub mod session;
 pub mod units;
