@@ -12,15 +12,15 @@ fn sets(sets: &[&str]) -> Vec<String> {
 }
 
 fn parse(text: &str) -> Config {
-    Config::parse(text, &[]).unwrap()
+    Config::parse(text, &[]).expect("no faults")
 }
 
 fn faults(text: &str) -> String {
-    Config::parse(text, &[]).unwrap_err().to_string()
+    Config::parse(text, &[]).expect_err("faults").to_string()
 }
 
 fn faults_of_sets(list: &[&str]) -> String {
-    Config::parse("", &sets(list)).unwrap_err().to_string()
+    Config::parse("", &sets(list)).expect_err("faults").to_string()
 }
 
 #[test]
