@@ -1,1 +1,10 @@
-//! The lab.
+//! What the demo, the tests and the benchmarks of tcp-intercept stand on: namespaces of their own, hosts and links
+//! in them, traffic whose bytes are known, and the daemon as a guarded process.
+//!
+//! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
+#![forbid(unsafe_code)]
+
+mod namespaces;
+mod sh;
+
+pub use namespaces::{netns, netns_as_user};
