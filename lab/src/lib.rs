@@ -4,7 +4,15 @@
 //! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
 #![forbid(unsafe_code)]
 
+mod host;
 mod namespaces;
+mod process;
 mod sh;
+mod topology;
+mod wait;
 
+pub use host::{End, Host, link};
 pub use namespaces::{netns, netns_as_user};
+pub use process::Proc;
+pub use topology::{BOTH, Ip, Lab, Shape};
+pub use wait::{becomes, wait_until};
