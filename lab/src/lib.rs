@@ -4,13 +4,17 @@
 //! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
 #![forbid(unsafe_code)]
 
+mod daemon;
 mod host;
 mod namespaces;
+pub mod peers;
 mod process;
 mod sh;
+pub mod stream;
 mod topology;
 mod wait;
 
+pub use daemon::Daemon;
 pub use host::{End, Host, link};
 pub use namespaces::{netns, netns_as_user};
 pub use process::Proc;

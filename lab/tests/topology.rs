@@ -1,7 +1,7 @@
 //! The lines of hosts carry traffic of both protocols, and are as narrow as they say.
-use std::io::{Read, Write};
 use std::time::Duration;
 
+use lab::stream::{self, Pace};
 use lab::{BOTH, Lab, Shape};
 
 #[test]
@@ -56,18 +56,9 @@ fn reaches(lab: &Lab) {
     for ip in BOTH {
         let listener = lab.server.listen(lab.server_at(ip, 7));
         let from = lab.client_at(0, ip, 4000);
-        let mut stream = lab.client().connect_from(from, lab.server_at(ip, 7)).unwrap();
-        let (mut accepted, peer) = listener.accept().unwrap();
+        let client = lab.client().connect_from(from, lab.server_at(ip, 7)).expect("connects");
+        let (server, peer) = listener.accept().expect("accepts");
         assert_eq!(peer, from);
-        let sent = vec![7; 1 << 20];
-        let received = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                let mut received = vec![0; sent.len()];
-                accepted.read_exact(&mut received).map(|()| received)
-            });
-            stream.write_all(&sent).unwrap();
-            reader.join().unwrap().unwrap()
-        });
-        assert!(received == sent);
+        stream::exchange(&client, &server, 1 << 20, Pace::UNEVEN);
     }
 }
