@@ -1,1 +1,22 @@
-//! The lab.
+//! What the demo, the tests and the benchmarks of tcp-intercept stand on: namespaces of their own, hosts and links
+//! in them, traffic whose bytes are known, and the daemon as a guarded process.
+//!
+//! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod host;
+mod namespaces;
+pub mod peers;
+mod process;
+mod sh;
+pub mod stream;
+mod topology;
+mod wait;
+
+pub use daemon::Daemon;
+pub use host::{End, Host, link};
+pub use namespaces::{netns, netns_as_user};
+pub use process::Proc;
+pub use topology::{BOTH, Ip, Lab, Shape};
+pub use wait::{becomes, wait_until};

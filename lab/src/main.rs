@@ -1,1 +1,2 @@
+//! The lab as a program.
 fn main() {}

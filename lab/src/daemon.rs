@@ -1,0 +1,92 @@
+//! The product's daemon as a guarded process: started, ready, asked what it recorded, ended.
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::host::Host;
+use crate::namespaces::INSIDE;
+use crate::process::Proc;
+use crate::wait::becomes;
+
+const START: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(20);
+
+/// A running `tcp-intercept run`. Dropping it kills it, as `kill -9` does.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Proc,
+}
+
+impl Daemon {
+    /// Runs the program `binary` on `host` with `--set` for each of `settings` (`server.mptcp=true`), logging JSON to
+    /// standard error, and waits until it says that it is ready.
+    pub fn start(host: &Host, binary: impl AsRef<Path>, settings: &[&str]) -> Self {
+        let mut daemon = Self::launch(host, binary, settings);
+        daemon.process.wait_for("ready", START);
+        daemon
+    }
+
+    /// As [`Daemon::start`], without waiting: for a start that must fail.
+    pub fn launch(host: &Host, binary: impl AsRef<Path>, settings: &[&str]) -> Self {
+        let binary = reachable(binary.as_ref());
+        let mut command = host.cmd(&binary.display().to_string());
+        command.arg("run");
+        for setting in ["log.target=stderr", "log.format=json"].iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        Self { process: Proc::start(&format!("{host}: tcp-intercept"), command) }
+    }
+
+    /// Its log so far, as it wrote it.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// The close records so far: the JSON lines of the log that have a client and a server.
+    pub fn close_records(&self) -> Vec<Value> {
+        let log = self.log();
+        let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.filter(|record| record.get("client").is_some() && record.get("server").is_some()).collect()
+    }
+
+    /// Waits until there are `count` close records; panics with the log when they do not come in five seconds.
+    pub fn wait_for_records(&self, count: usize) -> Vec<Value> {
+        let came = becomes(Duration::from_secs(5), || self.close_records().len() >= count);
+        assert!(came, "{count} close records did not come:\n{}", self.log());
+        self.close_records()
+    }
+
+    /// The process: its number, its output, its end.
+    pub fn process(&mut self) -> &mut Proc {
+        &mut self.process
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Ends it as an operator does, and gives its exit status and its whole log.
+    pub fn stop(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        let status = self.process.wait(STOP);
+        (status, self.log())
+    }
+
+    /// Ends it as the kernel does when memory is short.
+    pub fn kill9(mut self) {
+        self.process.kill();
+    }
+}
+
+/// The copy of `binary` that the current user may run, when there had to be one.
+fn reachable(binary: &Path) -> PathBuf {
+    let copies = std::env::var_os(INSIDE).map(PathBuf::from).unwrap_or_default();
+    match binary.file_name().map(|name| copies.join(name)) {
+        Some(copy) if copy.is_absolute() && copy.exists() => copy,
+        _ => binary.to_owned(),
+    }
+}

@@ -1,0 +1,161 @@
+//! A host: a network namespace with a name, and what can be done in it.
+use std::fmt;
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::process::Proc;
+use crate::sh;
+
+/// A network namespace of its own, under /run/netns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host(String);
+
+/// One end of a link: a device on a host, with its addresses (`10.1.0.2/24`, `fd01::2/64`).
+#[derive(Debug, Clone, Copy)]
+pub struct End<'a> {
+    /// Where the device is.
+    pub host: &'a Host,
+    /// Its name.
+    pub device: &'a str,
+    /// Its addresses with their prefix lengths.
+    pub addresses: &'a [String],
+}
+
+impl Host {
+    /// A new host with nothing but loopback. Duplicate address detection is off: addresses can be used at once.
+    pub fn new(name: &str) -> Self {
+        sh::run(Command::new("ip").args(["netns", "add", name]), "ip netns add");
+        let host = Self(name.to_owned());
+        host.ip("link set lo up");
+        // The initial namespace's IPv4 settings are inherited; a strict one there would fail tests here.
+        for (key, value) in [
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.default.rp_filter", "0"),
+            ("net.ipv6.conf.default.accept_dad", "0"),
+            ("net.ipv6.conf.all.accept_dad", "0"),
+        ] {
+            host.sysctl(key, value);
+        }
+        host
+    }
+
+    /// The host's name, which is its network namespace's.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The device `device` of this host as the end of a link.
+    pub fn end<'a>(&'a self, device: &'a str, addresses: &'a [String]) -> End<'a> {
+        End { host: self, device, addresses }
+    }
+
+    /// `ip` with the words of `arguments`, on this host.
+    pub fn ip(&self, arguments: &str) -> String {
+        let words = arguments.split_ascii_whitespace();
+        sh::run(Command::new("ip").args(["-n", &self.0]).args(words), &format!("{self}: ip {arguments}"))
+    }
+
+    /// Loads an nftables ruleset on this host.
+    pub fn nft(&self, ruleset: &str) {
+        self.run(&format!("nft -f - <<'END'\n{ruleset}\nEND"));
+    }
+
+    /// A command that will run on this host.
+    pub fn cmd(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, program]);
+        command
+    }
+
+    /// Runs a shell text on this host and gives its standard output; panics with all its output when it fails.
+    pub fn run(&self, text: &str) -> String {
+        sh::run(self.cmd("sh").args(["-ec", text]), &format!("{self}: {text}"))
+    }
+
+    /// Starts a program on this host; it is killed when the guard is dropped.
+    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Proc {
+        let mut command = self.cmd(program);
+        command.args(arguments);
+        Proc::start(&format!("{self}: {program}"), command)
+    }
+
+    /// Runs `work` on a thread that lives on this host: the sockets that it makes belong to the host for good.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.0);
+        let namespace = fs::File::open(&path).unwrap_or_else(|err| panic!("{path}: {err}"));
+        let inside = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .unwrap_or_else(|err| panic!("{path} cannot be entered: {err}"));
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Sets a sysctl and reads it back: in a user namespace `sysctl -w` fails without saying so.
+    pub fn sysctl(&self, key: &str, value: &str) {
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        let read = self.enter(|| {
+            fs::write(&path, value).unwrap_or_else(|err| panic!("{self}: {path}: {err}"));
+            fs::read_to_string(&path).unwrap_or_else(|err| panic!("{self}: {path}: {err}"))
+        });
+        assert_eq!(read.split_ascii_whitespace().collect::<Vec<_>>().join(" "), value, "{self}: {key}");
+    }
+
+    /// Listens on an address of this host.
+    pub fn listen(&self, address: SocketAddr) -> TcpListener {
+        let listener = self.enter(|| TcpListener::bind(address));
+        listener.unwrap_or_else(|err| panic!("{self} cannot listen on {address}: {err}"))
+    }
+
+    /// Connects from this host, and waits ten seconds at most.
+    pub fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        self.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))
+    }
+
+    /// Connects from a given address and port of this host, with SO_REUSEADDR.
+    pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+        self.enter(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into())?;
+            socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
+            Ok(socket.into())
+        })
+    }
+
+    /// What `ss -H` with these arguments says, as in `host.ss("-tan state time-wait")`.
+    pub fn ss(&self, arguments: &str) -> String {
+        self.run(&format!("ss -H {arguments}"))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Joins two hosts by a virtual cable.
+pub fn link(left: End<'_>, right: End<'_>, mtu: u32) {
+    sh::run(
+        Command::new("ip")
+            .args(["link", "add", left.device, "netns", left.host.name(), "mtu", &mtu.to_string()])
+            .args(["type", "veth", "peer", "name", right.device, "netns", right.host.name()])
+            .args(["mtu", &mtu.to_string()]),
+        "ip link add",
+    );
+    for end in [left, right] {
+        for address in end.addresses {
+            let nodad = if address.contains(':') { "nodad" } else { "" };
+            end.host.ip(&format!("address add {address} dev {} {nodad}", end.device));
+        }
+        end.host.ip(&format!("link set {} up", end.device));
+    }
+}

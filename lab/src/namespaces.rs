@@ -1,0 +1,225 @@
+//! A test in namespaces of its own: it runs its own binary again, for that one test, under `unshare`.
+//!
+//! The new process is the first of a PID namespace, so everything that it starts ends with it, also when this
+//! process is interrupted or killed (`--pdeathsig`, `--kill-child`).
+use std::any::type_name;
+use std::env;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Set in the process inside; its value is the directory of the binaries when they had to be copied, else empty.
+pub(crate) const INSIDE: &str = "LAB_INSIDE";
+/// Set to 1 by whoever wants every test to enter as an ordinary user.
+const AS_USER: &str = "LAB_AS_USER";
+/// Seconds after which a test is ended.
+const TIMEOUT: &str = "LAB_TIMEOUT";
+const ENTERED: &str = "lab: inside";
+
+const UNSHARE: [&str; 7] = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+/// With `--map-root-user` sshd and tcpdump fail, and nginx wants `user root`.
+const USER: [&str; 3] = ["--user", "--map-current-user", "--keep-caps"];
+
+/// Runs `test` in network, mount and PID namespaces of its own, with a user namespace around them unless root runs
+/// it. Called directly in a `#[test]`, with a closure: the test's name is taken from the closure's type.
+///
+/// # Panics
+/// When the test fails, takes longer than `LAB_TIMEOUT` seconds (120), or the host lacks what this needs.
+pub fn netns<F: FnOnce()>(test: F) {
+    run(test, env::var(AS_USER).is_ok_and(|set| set == "1"));
+}
+
+/// As [`netns`], but always as an ordinary user in a user namespace; as root only where a host forbids those.
+///
+/// # Panics
+/// As [`netns`].
+pub fn netns_as_user<F: FnOnce()>(test: F) {
+    run(test, true);
+}
+
+fn run<F: FnOnce()>(test: F, as_user: bool) {
+    if env::var_os(INSIDE).is_some() {
+        eprintln!("{ENTERED}");
+        prepare();
+        return test();
+    }
+    let name = test_name(type_name::<F>());
+    let timeout = env::var(TIMEOUT).ok().and_then(|text| text.parse().ok()).unwrap_or(120);
+    let exe =
+        env::current_exe().unwrap_or_else(|err| panic!("the test's own binary is not to be found: {err}"));
+    let entry = Entry::choose(&exe, as_user);
+    let mut command = entry.command();
+    command.args(["--exact", name, "--nocapture", "--include-ignored"]);
+    let (ended, output) = finish(command, Duration::from_secs(timeout));
+    match ended {
+        Ended::Well if output.contains(ENTERED) => eprint!("{output}"),
+        Ended::Well => {
+            panic!("`{name}` is no test: call lab::netns directly in a #[test], with a closure\n{output}")
+        }
+        Ended::TimedOut => {
+            panic!("`{name}` was ended after {timeout} s ({TIMEOUT} sets another limit)\n{output}")
+        }
+        Ended::Badly if output.contains(ENTERED) => panic!("failed inside its namespaces:\n{output}"),
+        Ended::Badly => {
+            panic!("could not enter namespaces of its own ({entry:?}).\n{output}\n{}", Entry::needs())
+        }
+    }
+}
+
+/// `crate::module::test::{{closure}}` → `module::test`, the name under which libtest knows it.
+fn test_name(closure: &str) -> &str {
+    let path = closure.split_once("::{{closure}}").map_or(closure, |(path, _)| path);
+    path.split_once("::").map_or(path, |(_crate, test)| test)
+}
+
+/// How a command gets into new namespaces.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    prefix: Vec<&'static str>,
+    exe: PathBuf,
+    copies: Option<Copies>,
+}
+
+impl Entry {
+    /// Root goes without a user namespace unless `as_user`; `exe` is what will run inside.
+    pub(crate) fn choose(exe: &Path, as_user: bool) -> Self {
+        let root = rustix::process::geteuid().is_root();
+        // setpriv first: a change of user clears the parent-death signal.
+        let mut prefix = vec!["setpriv", "--pdeathsig", "KILL"];
+        let mut entry = |who: &[&'static str], user: &[&'static str]| {
+            let mut all = who.to_vec();
+            all.append(&mut prefix);
+            all.extend(UNSHARE);
+            all.extend(user);
+            all.push("--");
+            all
+        };
+        if !root {
+            return Self { prefix: entry(&[], &USER), exe: exe.to_owned(), copies: None };
+        }
+        if !as_user || !nobody_may("unshare --user --map-current-user true") {
+            return Self { prefix: entry(&[], &[]), exe: exe.to_owned(), copies: None };
+        }
+        let prefix = entry(&NOBODY, &USER);
+        if nobody_may(&format!("test -r '{0}' -a -x '{0}'", exe.display())) {
+            return Self { prefix, exe: exe.to_owned(), copies: None };
+        }
+        let copies = Copies::of(exe);
+        Self { prefix, exe: copies.0.join(exe.file_name().unwrap_or_default()), copies: Some(copies) }
+    }
+
+    /// The command that runs the binary inside; arguments may follow.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(self.prefix[0]);
+        command.args(&self.prefix[1..]).arg(&self.exe).stdin(Stdio::null());
+        command.env(INSIDE, self.copies.as_ref().map(|copies| copies.0.as_os_str()).unwrap_or_default());
+        command
+    }
+
+    /// What a host must have, for the message of a failure.
+    pub(crate) fn needs() -> &'static str {
+        "This needs unshare and setpriv (Debian: util-linux) and ip (iproute2), and either root or user namespaces for \
+         ordinary users:\n  sysctl user.max_user_namespaces                      (not 0)\n  sysctl -w \
+         kernel.unprivileged_userns_clone=1          (older Debian)\n  sysctl -w \
+         kernel.apparmor_restrict_unprivileged_userns=0  (Ubuntu)\nIn a container it needs CAP_SYS_ADMIN, or a seccomp \
+         profile that allows unshare(2)."
+    }
+}
+
+fn nobody_may(sh: &str) -> bool {
+    let mut command = Command::new(NOBODY[0]);
+    command.args(&NOBODY[1..]).args(["sh", "-c", sh]).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// A directory that every user can read, with the test's binary and the product's; removed on drop.
+#[derive(Debug)]
+struct Copies(PathBuf);
+
+impl Copies {
+    fn of(exe: &Path) -> Self {
+        let name = exe.file_name().unwrap_or_default();
+        let dir = env::temp_dir().join(format!("lab-{}-{}", std::process::id(), name.to_string_lossy()));
+        let copies = Self(dir);
+        // target/debug/deps/test-hash: the product's binary is one directory above.
+        let product =
+            exe.ancestors().nth(2).map(|dir| dir.join("tcp-intercept")).filter(|path| path.is_file());
+        let copied = std::fs::create_dir_all(&copies.0).and_then(|()| {
+            [Some(exe.to_owned()), product].iter().flatten().try_for_each(|from| {
+                let to = copies.0.join(from.file_name().unwrap_or_default());
+                std::fs::copy(from, to).map(drop)
+            })
+        });
+        copied.unwrap_or_else(|err| panic!("the binaries cannot be copied to {}: {err}", copies.0.display()));
+        copies
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        // A leftover in the temporary directory harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+enum Ended {
+    Well,
+    Badly,
+    TimedOut,
+}
+
+/// Runs `command` to its end or to the limit, and gives what it and everything below it wrote.
+fn finish(mut command: Command, limit: Duration) -> (Ended, String) {
+    let (mut from_child, to_parent) = std::io::pipe().unwrap_or_else(|err| panic!("no pipe: {err}"));
+    let stderr = to_parent.try_clone().unwrap_or_else(|err| panic!("no pipe: {err}"));
+    let started = command.stdout(to_parent).stderr(stderr).spawn();
+    drop(command); // it holds the pipe's writing ends
+    let mut child = match started {
+        Ok(child) => child,
+        Err(err) => return (Ended::Badly, format!("setpriv: {err}")),
+    };
+    let (done, output) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from_child.read_to_end(&mut bytes);
+        let _ = done.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    match output.recv_timeout(limit) {
+        Ok(output) if wait(&mut child) => (Ended::Well, output),
+        Ok(output) => (Ended::Badly, output),
+        Err(_) => {
+            let _ = child.kill();
+            wait(&mut child);
+            (Ended::TimedOut, output.recv_timeout(Duration::from_secs(5)).unwrap_or_default())
+        }
+    }
+}
+
+fn wait(child: &mut Child) -> bool {
+    child.wait().is_ok_and(|status| status.success())
+}
+
+/// Gives the new namespaces what `ip netns` and every program expects: a /run to write to, and loopback.
+pub(crate) fn prepare() {
+    for step in ["mount -t tmpfs tmpfs /run", "mkdir -p /run/netns", "ip link set lo up"] {
+        crate::sh::run(Command::new("sh").args(["-c", step]), step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_is_named_by_the_type_of_its_closure() {
+        assert_eq!(
+            test_name("it::end_to_end::a_reset_stays_a_reset::{{closure}}"),
+            "end_to_end::a_reset_stays_a_reset"
+        );
+        assert_eq!(test_name("it::top::{{closure}}::{{closure}}"), "top");
+    }
+}

@@ -1,0 +1,98 @@
+//! Servers that do one thing each, as closures over an accepted stream, and what a client does to end abruptly.
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::net;
+use socket2::SockRef;
+
+use crate::host::Host;
+
+/// A server that gives every connection to a thread of its own; closed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: Arc<TcpListener>,
+    accepting: Option<JoinHandle<()>>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Listens on an address of `host` and calls `serve` for every connection. An error ends only that connection.
+    pub fn start<F>(host: &Host, address: SocketAddr, serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    {
+        let listener = Arc::new(host.listen(address));
+        let address = listener.local_addr().unwrap_or(address);
+        let (incoming, serve) = (Arc::clone(&listener), Arc::new(serve));
+        let accepting = std::thread::spawn(move || {
+            while let Ok((stream, peer)) = incoming.accept() {
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || {
+                    if let Err(err) = serve(stream) {
+                        eprintln!("the server's connection from {peer}: {err}");
+                    }
+                });
+            }
+        });
+        Self { listener, accepting: Some(accepting), address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // accept() returns once the listener is shut; the socket closes with the last of its owners.
+        let _ = net::shutdown(&*self.listener, net::Shutdown::Both);
+        let _ = self.accepting.take().map(JoinHandle::join);
+    }
+}
+
+/// Sends back what comes, to the end.
+pub fn echo(mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return stream.shutdown(Shutdown::Write),
+            read => stream.write_all(&buffer[..read])?,
+        }
+    }
+}
+
+/// Says which address it sees at the other end, and ends its direction; then reads to the end.
+pub fn whoami(mut stream: TcpStream) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    stream.write_all(peer.to_string().as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    io::copy(&mut stream, &mut io::sink()).map(drop)
+}
+
+/// Speaks before it is spoken to, as SSH and SMTP do; then reads to the end.
+pub fn banner(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(b"220 speak\r\n")?;
+    io::copy(&mut stream, &mut io::sink()).map(drop)
+}
+
+/// Reads nothing, and holds the connection for an hour.
+pub fn deaf(stream: TcpStream) -> io::Result<()> {
+    std::thread::sleep(Duration::from_secs(3600));
+    drop(stream);
+    Ok(())
+}
+
+/// Ends a connection with a reset.
+pub fn reset(stream: TcpStream) {
+    let lingering = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    lingering.unwrap_or_else(|err| panic!("SO_LINGER: {err}"));
+}
+
+/// Both ends of one connection from `client` to `address` on `server`: the client's, the server's, and what the
+/// server saw as its peer.
+pub fn pair(client: &Host, server: &Host, address: SocketAddr) -> (TcpStream, TcpStream, SocketAddr) {
+    let listener = server.listen(address);
+    let near = client.connect(address).unwrap_or_else(|err| panic!("{client} to {address}: {err}"));
+    let (far, peer) = listener.accept().unwrap_or_else(|err| panic!("{server}: {err}"));
+    (near, far, peer)
+}

@@ -1,0 +1,142 @@
+//! A process under guard: its output is kept, and it is killed when the guard goes.
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::becomes;
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Proc {
+    name: String,
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+}
+
+impl Proc {
+    /// Starts `command` with no input and its output captured.
+    pub fn start(name: &str, mut command: Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|err| panic!("{name} cannot be started: {err}"));
+        let stdout = Captured::of(child.stdout.take());
+        let stderr = Captured::of(child.stderr.take());
+        Self { name: name.to_owned(), child, stdout, stderr }
+    }
+
+    /// What it wrote to standard output so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// The process's number (in the lab's own PID namespace).
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until a line of its output contains `text`; panics with the output when it ends or the time is up.
+    pub fn wait_for(&mut self, text: &str, limit: Duration) {
+        let start = Instant::now();
+        loop {
+            let ended = self.try_wait();
+            if self.stdout().contains(text) || self.stderr().contains(text) {
+                return;
+            }
+            let why = match ended {
+                Some(status) => format!("ended ({status}) without"),
+                None if start.elapsed() > limit => format!("did not in {limit:?} say"),
+                None => {
+                    std::thread::sleep(Duration::from_millis(2));
+                    continue;
+                }
+            };
+            panic!("{} {why} `{text}`:\n{}{}", self.name, self.stdout(), self.stderr());
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // A process that has already ended takes no signal, and needs none.
+        let _ = pid.map(|pid| kill_process(pid, signal));
+    }
+
+    /// Its exit status when it has ended; its output is then complete.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().unwrap_or_else(|err| panic!("{}: {err}", self.name))?;
+        self.stdout.finish();
+        self.stderr.finish();
+        Some(status)
+    }
+
+    /// Waits for its end; panics with its output when that does not come in time.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        becomes(limit, || {
+            status = self.try_wait();
+            status.is_some()
+        });
+        status.unwrap_or_else(|| {
+            panic!("{} did not end in {limit:?}:\n{}{}", self.name, self.stdout(), self.stderr())
+        })
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A stream that a thread reads to its end.
+#[derive(Debug)]
+struct Captured {
+    text: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Captured {
+    fn of(stream: Option<impl Read + Send + 'static>) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let copy = Arc::clone(&text);
+        let reader = stream.map(|stream| {
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                let mut line = Vec::new();
+                while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                    let mut text = copy.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&String::from_utf8_lossy(&line));
+                    line.clear();
+                }
+            })
+        });
+        Self { text, reader }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits a moment for the stream's end: a child that outlives the process may hold it open.
+    fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            let done = || reader.is_finished();
+            let _ = becomes(Duration::from_millis(500), done);
+        }
+    }
+}

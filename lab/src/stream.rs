@@ -1,0 +1,151 @@
+//! Byte streams whose content is known: what was sent is compared with what came by SHA-256.
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+/// A small generator (splitmix64): the same seed gives the same numbers.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// The numbers of `seed`.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub const fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    /// Fills `bytes`.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for eight in bytes.chunks_mut(8) {
+            eight.copy_from_slice(&self.next().to_le_bytes()[..eight.len()]);
+        }
+    }
+}
+
+/// How a stream is written or read.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Chunks have a random size up to this many bytes.
+    pub chunk: usize,
+    /// One chunk in this many is followed by a pause; 0: none is.
+    pub pause_every: usize,
+    /// A pause is random and no longer than this.
+    pub pause: Duration,
+}
+
+impl Pace {
+    /// As fast as it goes.
+    pub const FULL: Self = Self { chunk: 256 << 10, pause_every: 0, pause: Duration::ZERO };
+    /// Chunks of every size, now and then a pause.
+    pub const UNEVEN: Self = Self { chunk: 96 << 10, pause_every: 64, pause: Duration::from_millis(3) };
+
+    fn rest(self, random: &mut Random) {
+        if self.pause_every > 0 && random.below(self.pause_every) == 0 {
+            let longest = usize::try_from(self.pause.as_micros()).unwrap_or(usize::MAX).max(1);
+            std::thread::sleep(Duration::from_micros(random.below(longest) as u64));
+        }
+    }
+}
+
+/// What one end of one direction saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sum {
+    /// How many bytes.
+    pub bytes: u64,
+    /// Their SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
+/// Sends `bytes` bytes that follow from `seed`. It does not shut the stream down.
+pub fn send(mut stream: &TcpStream, seed: u64, bytes: u64, pace: Pace) -> io::Result<Sum> {
+    let (mut content, mut whim) = (Random::new(seed), Random::new(!seed));
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; pace.chunk]);
+    let mut left = bytes;
+    while left > 0 {
+        let size = (1 + whim.below(pace.chunk) as u64).min(left);
+        let chunk = &mut chunk[..usize::try_from(size).unwrap_or(usize::MAX)];
+        content.fill(chunk);
+        hash.update(&*chunk);
+        stream.write_all(chunk)?;
+        left -= size;
+        pace.rest(&mut whim);
+    }
+    Ok(sum(bytes, hash))
+}
+
+/// Reads to the end of the stream.
+pub fn receive(mut stream: &TcpStream, pace: Pace) -> io::Result<Sum> {
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; pace.chunk]);
+    let mut whim = Random::new(pace.chunk as u64);
+    let mut bytes = 0;
+    loop {
+        let size = 1 + whim.below(pace.chunk);
+        let read = stream.read(&mut chunk[..size])?;
+        if read == 0 {
+            return Ok(sum(bytes, hash));
+        }
+        hash.update(&chunk[..read]);
+        bytes += read as u64;
+        pace.rest(&mut whim);
+    }
+}
+
+/// Sends `bytes` bytes in each direction at once, each side closing its direction when it is done, and panics unless
+/// both came whole.
+pub fn exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pace) {
+    std::thread::scope(|scope| {
+        let give = |stream, seed| {
+            move || {
+                let sent = send(stream, seed, bytes, pace)?;
+                stream.shutdown(Shutdown::Write)?;
+                Ok::<_, io::Error>(sent)
+            }
+        };
+        let up = (scope.spawn(give(client, 1)), scope.spawn(move || receive(server, pace)));
+        let down = (scope.spawn(give(server, 2)), scope.spawn(move || receive(client, pace)));
+        for (direction, (sent, received)) in [("to the server", up), ("to the client", down)] {
+            let sent = sent
+                .join()
+                .expect("the sender ends")
+                .unwrap_or_else(|err| panic!("{direction}: sending: {err}"));
+            let received = received.join().expect("the receiver ends");
+            let received = received.unwrap_or_else(|err| panic!("{direction}: receiving: {err}"));
+            assert_eq!(received, sent, "{direction}");
+        }
+    });
+}
+
+fn sum(bytes: u64, hash: Sha256) -> Sum {
+    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Sum { bytes, sha256 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_does_not_depend_on_how_it_is_cut() {
+        let mut whole = vec![0; 64];
+        Random::new(5).fill(&mut whole);
+        let mut cut = vec![0; 64];
+        let mut random = Random::new(5);
+        cut.chunks_mut(16).for_each(|part| random.fill(part));
+        assert_eq!(whole, cut);
+    }
+}

@@ -1,0 +1,167 @@
+//! client – box – server, with more clients, or routers in between, where a test asks for them.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::host::{Host, link};
+
+/// What differs from one client, one box and one server on cables with an MTU of 1500.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// How many clients, each on a cable of its own to the box.
+    pub clients: u8,
+    /// Two more routers between the first client and the box, joined by a cable with this MTU.
+    pub near_mtu: Option<u32>,
+    /// Two more routers between the box and the server, joined by a cable with this MTU.
+    pub far_mtu: Option<u32>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { clients: 1, near_mtu: None, far_mtu: None }
+    }
+}
+
+/// Which of the two protocols a test speaks; every host has an address of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ip {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+/// Both, for tests that are the same for both.
+pub const BOTH: [Ip; 2] = [Ip::V4, Ip::V6];
+
+/// Hosts in a line, the box in the middle. Client `n` is 10.1.n.2 and fd01:0:0:n::2 behind the box's `lan<n>`; the
+/// server is 10.2.0.2 and fd02::2 behind `wan0`.
+#[derive(Debug)]
+pub struct Lab {
+    /// The hosts that connect.
+    pub clients: Vec<Host>,
+    /// The box in the path: it forwards between the others. (`box` is a keyword.)
+    pub gateway: Host,
+    /// The host that is connected to.
+    pub server: Host,
+}
+
+impl Lab {
+    /// One client, the box, one server.
+    pub fn new() -> Self {
+        Self::with(Shape::default())
+    }
+
+    /// Another shape.
+    pub fn with(shape: Shape) -> Self {
+        let gateway = router("box");
+        let clients = (0..shape.clients).map(|n| {
+            let host = Host::new(&format!("client{n}"));
+            let between = shape.near_mtu.filter(|_| n == 0).map(|mtu| ("near", mtu));
+            attach(Net(1, n), &host, between, &gateway, &format!("lan{n}"));
+            host
+        });
+        let clients = clients.collect();
+        let server = Host::new("server");
+        attach(Net(2, 0), &server, shape.far_mtu.map(|mtu| ("far", mtu)), &gateway, "wan0");
+        Self { clients, gateway, server }
+    }
+
+    /// The first client.
+    pub fn client(&self) -> &Host {
+        &self.clients[0]
+    }
+
+    /// The address of client `n`, with a port.
+    pub fn client_at(&self, n: u8, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(Net(1, n).outer(ip), port)
+    }
+
+    /// The server's address, with a port.
+    pub fn server_at(&self, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(Net(2, 0).outer(ip), port)
+    }
+
+    /// The box's own address on the clients' side, with a port.
+    pub fn gateway_at(&self, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(Net(1, 0).inner(ip), port)
+    }
+
+    /// Makes the box what most small routers are: it masquerades towards the server, drops what conntrack calls
+    /// invalid, and the server has no route to the clients.
+    pub fn masquerade(&self) {
+        self.gateway.nft(
+            "table inet operator {
+                chain postrouting { type nat hook postrouting priority srcnat; oifname \"wan0\" masquerade; }
+                chain forward { type filter hook forward priority filter; ct state invalid counter drop; }
+            }",
+        );
+        self.server.ip("-4 route del default");
+        self.server.ip("-6 route del default");
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A host that forwards.
+fn router(name: &str) -> Host {
+    let host = Host::new(name);
+    host.sysctl("net.ipv4.ip_forward", "1");
+    host.sysctl("net.ipv6.conf.all.forwarding", "1");
+    host
+}
+
+/// The networks 10.a.b.0/24 and fd0a:0:0:b::/64: .2 is the end away from the box, .1 the end towards it.
+#[derive(Clone, Copy)]
+struct Net(u8, u8);
+
+impl Net {
+    fn at(self, ip: Ip, last: u8) -> IpAddr {
+        match ip {
+            Ip::V4 => Ipv4Addr::new(10, self.0, self.1, last).into(),
+            Ip::V6 => {
+                Ipv6Addr::new(0xfd00 + u16::from(self.0), 0, 0, self.1.into(), 0, 0, 0, last.into()).into()
+            }
+        }
+    }
+
+    fn outer(self, ip: Ip) -> IpAddr {
+        self.at(ip, 2)
+    }
+
+    fn inner(self, ip: Ip) -> IpAddr {
+        self.at(ip, 1)
+    }
+
+    fn addresses(self, last: u8) -> [String; 2] {
+        [format!("{}/24", self.at(Ip::V4, last)), format!("{}/64", self.at(Ip::V6, last))]
+    }
+
+    fn prefixes(self) -> [String; 2] {
+        self.addresses(0)
+    }
+}
+
+/// Attaches an end host to the box, directly or through two routers that are joined by a narrow cable.
+fn attach(net: Net, end: &Host, between: Option<(&str, u32)>, gateway: &Host, device: &str) {
+    let Some((name, mtu)) = between else {
+        return join(net, net, (end, "eth0"), (gateway, device), 1500);
+    };
+    let (outer, inner) = (router(&format!("{name}-outer")), router(&format!("{name}-inner")));
+    join(net, net, (end, "eth0"), (&outer, "end0"), 1500);
+    join(net, Net(net.0 + 2, 0), (&outer, "box0"), (&inner, "end0"), mtu);
+    join(net, Net(net.0 + 4, 0), (&inner, "box0"), (gateway, device), 1500);
+}
+
+/// A cable with the addresses of `net`; everything beyond `inner` is reached through it, and `behind` through `outer`.
+fn join(behind: Net, net: Net, outer: (&Host, &str), inner: (&Host, &str), mtu: u32) {
+    link(outer.0.end(outer.1, &net.addresses(2)), inner.0.end(inner.1, &net.addresses(1)), mtu);
+    for (ip, prefix) in BOTH.into_iter().zip(behind.prefixes()) {
+        outer.0.ip(&format!("route add default via {}", net.inner(ip)));
+        if net.0 != behind.0 {
+            inner.0.ip(&format!("route add {prefix} via {}", net.outer(ip)));
+        }
+    }
+}
