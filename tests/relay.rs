@@ -1,4 +1,5 @@
 //! The relay between real sockets on loopback, from every state that a session can be in. No privileges needed.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
