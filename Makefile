@@ -1,0 +1,24 @@
+# The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: build demo test lint packages
+
+build:
+	cargo build --release --locked
+
+# Client, box and server in namespaces of their own, real traffic, and what became of it.
+demo: packages
+	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- demo
+
+test: packages
+	cargo test --workspace --locked
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check --hide-inclusion-graph licenses bans sources
+
+packages:
+	@scripts/install-packages
