@@ -11,7 +11,9 @@ demo: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
 	@cargo run --release --locked --quiet --package tcp-intercept-lab -- demo
 
+# Two threads at least: a test that has no thread of its own does not know its name, which the lab needs.
 test: packages
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(n=$$(nproc); echo $$((n > 2 ? n : 2)))} \
 	cargo test --workspace --locked
 
 lint:
