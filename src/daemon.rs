@@ -6,6 +6,7 @@ use std::thread;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use socket2::Socket;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -112,7 +113,9 @@ fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal>
             shared.occupancy.limit(),
             listener::addresses(&shared.config).map(|addr| addr.to_string()).join(" and ")
         );
+        tell_service_manager(NotifyState::Ready);
         until_signal(shared, &mut interrupt, &mut terminate).await;
+        tell_service_manager(NotifyState::Stopping);
         let _ = stop.send(true);
         let failed = workers.into_iter().filter_map(|worker| worker.join().err()).count();
         if failed > 0 { Err(Fatal::new(Exit::Software, "a worker thread failed")) } else { Ok(()) }
@@ -188,6 +191,13 @@ fn cannot_bind(addr: SocketAddr, err: &std::io::Error) -> Fatal {
             ),
         ),
         _ => Fatal::new(Exit::OsErr, format!("cannot listen on {addr}: {err}")),
+    }
+}
+
+/// Type=notify; without a service manager it does nothing.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(err) = sd_notify::notify(&[state]) {
+        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {err}");
     }
 }
 
