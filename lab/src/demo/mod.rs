@@ -35,7 +35,7 @@ pub fn run() -> ExitCode {
     report.section("1. Routing alone, for comparison");
     let routed = stage.rates();
     report.say(&format!("iperf3: {} to the server, {} to the client", rate(routed[0]), rate(routed[1])));
-    let daemon = stage.start(&mut report, &before);
+    let daemon = stage.start(&mut report);
     stage.show_traffic(&mut report);
     stage.show_speed(&mut report, routed);
     show_records(&mut report, &daemon);
@@ -92,7 +92,7 @@ impl Stage {
         [false, true].map(|back| self.iperf.measure(self.lab.client(), server, MEASURE_SECONDS, back))
     }
 
-    fn start(&self, report: &mut Report, before: &str) -> Daemon {
+    fn start(&self, report: &mut Report) -> Daemon {
         report.section("2. tcp-intercept run, on the box");
         let start = Instant::now();
         let daemon = Daemon::start(&self.lab.gateway, &self.binary, &[]);
