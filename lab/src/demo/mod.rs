@@ -106,8 +106,6 @@ impl Stage {
             let text = ours.join(", ").replace('\t', " ");
             report.check(ours.len() == 1, &format!("ip {ip} rule: {text}"));
         }
-        report
-            .check(netfilter(gateway) != before, "new connections that the box forwards are now intercepted");
         daemon
     }
 
