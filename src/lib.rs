@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod cmd;
 pub mod config;
 pub mod daemon;
 pub mod dial;
@@ -18,5 +19,6 @@ pub mod log;
 pub mod metrics;
 pub mod record;
 pub mod relay;
+pub mod rules;
 pub mod session;
 pub mod units;
