@@ -4,6 +4,8 @@
 //! WIRING puts them together. The way of one connection, top to bottom, is in `session`.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod cmd;
 pub mod config;
 pub mod exit;
 pub mod units;

@@ -1,0 +1,2 @@
+//! The subcommands: what each does with its arguments. WIRING.
+pub mod check;
