@@ -5,7 +5,20 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod cli;
 pub mod cmd;
 pub mod config;
+pub mod daemon;
+pub mod dial;
 pub mod exit;
+pub mod flow;
+pub mod kernel;
+pub mod leg;
+pub mod listener;
+pub mod lock;
+pub mod log;
+pub mod metrics;
+pub mod record;
+pub mod relay;
+pub mod session;
 pub mod units;

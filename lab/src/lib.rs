@@ -9,6 +9,7 @@ mod host;
 mod namespaces;
 pub mod peers;
 mod process;
+pub mod servers;
 mod sh;
 pub mod stream;
 mod topology;

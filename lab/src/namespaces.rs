@@ -24,7 +24,7 @@ const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear
 const USER: [&str; 3] = ["--user", "--map-current-user", "--keep-caps"];
 
 /// Runs `test` in network, mount and PID namespaces of its own, with a user namespace around them unless root runs
-/// it. Called directly in a `#[test]`, with a closure: the test's name is taken from the closure's type.
+/// it. Called on the test's own thread.
 ///
 /// # Panics
 /// When the test fails, takes longer than `LAB_TIMEOUT` seconds (120), or the host lacks what this needs.
@@ -46,18 +46,20 @@ fn run<F: FnOnce()>(test: F, as_user: bool) {
         prepare();
         return test();
     }
-    let name = test_name(type_name::<F>());
+    let name = test_name(std::thread::current().name(), type_name::<F>());
     let timeout = env::var(TIMEOUT).ok().and_then(|text| text.parse().ok()).unwrap_or(120);
     let exe =
         env::current_exe().unwrap_or_else(|err| panic!("the test's own binary is not to be found: {err}"));
     let entry = Entry::choose(&exe, as_user);
     let mut command = entry.command();
-    command.args(["--exact", name, "--nocapture", "--include-ignored"]);
+    command.args(["--exact", &name, "--nocapture", "--include-ignored"]);
     let (ended, output) = finish(command, Duration::from_secs(timeout));
     match ended {
         Ended::Well if output.contains(ENTERED) => eprint!("{output}"),
         Ended::Well => {
-            panic!("`{name}` is no test: call lab::netns directly in a #[test], with a closure\n{output}")
+            panic!(
+                "`{name}` is no test: call lab::netns on the thread of a #[test], or with a closure in it\n{output}"
+            )
         }
         Ended::TimedOut => {
             panic!("`{name}` was ended after {timeout} s ({TIMEOUT} sets another limit)\n{output}")
@@ -69,10 +71,12 @@ fn run<F: FnOnce()>(test: F, as_user: bool) {
     }
 }
 
-/// `crate::module::test::{{closure}}` → `module::test`, the name under which libtest knows it.
-fn test_name(closure: &str) -> &str {
+/// The name under which libtest knows the test: it gives it to the thread; with one thread (`main`) it is what the
+/// closure's type says, `crate::module::test::{{closure}}`.
+fn test_name(thread: Option<&str>, closure: &str) -> String {
     let path = closure.split_once("::{{closure}}").map_or(closure, |(path, _)| path);
-    path.split_once("::").map_or(path, |(_crate, test)| test)
+    let test = path.split_once("::").map_or(path, |(_crate, test)| test);
+    thread.filter(|name| *name != "main").unwrap_or(test).to_owned()
 }
 
 /// How a command gets into new namespaces.
@@ -115,6 +119,9 @@ impl Entry {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.prefix[0]);
         command.args(&self.prefix[1..]).arg(&self.exe).stdin(Stdio::null());
+        // An ordinary user's path may lack the directories of nft, nginx and sshd.
+        let path = env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
         command.env(INSIDE, self.copies.as_ref().map(|copies| copies.0.as_os_str()).unwrap_or_default());
         command
     }
@@ -215,11 +222,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_is_named_by_the_type_of_its_closure() {
-        assert_eq!(
-            test_name("it::end_to_end::a_reset_stays_a_reset::{{closure}}"),
-            "end_to_end::a_reset_stays_a_reset"
-        );
-        assert_eq!(test_name("it::top::{{closure}}::{{closure}}"), "top");
+    fn a_test_is_named_by_its_thread_or_by_the_type_of_its_closure() {
+        let closure = "it::top::a_reset_stays_a_reset::{{closure}}::{{closure}}";
+        assert_eq!(test_name(Some("main"), closure), "top::a_reset_stays_a_reset");
+        assert_eq!(test_name(Some("top::from_a_helper"), closure), "top::from_a_helper");
     }
 }

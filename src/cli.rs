@@ -1,0 +1,88 @@
+//! The command line: what is asked, and where the answer goes. WIRING; the only module that prints.
+#![allow(clippy::disallowed_macros, reason = "standard output belongs to this module")]
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Faults};
+use crate::daemon;
+use crate::exit::{Exit, Fatal};
+
+/// Read when `--config` is not given and it exists.
+const DEFAULT_CONFIG: &str = "/etc/tcp-intercept/config.toml";
+
+/// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
+#[derive(Debug, Parser)]
+#[command(name = "tcp-intercept", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Intercept, in the foreground, until SIGINT or SIGTERM.
+    Run(ConfigArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file [default: /etc/tcp-intercept/config.toml if it exists, else every default]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one key, as in server.congestion-control=cubic; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Does what the command line asks.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => {
+            // Nobody is left to tell when the terminal is gone.
+            let _ = err.print();
+            let asked_for = matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    match answer(cli.command) {
+        Ok(text) => {
+            print!("{text}");
+            Exit::Ok.into()
+        }
+        Err(fatal) => {
+            eprintln!("tcp-intercept: {fatal}");
+            fatal.exit.into()
+        }
+    }
+}
+
+fn answer(command: Command) -> Result<String, Fatal> {
+    match command {
+        Command::Run(args) => daemon::run(args.load()?).map(|()| String::new()),
+    }
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, Faults> {
+        let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(err) if err.kind() == io::ErrorKind::NotFound && self.config.is_none() => String::new(),
+            Err(err) => return Err(Faults::unreadable(path, &err)),
+        };
+        Config::parse(&text, &self.set).map_err(|faults| faults.in_file(path))
+    }
+}
+
+impl From<Faults> for Fatal {
+    fn from(faults: Faults) -> Self {
+        Self::new(Exit::Config, format!("the configuration is refused, nothing was changed:\n{faults}"))
+    }
+}
