@@ -4,6 +4,7 @@
 //! WIRING puts them together. The way of one connection, top to bottom, is in `session`.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod cli;
 pub mod cmd;
 pub mod config;

@@ -28,6 +28,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("rules::ruleset", Tier::Pure),
     ("rules::state", Tier::Pure),
     ("units", Tier::Pure),
+    ("check", Tier::Effect),
     ("dial", Tier::Effect),
     ("kernel", Tier::Effect),
     ("leg", Tier::Effect),
