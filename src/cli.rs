@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cmd;
+use crate::cmd::rules::Action;
 use crate::config::{Config, Faults};
 use crate::daemon;
 use crate::exit::{Exit, Fatal};
+use crate::rules::Format;
 
 /// Read when `--config` is not given and it exists.
 const DEFAULT_CONFIG: &str = "/etc/tcp-intercept/config.toml";
@@ -27,6 +30,35 @@ struct Cli {
 enum Command {
     /// Intercept, in the foreground, until SIGINT or SIGTERM.
     Run(ConfigArgs),
+    /// The rules that bring connections to the listener.
+    Rules {
+        #[command(subcommand)]
+        action: RulesAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesAction {
+    /// Install them; what is right already is not touched.
+    Install(ConfigArgs),
+    /// Take away exactly what is ours.
+    Remove(ConfigArgs),
+    /// Compare what is installed with the configuration; exit 69 when it differs.
+    Status(ConfigArgs),
+    /// Show what install does.
+    Print {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// What nft gets, or commands for a shell on a host that has only iptables
+        #[arg(long, value_enum, default_value_t = PrintFormat::Nft)]
+        format: PrintFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrintFormat {
+    Nft,
+    Iptables,
 }
 
 /// Where the configuration comes from.
@@ -66,6 +98,20 @@ pub fn main() -> ExitCode {
 fn answer(command: Command) -> Result<String, Fatal> {
     match command {
         Command::Run(args) => daemon::run(args.load()?).map(|()| String::new()),
+        Command::Rules { action } => {
+            let (action, config) = match action {
+                RulesAction::Install(config) => (Action::Install, config),
+                RulesAction::Remove(config) => (Action::Remove, config),
+                RulesAction::Status(config) => (Action::Status, config),
+                RulesAction::Print { config, format: PrintFormat::Nft } => {
+                    (Action::Print(Format::Nft), config)
+                }
+                RulesAction::Print { config, format: PrintFormat::Iptables } => {
+                    (Action::Print(Format::Iptables), config)
+                }
+            };
+            cmd::rules::run(action, &config.load()?)
+        }
     }
 }
 

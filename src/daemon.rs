@@ -20,6 +20,7 @@ use crate::lock::{Lock, LockError};
 use crate::log::{self, LogError};
 use crate::metrics::{Counters, worth_a_line};
 use crate::relay::pool::Pool;
+use crate::rules;
 use crate::session::{self, Env};
 
 /// A runtime looks for new events after so many tasks: low, so that a bulk flow's turns do not hold up an interactive one.
@@ -43,14 +44,53 @@ pub fn run(config: Config) -> Result<(), Fatal> {
     for degraded in &kernel.degraded {
         tracing::warn!("{degraded}");
     }
+    let installed = intercept(&config)?;
     let shared = Arc::new(Shared { config, kernel, counters: Counters::default() });
-    let rt = runtime::Builder::new_current_thread().enable_all().build().map_err(os("making the runtime"))?;
-    let stopped = rt.block_on(serve(&shared, listeners));
+    let served = serve(&shared, listeners);
     tracing::info!("stopped: {}", shared.counters);
-    stopped
+    // All our sockets are closed by now: what is left of them is not in use, and may be destroyed.
+    let removed = if installed { route_past(&shared.config) } else { Ok(()) };
+    served.and(removed)
 }
 
-async fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal> {
+/// Has connections come to the listeners; says whether it is ours to end that.
+fn intercept(config: &Config) -> Result<bool, Fatal> {
+    if !config.rules.manage {
+        let status = rules::status(config).map_err(rules::Errors::from)?;
+        for difference in status.differences.iter().chain(&status.remarks) {
+            tracing::warn!("rules (not managed by this program): {difference}");
+        }
+        return Ok(false);
+    }
+    let installed = rules::install(config)?;
+    rules::gate(rules::Gate::Open).map_err(rules::Errors::from)?;
+    for change in &installed.changes {
+        tracing::info!("rules: {change}");
+    }
+    for remark in &installed.remarks {
+        tracing::warn!("rules: {remark}");
+    }
+    let found = installed.found == rules::Verdict::Installed;
+    if found {
+        tracing::info!("rules: found installed; they are used, and left when this ends");
+    }
+    Ok(!found)
+}
+
+fn route_past(config: &Config) -> Result<(), Fatal> {
+    let removed = rules::remove(config.rules.own_mark, rules::Caller::Daemon)?;
+    for change in removed.changes.iter().chain(&removed.remarks) {
+        tracing::info!("rules: {change}");
+    }
+    Ok(())
+}
+
+fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal> {
+    let rt = runtime::Builder::new_current_thread().enable_all().build().map_err(os("making the runtime"))?;
+    rt.block_on(serve_until_signal(shared, listeners))
+}
+
+async fn serve_until_signal(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal> {
     // Before "ready", so that a signal that comes right behind it is not deadly.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(os("watching for SIGINT"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(os("watching for SIGTERM"))?;

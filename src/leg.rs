@@ -148,7 +148,12 @@ impl Leg {
 
     /// Passes a FIN on.
     pub fn shut_write(&self) -> io::Result<()> {
-        self.socket().shutdown(std::net::Shutdown::Write)
+        match self.socket().shutdown(std::net::Shutdown::Write) {
+            // Both FINs went before, as a session that is taken over can find it; or a reset came, and then there is an error.
+            Err(err) if err.kind() == io::ErrorKind::NotConnected => self.take_error().map_or(Ok(()), Err),
+            Err(err) => Err(self.keep(err)),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// What the close record says of it.

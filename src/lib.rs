@@ -20,5 +20,6 @@ pub mod log;
 pub mod metrics;
 pub mod record;
 pub mod relay;
+pub mod rules;
 pub mod session;
 pub mod units;

@@ -12,7 +12,8 @@ enum Tier {
 }
 
 /// A module is in the tier of its longest prefix here: `config` stands for `config::faults` too.
-const TIERS: [(&str, Tier); 26] = [
+const TIERS: [(&str, Tier); 28] = [
+    ("check", Tier::Pure),
     ("config", Tier::Pure),
     ("exit", Tier::Pure),
     ("flow", Tier::Pure),
@@ -24,6 +25,7 @@ const TIERS: [(&str, Tier); 26] = [
     ("table", Tier::Pure),
     ("units", Tier::Pure),
     ("admin", Tier::Effect),
+    ("check::gather", Tier::Effect),
     ("dial", Tier::Effect),
     ("guardian", Tier::Effect),
     ("kernel", Tier::Effect),
@@ -42,7 +44,7 @@ const TIERS: [(&str, Tier); 26] = [
 ];
 
 /// What PURE may use besides std; humantime and strsim parse text and do nothing else.
-const PURE_CRATES: [&str; 6] = ["serde", "toml", "ipnet", "thiserror", "humantime", "strsim"];
+const PURE_CRATES: [&str; 7] = ["serde", "serde_json", "toml", "ipnet", "thiserror", "humantime", "strsim"];
 
 /// What PURE must not do although std offers it: look at the clock, the file system, the environment, the network.
 const IMPURE: [&str; 15] = [

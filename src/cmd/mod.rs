@@ -1,2 +1,4 @@
-//! The subcommands: what each does with its arguments. WIRING.
+//! The subcommands: each turns its arguments into the text for standard output. WIRING.
+
 pub mod check;
+pub mod rules;

@@ -76,6 +76,11 @@ impl Direction {
         self.half.get().passed_on()
     }
 
+    /// Whether it holds a pipe: only while its sink has not yet taken all that it had room for when it was asked.
+    pub fn holds_pipe(&self) -> bool {
+        self.half.get().in_pipe() > 0
+    }
+
     fn update<T>(&self, change: impl FnOnce(&mut Half) -> T) -> T {
         let mut half = self.half.get();
         let result = change(&mut half);
@@ -85,6 +90,11 @@ impl Direction {
 }
 
 impl Directions {
+    /// A session that goes on where it was left.
+    pub fn resume(up: Direction, down: Direction) -> Self {
+        Self { up, down, first_eof: Cell::new(None) }
+    }
+
     fn moved(&self) -> u64 {
         self.up.passed_on() + self.down.passed_on()
     }

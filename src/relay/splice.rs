@@ -28,10 +28,20 @@ pub fn fill(source: &Leg, pipe: &Pipe, len: usize) -> io::Result<Moved> {
     match moved(source, &pipe.write, len) {
         Ok(Some(n)) => match NonZeroUsize::new(n) {
             Some(n) => Ok(Moved::Bytes(n)),
-            None => source.failed().map_or(Ok(Moved::Eof), Err),
+            None => end_or_urgent(source),
         },
         Ok(None) => Ok(Moved::NotReady),
         Err(err) => Err(source.keep(err)),
+    }
+}
+
+/// splice() says 0 at an urgent byte too when the FIN has arrived behind it (tcp_splice_read() in net/ipv4/tcp.c), and behind an
+/// error that was reported before: neither is an end.
+fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
+    match source.failed() {
+        Some(err) => Err(err),
+        None if ioctl_fionread(source)? > 0 => Ok(Moved::NotReady),
+        None => Ok(Moved::Eof),
     }
 }
 

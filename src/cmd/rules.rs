@@ -1,0 +1,70 @@
+//! `tcp-intercept rules install | remove | status | print`. WIRING.
+use crate::config::Config;
+use crate::exit::{Exit, Fatal};
+use crate::rules::{self, Caller, Format, Gate, Installed, Removed, Status, Verdict};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make the host as the configuration has it.
+    Install,
+    /// Take away what is ours.
+    Remove,
+    /// Compare.
+    Status,
+    /// Show what `install` does.
+    Print(Format),
+}
+
+/// Does it; the text is for standard output. `status` of rules that are not installed is an error (exit 69).
+pub fn run(action: Action, config: &Config) -> Result<String, Fatal> {
+    match action {
+        Action::Install => Ok(installed(&rules::install(config)?)),
+        Action::Remove => Ok(removed(&rules::remove(config.rules.own_mark, Caller::Operator)?)),
+        Action::Status => status(&rules::status(config).map_err(rules::Errors::from)?),
+        Action::Print(format) => Ok(rules::print(config, format)),
+    }
+}
+
+fn installed(report: &Installed) -> String {
+    let head = match report.found {
+        Verdict::Installed => "already installed: nothing was changed",
+        Verdict::Absent => "installed",
+        Verdict::Partly | Verdict::Differ => "installed over what was there",
+    };
+    let found = report.differences.iter().filter(|_| report.found != Verdict::Absent);
+    text(head, &[("found", found.collect()), ("did", report.changes.iter().collect())], &report.remarks)
+}
+
+fn removed(report: &Removed) -> String {
+    let head = if report.changes.is_empty() { "nothing of ours was there" } else { "removed" };
+    text(head, &[("did", report.changes.iter().collect())], &report.remarks)
+}
+
+fn status(report: &Status) -> Result<String, Fatal> {
+    let differences = ("found", report.differences.iter().collect());
+    let (head, mend) = match report.verdict {
+        Verdict::Installed => {
+            let head = match report.gate {
+                Some(Gate::Closed) => "installed; the gate is closed: new connections are routed",
+                _ => "installed",
+            };
+            return Ok(text(head, &[], &report.remarks));
+        }
+        Verdict::Absent => ("not installed", "to install them: tcp-intercept rules install"),
+        Verdict::Partly => ("not wholly installed", "to mend them: tcp-intercept rules install"),
+        Verdict::Differ => (
+            "installed, but from another configuration or version",
+            "to replace them: tcp-intercept rules install",
+        ),
+    };
+    let message = text(head, &[differences], &report.remarks);
+    Err(Fatal::new(Exit::Unavailable, format!("{message}{mend}")))
+}
+
+fn text(head: &str, lists: &[(&str, Vec<&String>)], remarks: &[String]) -> String {
+    let items = lists.iter().flat_map(|(label, items)| items.iter().map(move |item| (*label, item.as_str())));
+    let remarks = remarks.iter().map(|remark| ("note", remark.as_str()));
+    let lines = items.chain(remarks).map(|(label, item)| format!("  {label}: {item}\n"));
+    format!("rules: {head}\n{}", lines.collect::<String>())
+}

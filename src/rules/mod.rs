@@ -1,0 +1,137 @@
+//! The rules that bring connections to the listener: an nft table, a policy rule and a route for each address family,
+//! and two sysctls. How they work is in `docs/rules.md`.
+//!
+//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `state`, `compare`, `iptables` and
+//! `error`); `observe` and `apply` look and change (EFFECT, as are `nft`, `netlink`, `sysctl`, `diag` and `leftovers`).
+//! All functions here block, need no runtime, and work in the network namespace of the calling thread.
+
+mod apply;
+mod compare;
+mod diag;
+mod error;
+mod iptables;
+mod leftovers;
+mod netlink;
+mod nft;
+mod observe;
+pub mod plan;
+pub mod ruleset;
+pub mod state;
+mod sysctl;
+
+mod removal;
+
+use std::fmt::Write;
+
+use crate::config::Config;
+
+pub use compare::Verdict;
+pub use error::{Errors, RulesError};
+pub use leftovers::Caller;
+use plan::{Op, Plan, Seen};
+pub use removal::{Removed, remove};
+pub use ruleset::Gate;
+
+/// What [`install`] found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// What was there before; [`Verdict::Installed`]: exactly these rules, and nothing was changed.
+    pub found: Verdict,
+    /// What differed, one sentence each.
+    pub differences: Vec<String>,
+    /// What was done, sysctls included: "add …", "set …".
+    pub changes: Vec<String>,
+    /// What the operator should know about the host.
+    pub remarks: Vec<String>,
+}
+
+/// What [`status`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// In a word.
+    pub verdict: Verdict,
+    /// What differs from the configuration, one sentence each.
+    pub differences: Vec<String>,
+    /// What the operator should know about the host.
+    pub remarks: Vec<String>,
+    /// Whether new connections are let in; `None` without a table.
+    pub gate: Option<Gate>,
+}
+
+/// What [`print`] prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// What `nft -f -` gets.
+    Nft,
+    /// Commands for a shell.
+    Iptables,
+}
+
+/// Makes the host as `config` asks for: all or nothing. What is right already is not touched.
+pub fn install(config: &Config) -> Result<Installed, Errors> {
+    let (plan, seen, ipv6) = look(config)?;
+    if let Some(route) = plan.obstacle(&seen) {
+        let table = config.rules.table.get();
+        return Err(RulesError::TableTaken { table, route: route.clone() }.into());
+    }
+    let ops = plan.ops(&seen);
+    apply::apply(&ops)?;
+    Ok(Installed {
+        found: compare::verdict(&plan, &seen),
+        differences: compare::differences(&plan, &seen),
+        changes: ops.iter().map(Op::to_string).collect(),
+        remarks: compare::remarks(&plan, &seen, ipv6),
+    })
+}
+
+/// Compares the host with `config`.
+pub fn status(config: &Config) -> Result<Status, RulesError> {
+    let (plan, seen, ipv6) = look(config)?;
+    Ok(Status {
+        verdict: compare::verdict(&plan, &seen),
+        differences: compare::differences(&plan, &seen),
+        remarks: compare::remarks(&plan, &seen, ipv6),
+        gate: observe::nft_table()?.map(|(_, gate)| gate),
+    })
+}
+
+/// Opens or closes the gate for new connections: one small transaction, for a daemon that has reached its limit. The
+/// rules must be installed. A daemon opens it at its start, as it may find what another left closed.
+pub fn gate(gate: Gate) -> Result<(), RulesError> {
+    let step = match gate {
+        Gate::Open => "open the gate for new connections",
+        Gate::Closed => "close the gate for new connections",
+    };
+    nft::transact(step, &gate.script())
+}
+
+/// What [`install`] would do on this host if nothing were installed, as text to read or to run.
+pub fn print(config: &Config, format: Format) -> String {
+    let plan = Plan::new(config, observe::ipv6());
+    match format {
+        Format::Iptables => iptables::commands(config, &plan),
+        Format::Nft => print_nft(&plan),
+    }
+}
+
+fn print_nft(plan: &Plan) -> String {
+    let fresh = Seen { sysctls: observe::readable_sysctls(), ..Seen::default() };
+    let (mut before, mut after) = (String::new(), String::new());
+    let mut table = String::new();
+    for op in plan.ops(&fresh) {
+        // Writing to a String cannot fail.
+        let _ = match op {
+            Op::AddRule(rule) => writeln!(before, "# {} rule add {}", rule.family.ip(), rule.words()),
+            Op::AddRoute(route) => writeln!(before, "# {} route add {}", route.family.ip(), route.words()),
+            Op::Sysctl { sysctl, to, .. } => writeln!(after, "# echo {to} > {}", sysctl.path()),
+            Op::Table { new, .. } => write!(table, "{}", plan::script(new.as_deref())),
+            Op::DeleteRule(_) | Op::DeleteRoute(_) => Ok(()),
+        };
+    }
+    format!("# Before it, by netlink:\n{before}# What nft gets:\n{table}# After it:\n{after}")
+}
+
+fn look(config: &Config) -> Result<(Plan, Seen, bool), RulesError> {
+    let ipv6 = observe::ipv6();
+    Ok((Plan::new(config, ipv6), observe::seen(config.rules.table)?, ipv6))
+}

@@ -1,0 +1,347 @@
+//! What the host should look like, and the changes that make it so, as data. PURE.
+use std::fmt;
+use std::num::NonZeroU32;
+
+use crate::config::{Config, FastOpen};
+use crate::units::{Mark, OwnMark};
+
+use super::ruleset::{Outline, Ruleset, TABLE};
+use super::state::{Saved, State, Sysctl};
+
+/// Marks our rules and routes as ours (`ip rule … protocol 155`): above what the kernel (0–4) and the routing
+/// daemons of `/etc/iproute2/rt_protos` use.
+pub const PROTOCOL: u8 = 155;
+/// Of our policy rules: before those that operators add (from 32765 downwards) or number by hand.
+pub const PRIORITY: u32 = 100;
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+/// `ip rule add fwmark MARK lookup TABLE priority PRIORITY protocol PROTOCOL`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Which packets.
+    pub mark: Mark,
+    /// Where they look up their route.
+    pub table: NonZeroU32,
+    /// When.
+    pub priority: u32,
+}
+
+/// `ip route add local default dev lo table TABLE protocol PROTOCOL`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalRoute {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// The table in which every address is the box's own.
+    pub table: NonZeroU32,
+}
+
+/// A route in our table that is not ours: never touched, but it may stand in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRoute {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// As `ip route` would begin the line.
+    pub text: String,
+    /// What it means for us.
+    pub effect: Effect,
+}
+
+/// What a foreign route in our table does to diverted packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It is `local default dev lo`, the very route that we need (1.1.0's init script leaves it): used and left.
+    Serves,
+    /// It is another default route: ours cannot be added.
+    Blocks,
+    /// It takes some destinations away.
+    Diverts,
+}
+
+/// What is there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// The policy rules with our protocol number.
+    pub rules: Vec<PolicyRule>,
+    /// The routes with our protocol number, in any table.
+    pub routes: Vec<LocalRoute>,
+    /// The others in the table that we want.
+    pub foreign: Vec<ForeignRoute>,
+    /// Our nft table.
+    pub table: Option<SeenTable>,
+    /// The present values, as far as they can be read.
+    pub sysctls: Vec<(Sysctl, u32)>,
+}
+
+/// Our nft table as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenTable {
+    /// Names, hooks and comments, without the state.
+    pub outline: Outline,
+    /// The record in it.
+    pub state: Option<State>,
+    /// As `nft list table` prints it: what an undo puts back.
+    pub listing: String,
+}
+
+/// What should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    rules: Vec<PolicyRule>,
+    routes: Vec<LocalRoute>,
+    ruleset: Ruleset,
+    sysctls: Vec<Sysctl>,
+    own: OwnMark,
+}
+
+/// One change to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Add a policy rule.
+    AddRule(PolicyRule),
+    /// Delete one of ours.
+    DeleteRule(PolicyRule),
+    /// Add a route.
+    AddRoute(LocalRoute),
+    /// Delete one of ours.
+    DeleteRoute(LocalRoute),
+    /// Put `new` in the place of `old` in one transaction; each is a whole `table … { … }`.
+    Table {
+        /// What is there before; `None`: nothing.
+        old: Option<String>,
+        /// What is there afterwards; `None`: nothing.
+        new: Option<String>,
+    },
+    /// Set a sysctl.
+    Sysctl {
+        /// Which.
+        sysctl: Sysctl,
+        /// The value before.
+        from: u32,
+        /// The value afterwards.
+        to: u32,
+    },
+}
+
+impl Plan {
+    /// What `config` asks for, on a host with or without IPv6.
+    pub fn new(config: &Config, ipv6: bool) -> Self {
+        let (mark, table) = (config.rules.mark, config.rules.table);
+        let families = if ipv6 { vec![Family::V4, Family::V6] } else { vec![Family::V4] };
+        let rule = |&family| PolicyRule { family, mark, table, priority: PRIORITY };
+        let mut sysctls = vec![Sysctl::EarlyDemux];
+        if config.client.fast_open != FastOpen::Off {
+            sysctls.push(Sysctl::FastOpen);
+        }
+        Self {
+            rules: families.iter().map(rule).collect(),
+            routes: families.iter().map(|&family| LocalRoute { family, table }).collect(),
+            ruleset: Ruleset::new(config, ipv6),
+            sysctls,
+            own: config.rules.own_mark,
+        }
+    }
+
+    /// What stands in the way: somebody else's default route in the table that we want.
+    pub fn obstacle<'s>(&self, seen: &'s Seen) -> Option<&'s ForeignRoute> {
+        let wanted = |route: &&ForeignRoute| self.routes.iter().any(|ours| ours.family == route.family);
+        seen.foreign.iter().filter(wanted).find(|route| route.effect == Effect::Blocks)
+    }
+
+    /// The changes from what is `seen` to what should be; none when all is as it should be. What the table needs
+    /// comes before the table, which starts the interception; what it no longer needs goes last.
+    pub fn ops(&self, seen: &Seen) -> Vec<Op> {
+        let state = self.state(seen);
+        let missing_rules = self.rules.iter().filter(|rule| !seen.rules.contains(rule)).copied();
+        let missing_routes = self.routes.iter().filter(|route| !has_route(seen, route)).copied();
+        let stale_rules = seen.rules.iter().filter(|rule| !self.rules.contains(rule)).copied();
+        let stale_routes = seen.routes.iter().filter(|route| !self.routes.contains(route)).copied();
+        missing_routes
+            .map(Op::AddRoute)
+            .chain(missing_rules.map(Op::AddRule))
+            .chain(self.table_op(seen, &state))
+            .chain(self.sysctl_ops(seen))
+            .chain(stale_rules.map(Op::DeleteRule))
+            .chain(stale_routes.map(Op::DeleteRoute))
+            .collect()
+    }
+
+    /// The whole table, with the record `state`.
+    pub fn table(&self, state: &State) -> String {
+        braces(&format!("{}{state}", self.ruleset))
+    }
+
+    /// The record for a host of which nothing is known.
+    pub fn blank_state(&self) -> State {
+        self.state(&Seen::default())
+    }
+
+    /// The policy rules and routes.
+    pub fn netlink(&self) -> (&[PolicyRule], &[LocalRoute]) {
+        (&self.rules, &self.routes)
+    }
+
+    /// The sysctls.
+    pub fn sysctls(&self) -> &[Sysctl] {
+        &self.sysctls
+    }
+
+    /// What `nft` should list.
+    pub fn outline(&self) -> Outline {
+        self.ruleset.outline()
+    }
+
+    /// The fingerprint of the ruleset.
+    pub fn fingerprint(&self) -> u64 {
+        self.ruleset.fingerprint()
+    }
+
+    fn state(&self, seen: &Seen) -> State {
+        let saved = self.sysctls.iter().filter_map(|&sysctl| Some(Saved { sysctl, was: was(seen, sysctl)? }));
+        State { fingerprint: self.ruleset.fingerprint(), own: self.own, saved: saved.collect() }
+    }
+
+    fn table_op(&self, seen: &Seen, state: &State) -> Option<Op> {
+        let there = |table: &SeenTable| {
+            table.outline == self.ruleset.outline() && table.state.as_ref() == Some(state)
+        };
+        let old = seen.table.as_ref();
+        (!old.is_some_and(there))
+            .then(|| Op::Table { old: old.map(|table| table.listing.clone()), new: Some(self.table(state)) })
+    }
+
+    fn sysctl_ops(&self, seen: &Seen) -> Vec<Op> {
+        let op = |&(sysctl, from): &(Sysctl, u32)| {
+            let to = match self.sysctls.contains(&sysctl) {
+                true => sysctl.target(from),
+                false => restored(seen, sysctl)?,
+            };
+            (from != to).then_some(Op::Sysctl { sysctl, from, to })
+        };
+        seen.sysctls.iter().filter_map(op).collect()
+    }
+}
+
+fn has_route(seen: &Seen, route: &LocalRoute) -> bool {
+    let serves = |other: &ForeignRoute| other.family == route.family && other.effect == Effect::Serves;
+    seen.routes.contains(route) || seen.foreign.iter().any(serves)
+}
+
+fn now(seen: &Seen, sysctl: Sysctl) -> Option<u32> {
+    seen.sysctls.iter().find(|(known, _)| *known == sysctl).map(|&(_, value)| value)
+}
+
+/// What `sysctl` was before we ever changed it; `None` when there is nothing to restore. An older record counts as
+/// long as nobody has changed the value since.
+fn was(seen: &Seen, sysctl: Sysctl) -> Option<u32> {
+    let now = now(seen, sysctl)?;
+    restored(seen, sysctl).or((now != sysctl.target(now)).then_some(now))
+}
+
+/// What `sysctl` is to be again: what the record says, unless somebody has changed the value since.
+pub fn restored(seen: &Seen, sysctl: Sysctl) -> Option<u32> {
+    let was = seen.table.as_ref()?.state.as_ref()?.was(sysctl)?;
+    (now(seen, sysctl)? == sysctl.target(was)).then_some(was)
+}
+
+/// A table that intercepts nothing and only keeps the record.
+pub fn inert_table(state: &State) -> String {
+    braces(&state.to_string())
+}
+
+fn braces(inside: &str) -> String {
+    format!("table inet {TABLE} {{\n{inside}}}\n")
+}
+
+/// The transaction that makes `new` the whole of our table, whatever is there before. (A table cannot be flushed and
+/// filled again: the priority of a chain that exists cannot change.)
+pub fn script(new: Option<&str>) -> String {
+    format!("table inet {TABLE} {{}}\ndelete table inet {TABLE}\n{}", new.unwrap_or_default())
+}
+
+impl Op {
+    /// What takes this change back.
+    pub fn inverse(&self) -> Self {
+        match self.clone() {
+            Self::AddRule(rule) => Self::DeleteRule(rule),
+            Self::DeleteRule(rule) => Self::AddRule(rule),
+            Self::AddRoute(route) => Self::DeleteRoute(route),
+            Self::DeleteRoute(route) => Self::AddRoute(route),
+            Self::Table { old, new } => Self::Table { old: new, new: old },
+            Self::Sysctl { sysctl, from, to } => Self::Sysctl { sysctl, from: to, to: from },
+        }
+    }
+}
+
+/// What the change does, after "could not" or as an item of a list.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddRule(rule) => write!(f, "add the policy rule {rule}"),
+            Self::DeleteRule(rule) => write!(f, "delete the policy rule {rule}"),
+            Self::AddRoute(route) => write!(f, "add the route {route}"),
+            Self::DeleteRoute(route) => write!(f, "delete the route {route}"),
+            Self::Table { old: None, .. } => write!(f, "add the nft table inet {TABLE}"),
+            Self::Table { new: None, .. } => write!(f, "delete the nft table inet {TABLE}"),
+            Self::Table { .. } => write!(f, "replace the nft table inet {TABLE}"),
+            Self::Sysctl { sysctl, from, to } => {
+                write!(f, "set {} to {to} (it was {from})", sysctl.name())
+            }
+        }
+    }
+}
+
+impl Family {
+    /// The program and option that speaks of this family.
+    pub const fn ip(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip -6",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+impl PolicyRule {
+    /// What follows `ip rule add` or `delete`.
+    pub fn words(&self) -> String {
+        let Self { mark, table, priority, .. } = self;
+        format!("fwmark {mark} lookup {table} priority {priority} protocol {PROTOCOL}")
+    }
+}
+
+impl LocalRoute {
+    /// What follows `ip route add` or `delete`.
+    pub fn words(&self) -> String {
+        format!("local default dev lo table {} protocol {PROTOCOL}", self.table)
+    }
+}
+
+impl fmt::Display for PolicyRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" ({})", self.words(), self.family)
+    }
+}
+
+impl fmt::Display for LocalRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" ({})", self.words(), self.family)
+    }
+}

@@ -1,0 +1,130 @@
+//! Taking away what is ours, whatever state it is in. EFFECT.
+use crate::units::OwnMark;
+
+use super::error::{Errors, RulesError};
+use super::leftovers::{self, Caller, Cleared};
+use super::plan::{self, Op, Seen, SeenTable};
+use super::state::{State, Sysctl};
+use super::{apply, observe};
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// What was done, sysctls included: "delete …", "set …"; empty: nothing of ours was there.
+    pub changes: Vec<String>,
+    /// What was left as it is, and why.
+    pub remarks: Vec<String>,
+}
+
+/// Removes the rules: goes on after an error, and returns all. `own` tells our sockets where the table does not.
+///
+/// First the table loses its chains and keeps only the record, so that connections are routed from then on, and an
+/// interruption loses nothing. Then leftover sockets are destroyed, the sysctls restored, and the rest deleted.
+pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
+    let mut work = Work { own, caller, removed: Removed::default(), errors: Vec::new() };
+    let table = work.keep(observe::nft_table()).flatten().map(|(table, _)| table);
+    let blind = !work.errors.is_empty();
+    let state = table.as_ref().and_then(|table| table.state.clone());
+    let inert = table.as_ref().is_none_or(|table| work.disarm(table));
+    if let (true, Some(table), Some(state)) = (inert, &table, &state) {
+        work.restore(table, state);
+    }
+    let armed = blind || !inert;
+    work.unroute(armed);
+    if let (true, Some(table)) = (inert, table) {
+        work.delete(table, state.as_ref());
+    }
+    Errors::collect(work.errors).map_or(Ok(work.removed), Err)
+}
+
+struct Work {
+    own: OwnMark,
+    caller: Caller,
+    removed: Removed,
+    errors: Vec<RulesError>,
+}
+
+impl Work {
+    fn keep<T>(&mut self, result: Result<T, RulesError>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    fn run(&mut self, op: &Op) -> bool {
+        let done = self.keep(apply::run(op)).is_some();
+        if done {
+            self.removed.changes.push(op.to_string());
+        }
+        done
+    }
+
+    /// Replaces the table by its record alone; without a record there is nothing to keep.
+    fn disarm(&mut self, table: &SeenTable) -> bool {
+        let Some(state) = &table.state else { return true };
+        let op = Op::Table { old: Some(table.listing.clone()), new: Some(plan::inert_table(state)) };
+        self.keep(apply::run(&op)).is_some()
+    }
+
+    fn delete(&mut self, table: SeenTable, state: Option<&State>) {
+        let old = state.map_or(table.listing, plan::inert_table);
+        self.run(&Op::Table { old: Some(old), new: None });
+    }
+
+    fn restore(&mut self, table: &SeenTable, state: &State) {
+        let sysctls = observe::readable_sysctls();
+        let seen = Seen { table: Some(table.clone()), sysctls, ..Seen::default() };
+        for saved in &state.saved {
+            let sysctl = saved.sysctl;
+            let Some(to) = plan::restored(&seen, sysctl) else {
+                self.remark(sysctl, format!("has been changed since it was {}: left as it is", saved.was));
+                continue;
+            };
+            if sysctl == Sysctl::EarlyDemux && !self.leftovers_are_gone(state.own, to) {
+                continue;
+            }
+            self.run(&Op::Sysctl { sysctl, from: sysctl.target(to), to });
+        }
+    }
+
+    /// With early demux back while they exist, connections that have their addresses would fail (trap 22).
+    fn leftovers_are_gone(&mut self, own: OwnMark, to: u32) -> bool {
+        let why = match leftovers::clear(own, self.caller) {
+            Ok(Cleared::Gone(0)) => return true,
+            Ok(Cleared::Gone(count)) => {
+                self.removed.changes.push(format!("destroy {count} leftover sockets"));
+                return true;
+            }
+            Ok(Cleared::InUse) => {
+                "a process still holds sockets with our mark (is the daemon running?)".to_owned()
+            }
+            Ok(Cleared::Remain(count)) => format!("{count} leftover sockets could not be destroyed"),
+            Err(err) => format!("leftover sockets could not be destroyed: {err}"),
+        };
+        let path = Sysctl::EarlyDemux.path();
+        self.remark(
+            Sysctl::EarlyDemux,
+            format!("stays 0, which costs nothing measurable: {why}. A minute after the end of all of them: echo {to} > {path}"),
+        );
+        false
+    }
+
+    fn remark(&mut self, sysctl: Sysctl, what: String) {
+        self.removed.remarks.push(format!("{} {what}", sysctl.name()));
+    }
+
+    /// While the table diverts packets to a daemon that listens, they must find their way.
+    fn unroute(&mut self, armed: bool) {
+        let Some((rules, routes)) = self.keep(observe::netlink()) else { return };
+        let needed = armed && leftovers::in_use(self.own).unwrap_or(true);
+        if needed && !(rules.is_empty() && routes.is_empty()) {
+            let why = "the nft table is there, and so is the daemon: stop it first, or its connections fail";
+            self.errors.push(RulesError::Failed {
+                step: "delete the policy rules and routes".to_owned(),
+                why: why.to_owned(),
+            });
+            return;
+        }
+        rules.into_iter().map(Op::DeleteRule).chain(routes.into_iter().map(Op::DeleteRoute)).for_each(|op| {
+            self.run(&op);
+        });
+    }
+}
