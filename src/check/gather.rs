@@ -91,13 +91,22 @@ fn bridges(interfaces: &[Interface]) -> Vec<String> {
     interfaces.iter().map(|found| found.name.clone()).filter(|name| ports(name) > 1).collect()
 }
 
+/// The old iptables make a table when they are asked for one, so they are asked only where there is one. In a user
+/// namespace without a root of its own that cannot be known, and a table made there harms nobody.
 fn legacy_input() -> Vec<LegacyInput> {
     let tables = [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")];
-    let filters = tables.into_iter().filter(|(file, _)| {
-        read(Path::new("/proc/thread-self/net").join(file))
-            .is_some_and(|names| names.lines().any(|name| name == "filter"))
+    let found = tables.into_iter().filter_map(|(file, program)| {
+        match fs::read_to_string(Path::new("/proc/thread-self/net").join(file)) {
+            Ok(names) if names.lines().any(|name| name == "filter") => {
+                Some(LegacyInput { program, rules: programs::legacy_input(program) })
+            }
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                programs::legacy_input(program).map(|rules| LegacyInput { program, rules: Some(rules) })
+            }
+            _ => None,
+        }
     });
-    filters.map(|(_, program)| LegacyInput { program, rules: programs::legacy_input(program) }).collect()
+    found.collect()
 }
 
 /// The names in a directory, sorted; none where there is no such directory.
