@@ -321,7 +321,5 @@ fn intercept(host: &Host, config: &str) {
 /// The server does not listen: a connection is the listener's on the box, or none.
 fn connects(lab: &Lab) -> bool {
     let to = lab.server_at(lab::Ip::V4, 80);
-    lab.client()
-        .enter(|| std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_secs(2)))
-        .is_ok()
+    lab.client().enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))).is_ok()
 }
