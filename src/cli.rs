@@ -1,8 +1,6 @@
 //! The command line: what is asked, and where the answer goes. WIRING; the only module that prints.
 #![allow(clippy::disallowed_macros, reason = "standard output belongs to this module")]
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -14,9 +12,6 @@ use crate::config::{Config, Faults};
 use crate::daemon;
 use crate::exit::{Exit, Fatal};
 use crate::rules::Format;
-
-/// Read when `--config` is not given and it exists.
-const DEFAULT_CONFIG: &str = "/etc/tcp-intercept/config.toml";
 
 /// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
 #[derive(Debug, Parser)]
@@ -30,6 +25,14 @@ struct Cli {
 enum Command {
     /// Intercept, in the foreground, until SIGINT or SIGTERM.
     Run(ConfigArgs),
+    /// What is wrong with the configuration or the host, why it matters, and the command that mends it.
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// The rules that bring connections to the listener.
     Rules {
         #[command(subcommand)]
@@ -84,9 +87,9 @@ pub fn main() -> ExitCode {
         }
     };
     match answer(cli.command) {
-        Ok(text) => {
+        Ok((text, exit)) => {
             print!("{text}");
-            Exit::Ok.into()
+            exit.into()
         }
         Err(fatal) => {
             eprintln!("tcp-intercept: {fatal}");
@@ -95,35 +98,34 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn answer(command: Command) -> Result<String, Fatal> {
+fn answer(command: Command) -> Result<(String, Exit), Fatal> {
     match command {
-        Command::Run(args) => daemon::run(args.load()?).map(|()| String::new()),
+        Command::Run(args) => daemon::run(args.load()?).map(|()| (String::new(), Exit::Ok)),
+        Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
         Command::Rules { action } => {
-            let (action, config) = match action {
-                RulesAction::Install(config) => (Action::Install, config),
-                RulesAction::Remove(config) => (Action::Remove, config),
-                RulesAction::Status(config) => (Action::Status, config),
-                RulesAction::Print { config, format: PrintFormat::Nft } => {
-                    (Action::Print(Format::Nft), config)
-                }
-                RulesAction::Print { config, format: PrintFormat::Iptables } => {
-                    (Action::Print(Format::Iptables), config)
-                }
-            };
-            cmd::rules::run(action, &config.load()?)
+            let (action, config) = action.resolve();
+            cmd::rules::run(action, &config.load()?).map(|text| (text, Exit::Ok))
+        }
+    }
+}
+
+impl RulesAction {
+    fn resolve(self) -> (Action, ConfigArgs) {
+        match self {
+            Self::Install(config) => (Action::Install, config),
+            Self::Remove(config) => (Action::Remove, config),
+            Self::Status(config) => (Action::Status, config),
+            Self::Print { config, format: PrintFormat::Nft } => (Action::Print(Format::Nft), config),
+            Self::Print { config, format: PrintFormat::Iptables } => {
+                (Action::Print(Format::Iptables), config)
+            }
         }
     }
 }
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, Faults> {
-        let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(err) if err.kind() == io::ErrorKind::NotFound && self.config.is_none() => String::new(),
-            Err(err) => return Err(Faults::unreadable(path, &err)),
-        };
-        Config::parse(&text, &self.set).map_err(|faults| faults.in_file(path))
+        cmd::check::read_config(self.config.as_deref(), &self.set)
     }
 }
 

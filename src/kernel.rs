@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::{self, Config, Keepalive};
+use crate::exit::{Exit, Fatal};
 use crate::leg::IPPROTO_MPTCP;
 
 /// What `congestion-control` is when the operator names none: measured best on lossy links (design decision 7).
@@ -292,4 +293,15 @@ fn can_splice(socket: Socket) -> io::Result<Socket> {
 /// What socket(2) says where MPTCP is not built in, or switched off by `net.mptcp.enabled`.
 fn no_mptcp(err: &io::Error) -> bool {
     matches!(Errno::from_io_error(err), Some(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT | Errno::INVAL))
+}
+
+impl From<KernelError> for Fatal {
+    fn from(err: KernelError) -> Self {
+        let exit = match err {
+            KernelError::CongestionControl { .. } => Exit::Unavailable,
+            KernelError::CongestionControlNotAllowed { .. } => Exit::NoPerm,
+            KernelError::Socket(_) => Exit::OsErr,
+        };
+        Self::new(exit, err.to_string())
+    }
 }

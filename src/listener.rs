@@ -21,7 +21,7 @@ const BACKLOG: i32 = 4096;
 const FAST_OPEN_PENDING: u16 = 4096;
 /// After this many connections in a row the worker's sessions have their turn.
 const ACCEPTS_A_TURN: u32 = 64;
-/// How long accepting rests when descriptors or memory have run out.
+/// How long accepting rests when there is no room, or descriptors or memory have run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// An accepted connection.
@@ -83,16 +83,21 @@ pub fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts for ever and hands each arrival to `take`.
+/// Accepts for ever and hands each arrival to `take`, as long as there is no lack of `room`: then connections wait.
 ///
 /// # Errors
 /// Only when the listener itself has failed.
-pub async fn accept(listener: Socket, mptcp: bool, mut take: impl FnMut(Arrival)) -> io::Result<()> {
+pub async fn accept(
+    listener: Socket,
+    mptcp: bool,
+    room: impl Fn() -> bool,
+    mut take: impl FnMut(Arrival),
+) -> io::Result<()> {
     let own = listener.local_addr()?.as_socket();
     let listener = sys::async_socket(listener, Interest::READABLE)?;
     loop {
         let mut ready = listener.readable().await?;
-        let drained = accept_some(&listener, mptcp, own, &mut take)?;
+        let drained = accept_some(&listener, mptcp, own, &room, &mut take)?;
         match drained {
             Turn::Empty => ready.clear_ready(),
             Turn::More => tokio::task::yield_now().await,
@@ -111,9 +116,13 @@ fn accept_some(
     listener: &AsyncFd<Socket>,
     mptcp: bool,
     own: Option<SocketAddr>,
+    room: &impl Fn() -> bool,
     take: &mut impl FnMut(Arrival),
 ) -> io::Result<Turn> {
     for _ in 0..ACCEPTS_A_TURN {
+        if !room() {
+            return Ok(Turn::Rest);
+        }
         let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok(fd) => Socket::from(fd),
             Err(Errno::AGAIN) => return Ok(Turn::Empty),

@@ -8,6 +8,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 
+use crate::exit::{Exit, Fatal};
+
 /// A name in the abstract namespace, which belongs to the network namespace and vanishes with the process.
 const NAME: &[u8] = b"tcp-intercept";
 
@@ -60,4 +62,10 @@ fn holder(name: &SocketAddrUnix) -> Option<i32> {
     let socket = unix_socket().ok()?;
     connect(&socket, name).ok()?;
     Some(socket_peercred(socket.as_fd()).ok()?.pid.as_raw_nonzero().get())
+}
+
+impl From<LockError> for Fatal {
+    fn from(err: LockError) -> Self {
+        Self::new(Exit::Unavailable, err.to_string())
+    }
 }

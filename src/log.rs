@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::SystemTime;
 
 use crate::config::{Level, Log, LogFormat, LogTarget};
+use crate::exit::{Exit, Fatal};
 use crate::metrics::{Counter, worth_a_line};
 use crate::record::Record;
 
@@ -214,4 +215,15 @@ fn journal_entry(line: &Line) -> Vec<u8> {
     entry.extend_from_slice(line.text.trim_ascii_end());
     entry.push(b'\n');
     entry
+}
+
+impl From<LogError> for Fatal {
+    fn from(err: LogError) -> Self {
+        let exit = match err {
+            LogError::File { .. } => Exit::CantCreat,
+            LogError::Journal(_) => Exit::Unavailable,
+            LogError::Thread(_) => Exit::OsErr,
+        };
+        Self::new(exit, err.to_string())
+    }
 }

@@ -52,6 +52,8 @@ counters! {
     to_listener => "to-listener",
     /// Times that accepting rested because descriptors or memory had run out.
     exhausted => "exhausted",
+    /// Times that new connections were routed past us because the limit was near.
+    gate_closed => "gate-closed",
 }
 
 /// Says yes to the first and then to each ten times as many: what a peer can trigger must not fill a log.

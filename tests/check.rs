@@ -12,7 +12,7 @@ use tcp_intercept::exit::Exit;
 
 /// What `check` says on `host`, and its exit status.
 fn check(host: &Host, config: &str) -> (Vec<Value>, Exit) {
-    let (text, exit) = host.enter(|| cmd::check::run(Config::parse(config, &[]), true));
+    let (text, exit) = host.enter(|| cmd::check::report(Config::parse(config, &[]), true));
     let all: Value = serde_json::from_str(&text).expect("check --json prints JSON");
     assert_eq!(all["exit"], exit as u8);
     (all["findings"].as_array().expect("a list").clone(), exit)
@@ -260,7 +260,7 @@ fn without_capabilities_it_ends_with_77_and_without_rules_of_its_own_it_offers_t
         let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
         let (text, exit) = host.enter(|| {
             set_capabilities(None, none).expect("capabilities can be dropped");
-            cmd::check::run(Config::parse("", &[]), false)
+            cmd::check::report(Config::parse("", &[]), false)
         });
         assert_eq!(exit, Exit::NoPerm, "{text}");
         assert!(text.contains("CAP_NET_ADMIN"), "{text}");

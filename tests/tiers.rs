@@ -12,22 +12,25 @@ enum Tier {
 }
 
 /// A module is in the tier of its longest prefix here: `config` stands for `config::faults` too.
-const TIERS: [(&str, Tier); 28] = [
+const TIERS: &[(&str, Tier)] = &[
     ("check", Tier::Pure),
     ("config", Tier::Pure),
     ("exit", Tier::Pure),
     ("flow", Tier::Pure),
+    ("limits", Tier::Pure),
     ("metrics", Tier::Pure),
-    ("policy", Tier::Pure),
     ("record", Tier::Pure),
     ("relay::half", Tier::Pure),
+    ("relay::silence", Tier::Pure),
+    ("rules::compare", Tier::Pure),
+    ("rules::error", Tier::Pure),
+    ("rules::iptables", Tier::Pure),
     ("rules::plan", Tier::Pure),
-    ("table", Tier::Pure),
+    ("rules::ruleset", Tier::Pure),
+    ("rules::state", Tier::Pure),
     ("units", Tier::Pure),
-    ("admin", Tier::Effect),
     ("check::gather", Tier::Effect),
     ("dial", Tier::Effect),
-    ("guardian", Tier::Effect),
     ("kernel", Tier::Effect),
     ("leg", Tier::Effect),
     ("listener", Tier::Effect),
@@ -41,6 +44,7 @@ const TIERS: [(&str, Tier); 28] = [
     ("lib", Tier::Wiring),
     ("main", Tier::Wiring),
     ("session", Tier::Wiring),
+    ("worker", Tier::Wiring),
 ];
 
 /// What PURE may use besides std; humantime and strsim parse text and do nothing else.

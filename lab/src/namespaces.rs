@@ -6,7 +6,7 @@ use std::any::type_name;
 use std::env;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const USER: [&str; 3] = ["--user", "--map-current-user", "--keep-caps"];
 /// # Panics
 /// When the test fails, takes longer than `LAB_TIMEOUT` seconds (120), or the host lacks what this needs.
 pub fn netns<F: FnOnce()>(test: F) {
-    run(test, env::var(AS_USER).is_ok_and(|set| set == "1"));
+    run(test, wants_user());
 }
 
 /// As [`netns`], but always as an ordinary user in a user namespace; as root only where a host forbids those.
@@ -38,6 +38,32 @@ pub fn netns<F: FnOnce()>(test: F) {
 /// As [`netns`].
 pub fn netns_as_user<F: FnOnce()>(test: F) {
     run(test, true);
+}
+
+/// As [`netns`], for a whole program: runs it again inside, with the same arguments, output and terminal, and gives
+/// its exit code; inside, `main` is what it does.
+///
+/// # Panics
+/// When the host lacks what this needs.
+pub fn program(main: impl FnOnce() -> ExitCode) -> ExitCode {
+    if env::var_os(INSIDE).is_some() {
+        prepare();
+        return main();
+    }
+    let entry = Entry::choose(&own_binary(), wants_user());
+    let mut command = entry.command();
+    let status = command.args(env::args_os().skip(1)).status();
+    let code = status.unwrap_or_else(|err| panic!("setpriv: {err}\n{}", Entry::needs())).code();
+    // 1 is what unshare says when it cannot enter; a killed program has no code.
+    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn wants_user() -> bool {
+    env::var(AS_USER).is_ok_and(|set| set == "1")
+}
+
+fn own_binary() -> PathBuf {
+    env::current_exe().unwrap_or_else(|err| panic!("this program's own file is not to be found: {err}"))
 }
 
 fn run<F: FnOnce()>(test: F, as_user: bool) {

@@ -1,6 +1,6 @@
 //! Changes to the host, one after the other, and back again when one fails. EFFECT.
+use super::change::{self, Op};
 use super::error::{Errors, RulesError};
-use super::plan::{self, Op};
 use super::{netlink, nft, sysctl};
 
 /// All of `ops` or none: when one fails, those before it are taken back. What fails then is reported too.
@@ -22,7 +22,7 @@ pub fn run(op: &Op) -> Result<(), RulesError> {
         Op::DeleteRule(rule) => netlink(netlink::delete_rule(rule)),
         Op::AddRoute(route) => netlink(netlink::add_route(route)),
         Op::DeleteRoute(route) => netlink(netlink::delete_route(route)),
-        Op::Table { new, .. } => nft::transact(&step(), &plan::script(new.as_deref())),
+        Op::Table { new, .. } => nft::transact(&step(), &change::script(new.as_deref())),
         Op::Sysctl { sysctl, to, .. } => {
             sysctl::write(*sysctl, *to).map_err(|err| RulesError::Sysctl { step: step(), err })
         }

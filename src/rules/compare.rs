@@ -1,5 +1,6 @@
 //! What is there against what should be, in words. PURE.
-use super::plan::{Effect, Op, Plan, Seen, SeenTable};
+use super::change::Op;
+use super::plan::{Effect, Plan, Seen, SeenTable};
 use super::ruleset::{Outline, Shape, TABLE};
 
 /// Whether the rules are installed.

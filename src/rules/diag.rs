@@ -23,7 +23,9 @@ const INET_DIAG_ULP_INFO: u16 = 19;
 const ID: usize = 48;
 /// `struct inet_diag_msg`
 const MESSAGE: usize = 72;
-const ALL_STATES: u32 = !0;
+/// All that packets can be for (enum, include/net/tcp_states.h): up to TCP_NEW_SYN_RECV (12) without TCP_CLOSE (7); bound
+/// but unconnected sockets (13) take none.
+const STATES: u32 = ((1 << 13) - 1) & !(1 << 7);
 
 /// `AF_INET`
 pub const INET: u8 = 2;
@@ -34,7 +36,7 @@ pub const TCP: u32 = 6;
 /// `IPPROTO_MPTCP`
 pub const MPTCP: u32 = 262;
 
-/// A socket in any state.
+/// A socket that packets can be for: open, opening, or in TIME_WAIT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     family: u8,
@@ -100,7 +102,7 @@ impl Diag {
 /// `struct inet_diag_req_v2`; a protocol above 255 comes as an attribute.
 fn request(family: u8, id: &[u8; ID], attributes: &[u8]) -> Vec<u8> {
     let mut request = vec![family, TCP as u8, 0, 0];
-    request.extend(ALL_STATES.to_ne_bytes());
+    request.extend(STATES.to_ne_bytes());
     request.extend(id);
     request.extend(attributes);
     request

@@ -3,7 +3,8 @@ use std::fmt::Write;
 
 use crate::config::Config;
 
-use super::plan::{Family, Plan};
+use super::change::Family;
+use super::plan::Plan;
 
 /// For people who choose: what is lost without nftables.
 const CANNOT: &str = "\

@@ -1,11 +1,12 @@
 //! The rules that bring connections to the listener: an nft table, a policy rule and a route for each address family,
 //! and two sysctls. How they work is in `docs/rules.md`.
 //!
-//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `state`, `compare`, `iptables` and
+//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `state`, `change`, `compare`, `iptables` and
 //! `error`); `observe` and `apply` look and change (EFFECT, as are `nft`, `netlink`, `sysctl`, `diag` and `leftovers`).
 //! All functions here block, need no runtime, and work in the network namespace of the calling thread.
 
 mod apply;
+pub mod change;
 mod compare;
 mod diag;
 mod error;
@@ -15,20 +16,22 @@ mod netlink;
 mod nft;
 mod observe;
 pub mod plan;
+mod removal;
 pub mod ruleset;
 pub mod state;
 mod sysctl;
-
-mod removal;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write;
 
 use crate::config::Config;
 
+use change::Op;
 pub use compare::Verdict;
 pub use error::{Errors, RulesError};
 pub use leftovers::Caller;
-use plan::{Op, Plan, Seen};
+use plan::{Plan, Seen};
 pub use removal::{Removed, remove};
 pub use ruleset::Gate;
 
@@ -124,7 +127,7 @@ fn print_nft(plan: &Plan) -> String {
             Op::AddRule(rule) => writeln!(before, "# {} rule add {}", rule.family.ip(), rule.words()),
             Op::AddRoute(route) => writeln!(before, "# {} route add {}", route.family.ip(), route.words()),
             Op::Sysctl { sysctl, to, .. } => writeln!(after, "# echo {to} > {}", sysctl.path()),
-            Op::Table { new, .. } => write!(table, "{}", plan::script(new.as_deref())),
+            Op::Table { new, .. } => write!(table, "{}", change::script(new.as_deref())),
             Op::DeleteRule(_) | Op::DeleteRoute(_) => Ok(()),
         };
     }

@@ -15,7 +15,8 @@ use rtnetlink::{Error, Handle, IpVersion};
 
 use crate::units::Mark;
 
-use super::plan::{Effect, Family, ForeignRoute, LocalRoute, PROTOCOL, PolicyRule};
+use super::change::{Family, LocalRoute, PROTOCOL, PolicyRule};
+use super::plan::{Effect, ForeignRoute};
 
 /// The loopback device has this index in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h).
 const LOOPBACK: u32 = 1;

@@ -4,8 +4,9 @@ use std::num::NonZeroU32;
 
 use serde_json::Value;
 
+use super::change::{Family, LocalRoute, PolicyRule};
 use super::error::RulesError;
-use super::plan::{Family, ForeignRoute, LocalRoute, PolicyRule, Seen, SeenTable};
+use super::plan::{ForeignRoute, Seen, SeenTable};
 use super::ruleset::{GATE, Gate, Hook, Outline, STATE, Shape, TABLE};
 use super::state::{State, Sysctl};
 use super::{netlink, nft, sysctl};

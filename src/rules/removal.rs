@@ -1,9 +1,10 @@
 //! Taking away what is ours, whatever state it is in. EFFECT.
 use crate::units::OwnMark;
 
+use super::change::Op;
 use super::error::{Errors, RulesError};
 use super::leftovers::{self, Caller, Cleared};
-use super::plan::{self, Op, Seen, SeenTable};
+use super::plan::{self, Seen, SeenTable};
 use super::state::{State, Sysctl};
 use super::{apply, observe};
 

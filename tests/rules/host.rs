@@ -1,0 +1,246 @@
+//! Installing and removing on one host.
+use std::num::NonZeroU32;
+
+use tcp_intercept::config::{Config, FastOpen};
+use tcp_intercept::rules::{self, Caller, Format, Gate, Verdict};
+
+use crate::support::{early_demux, interfaces, ours, sh, view};
+
+fn remove() -> rules::Removed {
+    rules::remove(Config::default().rules.own_mark, Caller::Operator).unwrap()
+}
+
+#[test]
+fn installing_adds_what_other_programs_see_and_removing_leaves_the_host_as_it_was() {
+    lab::netns(|| {
+        let before = view();
+        let installed = rules::install(&Config::default()).unwrap();
+        assert_eq!(installed.found, Verdict::Absent);
+        assert!(installed.changes.iter().any(|text| text == "set net.ipv4.tcp_early_demux to 0 (it was 1)"));
+        for ip in ["ip", "ip -6"] {
+            let rules = sh(&format!("{ip} rule show priority 100"));
+            assert_eq!(rules.trim(), "100:\tfrom all fwmark 0x1/0x1 lookup 5 proto 155");
+            let route = sh(&format!("{ip} route show table 5"));
+            assert!(route.starts_with("local default dev lo proto 155"), "{route}");
+        }
+        let table = sh("nft list table inet tcp_intercept");
+        for part in [
+            "tproxy ip to 127.0.0.1:5000",
+            "tproxy ip6 to [::1]:5000",
+            "hook prerouting priority dstnat + 10",
+        ] {
+            assert!(table.contains(part), "{part}: {table}");
+        }
+        assert_eq!(early_demux(), "0");
+        assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
+        let removed = remove();
+        assert_eq!(removed.remarks, [""; 0]);
+        assert_eq!(view(), before);
+        assert_eq!(remove().changes, [""; 0], "nothing is left to remove");
+    });
+}
+
+#[test]
+fn an_ordinary_user_in_a_namespace_of_his_own_can_do_the_same() {
+    lab::netns_as_user(|| {
+        let before = view();
+        rules::install(&Config::default()).unwrap();
+        assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
+        remove();
+        assert_eq!(view(), before);
+    });
+}
+
+#[test]
+fn installing_twice_changes_nothing() {
+    lab::netns(|| {
+        for config in [Config::default(), interfaces(&["lan0", "lan1"])] {
+            rules::install(&config).unwrap();
+            let before = view();
+            let again = rules::install(&config).unwrap();
+            assert_eq!((again.found, again.changes), (Verdict::Installed, Vec::new()));
+            assert_eq!(view(), before);
+        }
+    });
+}
+
+#[test]
+fn another_configuration_replaces_the_old_one_and_leaves_none_of_it() {
+    lab::netns(|| {
+        let before = view();
+        rules::install(&Config::default()).unwrap();
+        let mut other = interfaces(&["lan0"]);
+        other.rules.mark = "0x100/0xf00".parse().unwrap();
+        other.rules.table = NonZeroU32::new(1000).unwrap();
+        assert_eq!(rules::status(&other).unwrap().verdict, Verdict::Differ);
+        assert_eq!(rules::install(&other).unwrap().found, Verdict::Differ);
+        assert_eq!(rules::status(&other).unwrap().verdict, Verdict::Installed);
+        assert!(!ours().contains("lookup 5 ") && !ours().contains("table 5 "), "{}", ours());
+        remove();
+        assert_eq!(
+            view(),
+            before,
+            "early demux has its first value, not the 0 that the second installation found"
+        );
+    });
+}
+
+#[test]
+fn whatever_half_of_it_is_there_status_names_it_install_mends_it_and_remove_takes_it_away() {
+    lab::netns(|| {
+        let before = view();
+        let halves = [
+            "nft delete table inet tcp_intercept",
+            "ip rule del priority 100",
+            "ip -6 route flush table 5",
+            "ip rule del priority 100; ip -6 rule del priority 100; ip route flush table 5; ip -6 route flush table 5",
+            "nft flush chain inet tcp_intercept syn",
+            "nft delete chain inet tcp_intercept client_leg_out",
+            "nft flush chain inet tcp_intercept state",
+            "nft add rule inet tcp_intercept syn tcp dport 22 return",
+            "nft delete table inet tcp_intercept; ip rule del priority 100; ip route flush table 5",
+        ];
+        for half in halves {
+            rules::install(&Config::default()).unwrap();
+            sh(half);
+            let status = rules::status(&Config::default()).unwrap();
+            assert_eq!(status.verdict, Verdict::Partly, "{half}");
+            assert!(!status.differences.is_empty(), "{half}");
+            rules::install(&Config::default()).unwrap();
+            assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed, "{half}");
+            sh(half);
+            remove();
+            assert_eq!(ours(), "", "{half}");
+            // Where the record was destroyed, nobody knows what early demux was.
+            sh("echo 1 > /proc/sys/net/ipv4/tcp_early_demux");
+            assert_eq!(view(), before, "{half}");
+        }
+    });
+}
+
+#[test]
+fn what_an_operator_has_is_never_touched() {
+    lab::netns(|| {
+        sh("nft -f - <<'END'
+            table inet operator {
+              chain post { type nat hook postrouting priority srcnat; oifname \"wan0\" masquerade; }
+              chain input { type filter hook input priority filter; policy drop; iifname \"lo\" accept; }
+            }
+            table ip tcp_intercept { chain not_ours { type filter hook prerouting priority raw; }; }
+END
+            ip rule add fwmark 0x1/0x1 lookup 5 priority 100 protocol static
+            ip -6 rule add fwmark 0x1/0x1 lookup 5 priority 101
+            ip rule add fwmark 0x1/0x1 lookup 7 priority 102 protocol 154
+            ip route add 203.0.113.0/24 dev lo table 5
+            ip -6 route add 2001:db8::/32 dev lo table 5 protocol static
+            ip route add default dev lo table 7");
+        let before = view();
+        let installed = rules::install(&Config::default()).unwrap();
+        assert!(
+            installed.remarks.iter().any(|text| text.contains("203.0.113.0/24")),
+            "{:?}",
+            installed.remarks
+        );
+        remove();
+        assert_eq!(view(), before);
+        remove();
+        assert_eq!(view(), before);
+    });
+}
+
+#[test]
+fn the_routes_that_1_1_0s_init_script_left_are_used_and_left() {
+    lab::netns(|| {
+        sh(
+            "for ip in ip 'ip -6'; do $ip route add local default dev lo table 5; done; ip rule add fwmark 1/1 lookup 5",
+        );
+        let before = view();
+        let installed = rules::install(&Config::default()).unwrap();
+        assert!(!installed.changes.iter().any(|change| change.contains("route")), "{:?}", installed.changes);
+        assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
+        remove();
+        assert_eq!(view(), before);
+    });
+}
+
+#[test]
+fn without_ipv6_only_ipv4_is_intercepted_and_that_is_said() {
+    lab::netns(|| {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        let before = view();
+        let installed = rules::install(&Config::default()).unwrap();
+        assert!(installed.remarks.iter().any(|text| text.contains("IPv6")), "{:?}", installed.remarks);
+        assert!(!sh("nft list table inet tcp_intercept; ip -6 rule").contains("ip6"));
+        assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
+        remove();
+        assert_eq!(view(), before);
+    });
+}
+
+#[test]
+fn fast_open_sets_its_bit_keeps_the_others_and_gives_it_back() {
+    lab::netns(|| {
+        let fast_open = || sh("cat /proc/sys/net/ipv4/tcp_fastopen").trim().to_owned();
+        sh("echo 0x401 > /proc/sys/net/ipv4/tcp_fastopen || echo 1025 > /proc/sys/net/ipv4/tcp_fastopen");
+        let mut config = Config::default();
+        config.client.fast_open = FastOpen::Cookie;
+        let installed = rules::install(&config).unwrap();
+        assert!(installed.changes.contains(&"set net.ipv4.tcp_fastopen to 1027 (it was 1025)".to_owned()));
+        assert_eq!(fast_open(), "1027");
+        rules::install(&Config::default()).unwrap();
+        assert_eq!(fast_open(), "1025", "no longer asked for");
+        rules::install(&config).unwrap();
+        remove();
+        assert_eq!(fast_open(), "1025");
+    });
+}
+
+#[test]
+fn a_sysctl_that_somebody_changed_meanwhile_is_left_and_that_is_said() {
+    lab::netns(|| {
+        let mut config = Config::default();
+        config.client.fast_open = FastOpen::NoCookie;
+        rules::install(&config).unwrap();
+        sh("echo 7 > /proc/sys/net/ipv4/tcp_fastopen; echo 1 > /proc/sys/net/ipv4/tcp_early_demux");
+        let removed = remove();
+        assert_eq!(removed.remarks.len(), 2, "{:?}", removed.remarks);
+        assert_eq!(sh("cat /proc/sys/net/ipv4/tcp_fastopen").trim(), "7");
+        assert_eq!(early_demux(), "1");
+    });
+}
+
+#[test]
+fn the_gate_is_closed_and_opened_and_is_no_difference_to_what_is_installed() {
+    lab::netns(|| {
+        assert!(rules::gate(Gate::Closed).is_err(), "nothing is installed");
+        rules::install(&Config::default()).unwrap();
+        let open = view();
+        rules::gate(Gate::Closed).unwrap();
+        let status = rules::status(&Config::default()).unwrap();
+        assert_eq!((status.verdict, status.gate), (Verdict::Installed, Some(Gate::Closed)));
+        assert!(sh("nft list chain inet tcp_intercept gate").contains("goto full"));
+        rules::gate(Gate::Open).unwrap();
+        assert_eq!(view(), open);
+    });
+}
+
+#[test]
+fn what_print_shows_is_what_nft_gets() {
+    lab::netns(|| {
+        let text = rules::print(&Config::default(), Format::Nft);
+        rules::install(&Config::default()).unwrap();
+        let installed = view();
+        rules::remove(Config::default().rules.own_mark, Caller::Operator).unwrap();
+        std::fs::write("/run/rules.nft", &text).unwrap();
+        sh("nft -f /run/rules.nft; grep -oE '(ip|ip -6|echo) .*' /run/rules.nft | grep -E '^(ip |echo )' |
+            grep -v tproxy | grep -E 'protocol 155|^echo' > /run/commands; sh -e /run/commands");
+        assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed, "{text}");
+        // Handles apart, which count up in the kernel.
+        let plain = |view: String| {
+            view.split("\"handle\":")
+                .map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').to_owned())
+                .collect::<String>()
+        };
+        assert_eq!(plain(view()), plain(installed));
+    });
+}
