@@ -1,5 +1,6 @@
 //! `check` on real hosts: each problem is made, found, mended by exactly the command that is offered, and gone.
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use lab::{Host, Lab};
@@ -246,6 +247,23 @@ fn an_interface_that_does_not_exist_is_found_until_it_does() {
         assert!(find(&findings, "there is no interface lan9").is_some());
         host.ip("link add lan9 type veth peer name peer9");
         nothing_to_mend(&host, config);
+    });
+}
+
+#[test]
+fn a_bridge_with_several_ports_is_told_of_and_one_with_a_single_port_is_not() {
+    lab::netns(|| {
+        let host = mended_host();
+        host.enter(|| {
+            // What /sys/class/net shows is decided when it is mounted.
+            let mounted = Command::new("mount").args(["-t", "sysfs", "none", "/sys"]).status();
+            assert!(mounted.expect("mount starts").success());
+        });
+        host.ip("link add br0 type bridge");
+        host.ip("link set lan0 master br0");
+        assert!(find(&check(&host, "").0, "br0 is a bridge").is_none());
+        host.ip("link set wan0 master br0");
+        assert!(find(&check(&host, "").0, "br0 is a bridge").is_some());
     });
 }
 

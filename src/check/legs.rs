@@ -13,7 +13,9 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![mptcp(config, facts)];
     findings.push(congestion("client", &config.client.leg, &facts.client, facts));
     findings.push(congestion("server", &config.server.leg, &facts.server, facts));
-    findings.extend(facts.degraded.iter().map(degraded));
+    // That no MPTCP socket can be made is told above.
+    let told = |found: &&Degraded| facts.mptcp.is_some() && found.key.ends_with(".mptcp");
+    findings.extend(facts.degraded.iter().filter(|found| !told(found)).map(degraded));
     findings
 }
 
@@ -70,7 +72,11 @@ fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts
 
 fn degraded(found: &Degraded) -> Finding {
     let Degraded { key, kind, errno } = found;
-    let why =
-        format!("this kernel's {kind} sockets do not take it; what can be had without it is done without it");
+    let why = match kind.as_str() {
+        "MPTCP" => {
+            "this kernel's MPTCP sockets do not take it: MPTCP connections go without it, plain TCP ones have it"
+        }
+        _ => "this kernel does not take it: connections go without it",
+    };
     Finding::new(Level::Warning, "degraded", format!("{key}: left out on {kind} sockets: {errno}"), why)
 }
