@@ -11,22 +11,45 @@ enum Tier {
     Wiring,
 }
 
-/// A module is in the tier of its longest prefix here: `config` stands for `config::fault` too. What a module that
-/// gathers others defines itself can be named by item.
-const TIERS: [(Tier, &[&str]); 9] = [
-    (Tier::Pure, &["config", "exit", "flow", "limits", "metrics", "policy", "record", "table", "units"]),
-    (Tier::Pure, &["relay::half", "relay::silence"]),
-    (Tier::Pure, &["rules::change", "rules::compare", "rules::error", "rules::iptables"]),
-    (Tier::Pure, &["rules::plan", "rules::ruleset", "rules::state"]),
-    (Tier::Pure, &["check::facts", "check::firewall", "check::input", "check::judge", "check::legs"]),
-    (Tier::Pure, &["check::ruleset", "check::show", "check::sysctls", "check::Finding", "check::Level"]),
-    (Tier::Effect, &["admin", "check", "dial", "guardian", "kernel", "leg", "listener", "lock", "log"]),
-    (Tier::Effect, &["relay", "rules"]),
-    (Tier::Wiring, &["cli", "cmd", "daemon", "lib", "main", "session", "worker"]),
+/// A module is in the tier of its longest prefix here: `config` stands for `config::faults` too.
+const TIERS: &[(&str, Tier)] = &[
+    ("check", Tier::Pure),
+    ("config", Tier::Pure),
+    ("exit", Tier::Pure),
+    ("flow", Tier::Pure),
+    ("limits", Tier::Pure),
+    ("metrics", Tier::Pure),
+    ("record", Tier::Pure),
+    ("relay::half", Tier::Pure),
+    ("relay::silence", Tier::Pure),
+    ("rules::change", Tier::Pure),
+    ("rules::compare", Tier::Pure),
+    ("rules::error", Tier::Pure),
+    ("rules::iptables", Tier::Pure),
+    ("rules::plan", Tier::Pure),
+    ("rules::ruleset", Tier::Pure),
+    ("rules::state", Tier::Pure),
+    ("units", Tier::Pure),
+    ("check::gather", Tier::Effect),
+    ("dial", Tier::Effect),
+    ("kernel", Tier::Effect),
+    ("leg", Tier::Effect),
+    ("listener", Tier::Effect),
+    ("lock", Tier::Effect),
+    ("log", Tier::Effect),
+    ("relay", Tier::Effect),
+    ("rules", Tier::Effect),
+    ("cli", Tier::Wiring),
+    ("cmd", Tier::Wiring),
+    ("daemon", Tier::Wiring),
+    ("lib", Tier::Wiring),
+    ("main", Tier::Wiring),
+    ("session", Tier::Wiring),
+    ("worker", Tier::Wiring),
 ];
 
-/// What PURE may use besides std. humantime, strsim and serde_json turn text into values and do nothing else.
-const PURE_CRATES: [&str; 7] = ["serde", "toml", "ipnet", "thiserror", "humantime", "strsim", "serde_json"];
+/// What PURE may use besides std; humantime, strsim and serde_json turn text into values and do nothing else.
+const PURE_CRATES: [&str; 7] = ["serde", "serde_json", "toml", "ipnet", "thiserror", "humantime", "strsim"];
 
 /// Single values of other crates that PURE may name: a number with a name.
 const PURE_ITEMS: [&str; 1] = ["rustix::io::Errno"];
@@ -171,8 +194,11 @@ fn tier(path: &str) -> Option<Tier> {
     let below = |prefix: &str| {
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
-    let all = TIERS.iter().flat_map(|(tier, modules)| modules.iter().map(move |module| (*tier, *module)));
-    all.filter(|(_, prefix)| below(prefix)).max_by_key(|(_, prefix)| prefix.len()).map(|(tier, _)| tier)
+    TIERS
+        .iter()
+        .filter(|(prefix, _)| below(prefix))
+        .max_by_key(|(prefix, _)| prefix.len())
+        .map(|(_, tier)| *tier)
 }
 
 /// Every path into the crate that `code` names; main.rs and its modules may name it by the crate's name.
