@@ -26,11 +26,13 @@ mod tests;
 use std::fmt::Write;
 
 use crate::config::Config;
+use crate::units::OwnMark;
 
 use change::Op;
 pub use compare::Verdict;
 pub use error::{Errors, RulesError};
 pub use leftovers::Caller;
+use leftovers::Cleared;
 use plan::{Plan, Seen};
 pub use removal::{Removed, remove};
 pub use ruleset::Gate;
@@ -94,7 +96,7 @@ pub fn status(config: &Config) -> Result<Status, RulesError> {
         verdict: compare::verdict(&plan, &seen),
         differences: compare::differences(&plan, &seen),
         remarks: compare::remarks(&plan, &seen, ipv6),
-        gate: observe::nft_table()?.map(|(_, gate)| gate),
+        gate: seen.table.as_ref().map(|table| table.gate),
     })
 }
 
@@ -106,6 +108,19 @@ pub fn gate(gate: Gate) -> Result<(), RulesError> {
         Gate::Closed => "close the gate for new connections",
     };
     nft::transact(step, &gate.script())
+}
+
+/// Destroys all sockets with our marks, for a daemon that ends and leaves its rules: a client that uses its port again
+/// would meet them (`tproxy` gives a SYN to a socket in TIME_WAIT when nobody listens). Gives their number.
+pub fn destroy_leftovers(own: OwnMark) -> Result<usize, RulesError> {
+    let step = "destroy leftover sockets";
+    match leftovers::clear(own, Caller::Daemon) {
+        Ok(Cleared::Gone(count)) => Ok(count),
+        Ok(Cleared::Remain(_) | Cleared::InUse) => {
+            Err(RulesError::Failed { step: step.to_owned(), why: "new ones keep coming".to_owned() })
+        }
+        Err(err) => Err(RulesError::io(step, &err)),
+    }
 }
 
 /// What [`install`] would do on this host if nothing were installed, as text to read or to run.

@@ -85,6 +85,8 @@ fn trap_5_a_client_may_use_a_port_again_while_its_last_connection_is_in_time_wai
         let _servers = servers(&lab);
         install(&lab, &Config::default());
         lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
+        // A client that does not answer a stray ACK with a reset would wait for ever; ours does, so it is ignored.
+        lab.gateway.sysctl("net.ipv4.tcp_rfc1337", "1");
         let proxy = Proxy::start(&lab.gateway, &Config::default());
         for ip in BOTH {
             for _ in 0..3 {
@@ -168,15 +170,80 @@ fn trap_12_what_is_addressed_to_the_box_itself_is_not_intercepted() {
 }
 
 #[test]
+fn a_program_on_the_box_itself_is_not_intercepted() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        install(&lab, &Config::default());
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        for ip in BOTH {
+            asked(lab.gateway.connect(lab.server_at(ip, 80)).unwrap());
+        }
+        assert_eq!(proxy.taken(), 0);
+    });
+}
+
+#[test]
+fn another_transparent_program_on_the_box_gets_nothing_from_us() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        install(&lab, &Config::default());
+        let _other = lab.gateway.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            socket.set_ip_transparent_v4(true).unwrap();
+            socket.bind(&SocketAddr::from(([0; 4], 80)).into()).unwrap();
+            socket.listen(8).unwrap();
+            socket
+        });
+        quick(&lab, Ip::V4, 4001);
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        quick(&lab, Ip::V4, 4002);
+        assert_eq!(proxy.taken(), 1);
+    });
+}
+
+#[test]
+fn trap_12_a_connection_that_is_older_than_the_rules_goes_on() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        for ip in BOTH {
+            let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, 7));
+            install(&lab, &Config::default());
+            let proxy = Proxy::start(&lab.gateway, &Config::default());
+            stream::exchange(&near, &far, 1 << 20, Pace::FULL);
+            assert_eq!(proxy.taken(), 0);
+            drop(proxy);
+            remove(&lab, Caller::Operator);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_asks_for_multipath_tcp_is_intercepted() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        install(&lab, &Config::default());
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        let stream = lab.client().enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).unwrap();
+            socket.connect(&lab.server_at(Ip::V4, 80).into()).unwrap();
+            TcpStream::from(socket)
+        });
+        asked(stream);
+        assert_eq!(proxy.taken(), 1);
+    });
+}
+
+#[test]
 fn trap_13_and_22_when_nobody_listens_connections_are_routed_at_once_also_from_ports_just_used() {
     lab::netns(|| {
         let lab = Lab::new();
         let _servers = servers(&lab);
         install(&lab, &Config::default());
         let mut proxy = Proxy::start(&lab.gateway, &Config::default());
-        for ip in BOTH {
-            quick(&lab, ip, 4001);
-        }
+        both_are_answered(&lab, 4001);
         let open: Vec<TcpStream> = BOTH
             .into_iter()
             .map(|ip| lab.client().connect_from(lab.client_at(0, ip, 4002), lab.server_at(ip, 80)).unwrap())
@@ -194,6 +261,67 @@ fn trap_13_and_22_when_nobody_listens_connections_are_routed_at_once_also_from_p
             }
         }
         assert_eq!(proxy.taken(), taken);
+    });
+}
+
+/// In TIME_WAIT on both legs: the connection from `port` is over, and the box closed both sides first.
+fn leave_time_wait(lab: &Lab, port: u16) {
+    lab.gateway.sysctl("net.ipv4.tcp_rfc1337", "1"); // nothing but time ends TIME_WAIT
+    let proxy = Proxy::start(&lab.gateway, &Config::default());
+    for ip in BOTH {
+        let listener = lab.server.listen(lab.server_at(ip, 81));
+        let mut near = lab.client().connect_from(lab.client_at(0, ip, port), lab.server_at(ip, 81)).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        far.write_all(b"x").unwrap();
+        near.read_exact(&mut [0]).unwrap();
+        proxy.close_all();
+        assert_eq!((near.read(&mut [0]).unwrap(), far.read(&mut [0]).unwrap()), (0, 0));
+    }
+    lab::wait_until("TIME_WAIT on both legs", Duration::from_secs(5), || {
+        lab.gateway.ss("-tan state time-wait").lines().count() == 4
+    });
+}
+
+fn reuse(lab: &Lab, port: u16) {
+    for ip in BOTH {
+        let listener = lab.server.listen(lab.server_at(ip, 81));
+        let start = Instant::now();
+        let near = lab.client().connect_from(lab.client_at(0, ip, port), lab.server_at(ip, 81)).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        stream::exchange(&near, &far, 100_000, Pace::FULL);
+        assert!(start.elapsed() < Duration::from_millis(900), "{ip:?}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn trap_22_a_closed_gate_routes_at_once_from_ports_that_are_in_time_wait_here() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        install(&lab, &Config::default());
+        leave_time_wait(&lab, 4001);
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        lab.gateway.enter(|| rules::gate(Gate::Closed)).unwrap();
+        // As after 15 s; until then the gate takes a SYN from the same port for a repeated one.
+        lab.gateway.run("for ip in 4 6; do nft flush set inet tcp_intercept taken$ip; done");
+        reuse(&lab, 4001);
+        assert_eq!(proxy.taken(), 0);
+        lab.gateway.enter(|| rules::gate(Gate::Open)).unwrap();
+        std::thread::sleep(Duration::from_millis(1100));
+        lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
+        reuse(&lab, 4001);
+        assert_eq!(proxy.taken(), 2, "what was routed once is intercepted again");
+    });
+}
+
+#[test]
+fn trap_22_a_daemon_that_leaves_its_rules_destroys_its_leftovers() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        install(&lab, &Config::default());
+        leave_time_wait(&lab, 4001);
+        let destroyed = lab.gateway.enter(|| rules::destroy_leftovers(Config::default().rules.own_mark));
+        assert_eq!(destroyed.unwrap(), 4);
+        reuse(&lab, 4001);
     });
 }
 
