@@ -1,11 +1,12 @@
 //! The rules that bring connections to the listener: an nft table, a policy rule and a route for each address family,
 //! and two sysctls. How they work is in `docs/rules.md`.
 //!
-//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `state`, `change`, `compare`, `iptables` and
+//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `chains`, `state`, `change`, `compare`, `iptables` and
 //! `error`); `observe` and `apply` look and change (EFFECT, as are `nft`, `netlink`, `sysctl`, `diag` and `leftovers`).
 //! All functions here block, need no runtime, and work in the network namespace of the calling thread.
 
 mod apply;
+mod chains;
 pub mod change;
 mod compare;
 mod diag;
