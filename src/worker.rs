@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use socket2::Socket;
-use tokio::runtime;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
-use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::kernel::Kernel;
@@ -48,24 +47,24 @@ pub fn start(
 }
 
 fn work(shared: &Arc<Shared>, listeners: Vec<Socket>, mut stopping: watch::Receiver<bool>) {
-    let rt = runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_BETWEEN_EVENTS).build();
+    let mut builder = Builder::new_current_thread();
+    let rt = builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS).build_local(LocalOptions::default());
     let rt = match rt {
         Ok(rt) => rt,
         Err(err) => return tracing::error!("a worker cannot start: {err}"),
     };
     let worker = Rc::new(Worker { shared: Arc::clone(shared), pool: Pool::default() });
-    let sessions = LocalSet::new();
     for listener in listeners {
         let worker = Rc::clone(&worker);
-        sessions.spawn_local(async move {
+        rt.spawn_local(async move {
             let room = || !worker.shared.occupancy.is_full();
             let mptcp = worker.shared.kernel.client.mptcp;
             let failed = listener::accept(listener, mptcp, room, |arrival| worker.take(arrival)).await;
             tracing::error!("a listener has failed, new connections are routed past it: {failed:?}");
         });
     }
-    // When this ends, dropping `sessions` ends every session with a reset and its close record.
-    rt.block_on(sessions.run_until(async { stopping.changed().await.is_ok() }));
+    // When this ends, dropping the runtime ends every session with a reset and its close record.
+    rt.block_on(async { stopping.changed().await.is_ok() });
 }
 
 struct Worker {

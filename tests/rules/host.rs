@@ -109,8 +109,10 @@ fn whatever_half_of_it_is_there_status_names_it_install_mends_it_and_remove_take
             rules::install(&Config::default()).unwrap();
             assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed, "{half}");
             sh(half);
-            remove();
+            let removed = remove();
             assert_eq!(ours(), "", "{half}");
+            let record_is_gone = half.contains("table inet") || half.contains("state");
+            assert_eq!(removed.remarks.len(), usize::from(record_is_gone), "{half}: {removed:?}");
             // Where the record was destroyed, nobody knows what early demux was.
             sh("echo 1 > /proc/sys/net/ipv4/tcp_early_demux");
             assert_eq!(view(), before, "{half}");
