@@ -141,7 +141,9 @@ fn narrow(shape: Shape) {
         assert_eq!(lab.legs(&near), 2);
         stream::exchange(&near, &far, 1 << 20, Pace::FULL);
         drop((near, far));
-        wait_until("the record", SOON, || daemon.log().matches("\"mptcp\":\"yes\"").count() >= 2);
+        let records = daemon.wait_for_records(if ip == Ip::V4 { 1 } else { 2 });
+        assert!(records.iter().all(|record| record["client_mptcp"] == "yes"), "{records:?}");
+        assert!(records.iter().all(|record| record["server_mptcp"] == "yes"), "{records:?}");
     });
 }
 
@@ -297,7 +299,9 @@ fn trap_12_a_join_reaches_the_connection_that_was_routed_before_the_start() {
         for (more, n) in [("10.1.0.3/24", 1), ("fd01::3/64", 2)] {
             lab.client().ip(&format!("address add {more} dev eth0"));
             let ip = BOTH[n - 1];
-            let (near, far) = mptcp_pair(&lab, ip);
+            let (mut near, mut far) = mptcp_pair(&lab, ip);
+            near.write_all(b"joins are allowed once data was acknowledged").unwrap();
+            far.read_exact(&mut [0; 44]).unwrap();
             let _daemon = Daemon::start(&lab.gateway, BIN, WHERE[n - 1]);
             let address = more.split('/').next().unwrap();
             lab.client().ip(&format!("mptcp endpoint add {address} dev eth0 subflow"));
