@@ -137,7 +137,7 @@ fn narrow(shape: Shape) {
     intercepting(&lab, &[], |ip, _| assert_eq!(legs_of_a_new_connection(&lab, ip), 2));
     let mptcp = ["client.mptcp=true", "server.mptcp=true"];
     intercepting(&lab, &mptcp, |ip, daemon| {
-        let (near, far) = mptcp_pair(&lab, ip);
+        let (near, far, _) = mptcp_pair(&lab, ip);
         assert_eq!(lab.legs(&near), 2);
         stream::exchange(&near, &far, 1 << 20, Pace::FULL);
         drop((near, far));
@@ -147,8 +147,9 @@ fn narrow(shape: Shape) {
     });
 }
 
-/// Both ends of a connection of Multipath TCP from the client to the server.
-fn mptcp_pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream) {
+/// Both ends of a connection of Multipath TCP from the client to the server, and the listener, without which joins are
+/// refused.
+fn mptcp_pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream, TcpListener) {
     let address = lab.server_at(ip, 7);
     let socket = |host: &Host| {
         let socket = host.enter(|| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)));
@@ -159,8 +160,9 @@ fn mptcp_pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream) {
     listener.bind(&address.into()).unwrap();
     listener.listen(1).unwrap();
     near.connect_timeout(&address.into(), SOON).unwrap();
-    let (far, _) = TcpListener::from(listener).accept().unwrap();
-    (near.into(), far)
+    let listener = TcpListener::from(listener);
+    let (far, _) = listener.accept().unwrap();
+    (near.into(), far, listener)
 }
 
 #[test]
@@ -299,7 +301,7 @@ fn trap_12_a_join_reaches_the_connection_that_was_routed_before_the_start() {
         for (more, n) in [("10.1.0.3/24", 1), ("fd01::3/64", 2)] {
             lab.client().ip(&format!("address add {more} dev eth0"));
             let ip = BOTH[n - 1];
-            let (mut near, mut far) = mptcp_pair(&lab, ip);
+            let (mut near, mut far, _listener) = mptcp_pair(&lab, ip);
             near.write_all(b"joins are allowed once data was acknowledged").unwrap();
             far.read_exact(&mut [0; 44]).unwrap();
             let _daemon = Daemon::start(&lab.gateway, BIN, WHERE[n - 1]);
