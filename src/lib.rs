@@ -4,8 +4,24 @@
 //! WIRING puts them together. The way of one connection, top to bottom, is in `session`.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod cli;
 pub mod cmd;
 pub mod config;
+pub mod daemon;
+pub mod dial;
 pub mod exit;
+pub mod flow;
+pub mod kernel;
+pub mod leg;
+pub mod limits;
+pub mod listener;
+pub mod lock;
+pub mod log;
+pub mod metrics;
+pub mod record;
+pub mod relay;
 pub mod rules;
+pub mod session;
 pub mod units;
+pub mod worker;

@@ -1,2 +1,7 @@
-//! Entry.
-fn main() {}
+//! The program's entry.
+#![forbid(unsafe_code)]
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tcp_intercept::cli::main()
+}

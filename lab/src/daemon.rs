@@ -82,8 +82,8 @@ impl Daemon {
     }
 }
 
-/// The copy of `binary` that the current user may run, when there had to be one.
-fn reachable(binary: &Path) -> PathBuf {
+/// `binary`, or the copy of it that the current user may run, when there had to be one.
+pub fn reachable(binary: &Path) -> PathBuf {
     let copies = std::env::var_os(INSIDE).map(PathBuf::from).unwrap_or_default();
     match binary.file_name().map(|name| copies.join(name)) {
         Some(copy) if copy.is_absolute() && copy.exists() => copy,

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -142,11 +143,17 @@ impl fmt::Display for Host {
     }
 }
 
+/// The next cable's number. The kernel takes a cable whose ends have the same number for no cable, and lets IPv6 wait
+/// a second for it (`linkwatch_urgent_event()` in net/core/link_watch.c).
+static INDEX: AtomicU32 = AtomicU32::new(1000);
+
 /// Joins two hosts by a virtual cable.
 pub fn link(left: End<'_>, right: End<'_>, mtu: u32) {
+    let index = INDEX.fetch_add(1, Ordering::Relaxed).to_string();
     sh::run(
         Command::new("ip")
-            .args(["link", "add", left.device, "netns", left.host.name(), "mtu", &mtu.to_string()])
+            .args(["link", "add", "name", left.device, "index", &index, "netns", left.host.name()])
+            .args(["mtu", &mtu.to_string()])
             .args(["type", "veth", "peer", "name", right.device, "netns", right.host.name()])
             .args(["mtu", &mtu.to_string()]),
         "ip link add",

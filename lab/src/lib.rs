@@ -9,14 +9,15 @@ mod host;
 mod namespaces;
 pub mod peers;
 mod process;
+pub mod servers;
 mod sh;
 pub mod stream;
 mod topology;
 mod wait;
 
-pub use daemon::Daemon;
+pub use daemon::{Daemon, reachable};
 pub use host::{End, Host, link};
-pub use namespaces::{netns, netns_as_user};
+pub use namespaces::{netns, netns_as_user, program};
 pub use process::Proc;
 pub use topology::{BOTH, Ip, Lab, Shape};
 pub use wait::{becomes, wait_until};

@@ -4,9 +4,11 @@
 //! process is interrupted or killed (`--pdeathsig`, `--kill-child`).
 use std::any::type_name;
 use std::env;
+use std::fs::{self, Permissions};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -24,12 +26,12 @@ const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear
 const USER: [&str; 3] = ["--user", "--map-current-user", "--keep-caps"];
 
 /// Runs `test` in network, mount and PID namespaces of its own, with a user namespace around them unless root runs
-/// it. Called directly in a `#[test]`, with a closure: the test's name is taken from the closure's type.
+/// it. Called on the test's own thread.
 ///
 /// # Panics
 /// When the test fails, takes longer than `LAB_TIMEOUT` seconds (120), or the host lacks what this needs.
 pub fn netns<F: FnOnce()>(test: F) {
-    run(test, env::var(AS_USER).is_ok_and(|set| set == "1"));
+    run(test, wants_user());
 }
 
 /// As [`netns`], but always as an ordinary user in a user namespace; as root only where a host forbids those.
@@ -40,24 +42,52 @@ pub fn netns_as_user<F: FnOnce()>(test: F) {
     run(test, true);
 }
 
+/// As [`netns`], for a whole program: runs it again inside, with the same arguments, output and terminal, and gives
+/// its exit code; inside, `main` is what it does.
+///
+/// # Panics
+/// When the host lacks what this needs.
+pub fn program(main: impl FnOnce() -> ExitCode) -> ExitCode {
+    if env::var_os(INSIDE).is_some() {
+        prepare();
+        return main();
+    }
+    let entry = Entry::choose(&own_binary(), wants_user());
+    let mut command = entry.command();
+    let status = command.args(env::args_os().skip(1)).status();
+    let code = status.unwrap_or_else(|err| panic!("setpriv: {err}\n{}", Entry::needs())).code();
+    // 1 is what unshare says when it cannot enter; a killed program has no code.
+    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn wants_user() -> bool {
+    env::var(AS_USER).is_ok_and(|set| set == "1")
+}
+
+fn own_binary() -> PathBuf {
+    env::current_exe().unwrap_or_else(|err| panic!("this program's own file is not to be found: {err}"))
+}
+
 fn run<F: FnOnce()>(test: F, as_user: bool) {
     if env::var_os(INSIDE).is_some() {
         eprintln!("{ENTERED}");
         prepare();
         return test();
     }
-    let name = test_name(type_name::<F>());
+    let name = test_name(std::thread::current().name(), type_name::<F>());
     let timeout = env::var(TIMEOUT).ok().and_then(|text| text.parse().ok()).unwrap_or(120);
     let exe =
         env::current_exe().unwrap_or_else(|err| panic!("the test's own binary is not to be found: {err}"));
     let entry = Entry::choose(&exe, as_user);
     let mut command = entry.command();
-    command.args(["--exact", name, "--nocapture", "--include-ignored"]);
+    command.args(["--exact", &name, "--nocapture", "--include-ignored"]);
     let (ended, output) = finish(command, Duration::from_secs(timeout));
     match ended {
         Ended::Well if output.contains(ENTERED) => eprint!("{output}"),
         Ended::Well => {
-            panic!("`{name}` is no test: call lab::netns directly in a #[test], with a closure\n{output}")
+            panic!(
+                "`{name}` is no test: call lab::netns on the thread of a #[test], or with a closure in it\n{output}"
+            )
         }
         Ended::TimedOut => {
             panic!("`{name}` was ended after {timeout} s ({TIMEOUT} sets another limit)\n{output}")
@@ -69,10 +99,12 @@ fn run<F: FnOnce()>(test: F, as_user: bool) {
     }
 }
 
-/// `crate::module::test::{{closure}}` → `module::test`, the name under which libtest knows it.
-fn test_name(closure: &str) -> &str {
+/// The name under which libtest knows the test: it gives it to the thread; with one thread (`main`) it is what the
+/// closure's type says, `crate::module::test::{{closure}}`.
+fn test_name(thread: Option<&str>, closure: &str) -> String {
     let path = closure.split_once("::{{closure}}").map_or(closure, |(path, _)| path);
-    path.split_once("::").map_or(path, |(_crate, test)| test)
+    let test = path.split_once("::").map_or(path, |(_crate, test)| test);
+    thread.filter(|name| *name != "main").unwrap_or(test).to_owned()
 }
 
 /// How a command gets into new namespaces.
@@ -115,6 +147,9 @@ impl Entry {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.prefix[0]);
         command.args(&self.prefix[1..]).arg(&self.exe).stdin(Stdio::null());
+        // An ordinary user's path may lack the directories of nft, nginx and sshd.
+        let path = env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
         command.env(INSIDE, self.copies.as_ref().map(|copies| copies.0.as_os_str()).unwrap_or_default());
         command
     }
@@ -145,13 +180,16 @@ impl Copies {
         let name = exe.file_name().unwrap_or_default();
         let dir = env::temp_dir().join(format!("lab-{}-{}", std::process::id(), name.to_string_lossy()));
         let copies = Self(dir);
-        // target/debug/deps/test-hash: the product's binary is one directory above.
+        // Beside a program, or one directory above a test (target/debug/deps/test-hash).
         let product =
-            exe.ancestors().nth(2).map(|dir| dir.join("tcp-intercept")).filter(|path| path.is_file());
-        let copied = std::fs::create_dir_all(&copies.0).and_then(|()| {
+            exe.ancestors().skip(1).take(2).map(|dir| dir.join("tcp-intercept")).find(|path| path.is_file());
+        // Never a directory that somebody else has made; and readable whatever the umask.
+        let made = fs::create_dir(&copies.0);
+        let made = made.and_then(|()| fs::set_permissions(&copies.0, Permissions::from_mode(0o755)));
+        let copied = made.and_then(|()| {
             [Some(exe.to_owned()), product].iter().flatten().try_for_each(|from| {
                 let to = copies.0.join(from.file_name().unwrap_or_default());
-                std::fs::copy(from, to).map(drop)
+                fs::copy(from, to).map(drop)
             })
         });
         copied.unwrap_or_else(|err| panic!("the binaries cannot be copied to {}: {err}", copies.0.display()));
@@ -162,7 +200,7 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         // A leftover in the temporary directory harms nobody.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -215,11 +253,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_is_named_by_the_type_of_its_closure() {
-        assert_eq!(
-            test_name("it::end_to_end::a_reset_stays_a_reset::{{closure}}"),
-            "end_to_end::a_reset_stays_a_reset"
-        );
-        assert_eq!(test_name("it::top::{{closure}}::{{closure}}"), "top");
+    fn a_test_is_named_by_its_thread_or_by_the_type_of_its_closure() {
+        let closure = "it::top::a_reset_stays_a_reset::{{closure}}::{{closure}}";
+        assert_eq!(test_name(Some("main"), closure), "top::a_reset_stays_a_reset");
+        assert_eq!(test_name(Some("top::from_a_helper"), closure), "top::from_a_helper");
     }
 }

@@ -1,5 +1,6 @@
 //! Namespaces are entered, private, and gone afterwards; a test that cannot enter fails.
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 #[test]
 fn a_test_has_a_network_of_its_own() {
@@ -26,4 +27,57 @@ fn a_failure_inside_is_a_failure_with_its_output() {
     let failure = std::panic::catch_unwind(|| lab::netns(|| panic!("what went wrong inside"))).unwrap_err();
     let message = failure.downcast_ref::<String>().expect("a formatted panic");
     assert!(message.contains("what went wrong inside"), "{message}");
+}
+
+#[test]
+fn nothing_inside_outlives_a_test_that_is_killed() {
+    let sleeper = Sleeper::start("nothing_inside_outlives_a_test_that_is_killed", "120");
+    let Some(mut sleeper) = sleeper else { return };
+    sleeper.test.kill().unwrap();
+    lab::wait_until("the end of what ran inside", Duration::from_secs(5), || !sleeper.runs());
+}
+
+#[test]
+fn a_test_that_takes_too_long_is_ended_with_all_that_it_started() {
+    let sleeper = Sleeper::start("a_test_that_takes_too_long_is_ended_with_all_that_it_started", "1");
+    let Some(sleeper) = sleeper else { return };
+    assert!(sleeper.runs());
+    let runs = format!("sleep\0{}", sleeper.seconds);
+    let output = sleeper.test.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("was ended after 1 s"), "{output:?}");
+    assert!(!is_running(&runs));
+}
+
+/// A test of this file, run again as a program of its own, in which a `sleep` that can be told from all others runs.
+struct Sleeper {
+    test: Child,
+    seconds: String,
+}
+
+impl Sleeper {
+    /// `None` in the program that is run again, when it is over.
+    fn start(test: &str, timeout: &str) -> Option<Self> {
+        if let Ok(seconds) = std::env::var("SLEEPER") {
+            lab::netns(|| drop(Command::new("sleep").arg(&seconds).status()));
+            return None;
+        }
+        let seconds = format!("{}{}", 1000 + timeout.len(), std::process::id());
+        let mut command = Command::new(std::env::current_exe().expect("this test's program"));
+        command.args(["--exact", test]).env("SLEEPER", &seconds).env("LAB_TIMEOUT", timeout);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let sleeper = Self { test: command.spawn().expect("it runs already"), seconds };
+        lab::wait_until("a start inside", Duration::from_secs(10), || sleeper.runs());
+        Some(sleeper)
+    }
+
+    fn runs(&self) -> bool {
+        is_running(&format!("sleep\0{}", self.seconds))
+    }
+}
+
+fn is_running(command: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let mut lines =
+        processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.any(|line| line.trim_end_matches('\0') == command)
 }

@@ -1,10 +1,21 @@
 //! What the operator asked for, parsed into types that cannot be wrong. PURE: parsing touches no device.
+//!
+//! [`Config::parse`] is all of it. `read` has every option once; `value` says what each kind of value may be; `section` reads a
+//! table key by key and collects the faults; `tree` is the TOML with its places; `fault` is how faults are told.
+mod fault;
+mod read;
+mod section;
+mod tree;
+mod value;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::units::{Mark, OwnMark, Port};
+
+pub use fault::{Fault, Faults, Hint, Origin, Place, Why};
 
 /// The whole configuration: one snapshot for the daemon's life.
 #[derive(Debug, Clone, PartialEq, Default)]

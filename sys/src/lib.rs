@@ -1,1 +1,10 @@
-//! sys
+//! The system calls of tcp-intercept that no library offers: one safe function each, borrowed descriptor in,
+//! typed result out, no policy, no logging. The only crate with `unsafe`.
+
+mod event;
+mod sockopt;
+
+pub use event::async_socket;
+pub use sockopt::{
+    MemInfo, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open, set_fast_open_no_cookie,
+};

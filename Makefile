@@ -1,0 +1,26 @@
+# The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: build demo test lint packages
+
+build:
+	cargo build --release --locked
+
+# Client, box and server in namespaces of their own, real traffic, and what became of it.
+demo: packages
+	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- demo
+
+# Two threads at least: a test that has no thread of its own does not know its name, which the lab needs.
+test: packages
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(n=$$(nproc); echo $$((n > 2 ? n : 2)))} \
+	cargo test --workspace --locked --no-fail-fast
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check --hide-inclusion-graph licenses bans sources
+
+packages:
+	@scripts/install-packages

@@ -1,0 +1,60 @@
+//! Findings as text for people and as JSON for programs. PURE.
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::{Finding, Level};
+use crate::exit::Exit;
+
+/// One group of lines a finding, the worst last, so that it is what a terminal shows; then how many there are.
+pub fn text(findings: &[Finding]) -> String {
+    let mut sorted: Vec<&Finding> = findings.iter().collect();
+    sorted.sort_by_key(|finding| rank(finding.level));
+    let mut text = String::new();
+    for Finding { level, what, why, mend, .. } in sorted {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{:<8} {what}", name(*level));
+        if !why.is_empty() {
+            let _ = writeln!(text, "         {why}");
+        }
+        for command in mend {
+            let _ = writeln!(text, "         mend: {command}");
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| rank(finding.level) == level).count();
+    let _ = writeln!(text, "errors: {}, warnings: {}, notes: {}", count(3), count(2), count(1));
+    if findings.iter().flat_map(|finding| &finding.mend).any(|command| command.starts_with("sysctl")) {
+        let _ = writeln!(
+            text,
+            "What sysctl sets lasts until the next start: keep it in /etc/sysctl.d/60-tcp-intercept.conf."
+        );
+    }
+    text
+}
+
+/// One object: the findings in the order in which they were found, and the exit status.
+pub fn json(findings: &[Finding], exit: Exit) -> String {
+    let findings = findings.iter().map(|Finding { level, name: about, what, why, mend }| {
+        json!({ "level": name(*level), "name": about, "what": what, "why": why, "mend": mend })
+    });
+    let all = json!({ "exit": exit as u8, "findings": findings.collect::<Vec<_>>() });
+    format!("{all:#}\n")
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "ok",
+        Level::Note => "note",
+        Level::Warning => "warning",
+        Level::Error(_) => "error",
+    }
+}
+
+fn rank(level: Level) -> u8 {
+    match level {
+        Level::Ok => 0,
+        Level::Note => 1,
+        Level::Warning => 2,
+        Level::Error(_) => 3,
+    }
+}

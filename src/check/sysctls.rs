@@ -1,0 +1,135 @@
+//! The sysctls that get in the way: which value, why, and what to set. PURE.
+use super::facts::{Facts, Interface};
+use super::{Finding, Level};
+use crate::config::{Config, Source};
+use crate::exit::Exit;
+
+/// What [`judge`] reads; [`super::gather`] fetches these.
+pub const KEYS: [&str; 18] = [
+    "fs.pipe-max-size",
+    "fs.pipe-user-pages-soft",
+    "net.core.somaxconn",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.all.src_valid_mark",
+    "net.ipv4.ip_forward",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_allowed_congestion_control",
+    "net.ipv4.tcp_available_congestion_control",
+    "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_fwmark_accept",
+    "net.ipv4.tcp_timestamps",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv6.conf.all.forwarding",
+    "net.bridge.bridge-nf-call-iptables",
+    "net.mptcp.blackhole_timeout",
+    "net.mptcp.enabled",
+    "net.netfilter.nf_conntrack_max",
+];
+
+/// The backlog of our listeners.
+const BACKLOG: u64 = 4096;
+
+/// All that is wrong with sysctls; one `ok` when nothing is.
+pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let plain = [forwarding(facts), accepting(facts), dialling(config, facts)].into_iter().flatten();
+    let mut findings: Vec<Finding> = plain.chain(strict_rp_filter(facts)).chain(valid_mark(facts)).collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("sysctl", "sysctls: forwarding, TIME_WAIT, backlog, reverse path filter"));
+    }
+    findings
+}
+
+/// A sysctl that is wrong, and what to set.
+fn wrong(facts: &Facts, level: Level, key: &str, set: u64, why: &str) -> Finding {
+    let value = facts.sysctl(key).unwrap_or_default();
+    Finding::new(level, "sysctl", format!("{key} = {value}"), why).mend(format!("sysctl -w {key}={set}"))
+}
+
+fn forwarding(facts: &Facts) -> Vec<Finding> {
+    let (v4, v6) = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding");
+    let off = |key| facts.number(key) == Some(0);
+    let mut findings = Vec::new();
+    if off(v4) {
+        let why = "this host does not route: what is not TCP, what is not intercepted, and everything when tcp-intercept is \
+                   stopped, is lost here";
+        findings.push(wrong(facts, Level::Warning, v4, 1, why));
+    }
+    if off(v6) {
+        let why = "this host does not route IPv6; when it should: what is not intercepted is lost here";
+        findings.push(wrong(facts, Level::Note, v6, 1, why));
+    }
+    findings
+}
+
+fn accepting(facts: &Facts) -> Vec<Finding> {
+    let (somaxconn, fwmark_accept) = ("net.core.somaxconn", "net.ipv4.tcp_fwmark_accept");
+    let mut findings = Vec::new();
+    if facts.number(somaxconn).is_some_and(|now| now < BACKLOG) {
+        let why = "it cuts the listeners' backlog of 4096: in a burst of new connections the kernel answers with SYN cookies, \
+                   which lose TCP options, or not at all";
+        findings.push(wrong(facts, Level::Warning, somaxconn, BACKLOG, why));
+    }
+    if facts.number(fwmark_accept) == Some(1) {
+        let why = "connections that a listener without a mark accepts answer by the divert table: not one byte gets through. \
+                   Our listeners carry a mark and are safe; another transparent proxy on this host may not be";
+        findings.push(wrong(facts, Level::Note, fwmark_accept, 0, why));
+    }
+    findings
+}
+
+fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let (reuse, timestamps) = ("net.ipv4.tcp_tw_reuse", "net.ipv4.tcp_timestamps");
+    let blackhole = "net.mptcp.blackhole_timeout";
+    let from_client = config.server.source == Source::Client;
+    let mut findings = Vec::new();
+    if from_client && facts.number(reuse).is_some_and(|now| now != 1) {
+        let why = "a client that uses its port again within a minute meets our own connection to the server in TIME_WAIT, and \
+                   the server then sees another port (2 is for loopback only)";
+        findings.push(wrong(facts, Level::Warning, reuse, 1, why));
+    }
+    if from_client && facts.number(timestamps) == Some(0) {
+        let why = "without timestamps a connection in TIME_WAIT is never reused, whatever tcp_tw_reuse says, and the server \
+                   then sees another port than the client's";
+        findings.push(wrong(facts, Level::Warning, timestamps, 1, why));
+    }
+    if config.server.leg.mptcp && facts.number(blackhole).is_some_and(|now| now > 0) {
+        let why = "one attempt during an outage of a few seconds makes the kernel dial plain TCP for so many seconds";
+        findings.push(wrong(facts, Level::Warning, blackhole, 0, why));
+    }
+    findings
+}
+
+/// Strict mode drops what comes back by another path than the one it would take itself.
+fn strict_rp_filter(facts: &Facts) -> Option<Finding> {
+    let all = facts.number("net.ipv4.conf.all.rp_filter").unwrap_or(0);
+    let strict = |found: &&Interface| u64::from(found.rp_filter).max(all) == 1;
+    let strict: Vec<&str> = facts.interfaces.iter().filter(strict).map(|found| found.name.as_str()).collect();
+    if strict.is_empty() {
+        return None;
+    }
+    let why = "packets that arrive on another interface than the one their answer would leave by are dropped: with more than \
+               one uplink, connections hang";
+    let what = format!("rp_filter = 1 (strict) on {}", strict.join(", "));
+    // The kernel takes the greater one of `all` and the interface's own: one value mends every interface.
+    Some(Finding::new(Level::Warning, "rp-filter", what, why).mend("sysctl -w net.ipv4.conf.all.rp_filter=2"))
+}
+
+/// With `src_valid_mark` the kernel looks for the way back by the divert mark, finds the divert table, which says that
+/// the client is this host itself, and drops the packet as a martian.
+fn valid_mark(facts: &Facts) -> Option<Finding> {
+    let all = facts.number("net.ipv4.conf.all.src_valid_mark") == Some(1);
+    let own = facts.interfaces.iter().filter(|found| found.src_valid_mark).map(|found| found.name.as_str());
+    let on: Vec<&str> = all.then_some("all").into_iter().chain(own).collect();
+    if on.is_empty() {
+        return None;
+    }
+    let why = "the kernel then drops every intercepted IPv4 packet as a martian: it looks for the way back to the client by \
+               the divert mark. wg-quick sets this when WireGuard is the default route; with rp_filter 0 or 2 \
+               WireGuard does not need it";
+    let what = format!("src_valid_mark = 1 on {}", on.join(", "));
+    let finding = Finding::new(Level::Error(Exit::Unavailable), "src-valid-mark", what, why);
+    // With slashes, a dot in an interface's name is not taken for a separator.
+    Some(on.iter().fold(finding, |finding, name| {
+        finding.mend(format!("sysctl -w net/ipv4/conf/{name}/src_valid_mark=0"))
+    }))
+}

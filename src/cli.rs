@@ -1,0 +1,136 @@
+//! The command line: what is asked, and where the answer goes. WIRING; the only module that prints.
+#![allow(clippy::disallowed_macros, reason = "standard output belongs to this module")]
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cmd;
+use crate::cmd::rules::Action;
+use crate::config::{Config, Faults};
+use crate::daemon;
+use crate::exit::{Exit, Fatal};
+use crate::rules::Format;
+
+/// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
+#[derive(Debug, Parser)]
+#[command(name = "tcp-intercept", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Intercept, in the foreground, until SIGINT or SIGTERM.
+    Run(ConfigArgs),
+    /// What is wrong with the configuration or the host, why it matters, and the command that mends it.
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// The rules that bring connections to the listener.
+    Rules {
+        #[command(subcommand)]
+        action: RulesAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesAction {
+    /// Install them; what is right already is not touched.
+    Install(ConfigArgs),
+    /// Take away exactly what is ours.
+    Remove(ConfigArgs),
+    /// Compare what is installed with the configuration; exit 69 when it differs.
+    Status(ConfigArgs),
+    /// Show what install does.
+    Print {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// What nft gets, or commands for a shell on a host that has only iptables
+        #[arg(long, value_enum, default_value_t = PrintFormat::Nft)]
+        format: PrintFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrintFormat {
+    Nft,
+    Iptables,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file [default: /etc/tcp-intercept/config.toml if it exists, else every default]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one key, as in server.congestion-control=cubic; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Does what the command line asks.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => {
+            // Nobody is left to tell when the terminal is gone.
+            let _ = err.print();
+            let asked_for = matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    match answer(cli.command) {
+        Ok((text, exit)) => {
+            print!("{text}");
+            exit.into()
+        }
+        Err(fatal) => {
+            eprintln!("tcp-intercept: {fatal}");
+            fatal.exit.into()
+        }
+    }
+}
+
+fn answer(command: Command) -> Result<(String, Exit), Fatal> {
+    match command {
+        Command::Run(args) => daemon::run(args.load()?).map(|()| (String::new(), Exit::Ok)),
+        Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
+        Command::Rules { action } => {
+            let (action, config) = action.resolve();
+            cmd::rules::run(action, &config.load()?).map(|text| (text, Exit::Ok))
+        }
+    }
+}
+
+impl RulesAction {
+    fn resolve(self) -> (Action, ConfigArgs) {
+        match self {
+            Self::Install(config) => (Action::Install, config),
+            Self::Remove(config) => (Action::Remove, config),
+            Self::Status(config) => (Action::Status, config),
+            Self::Print { config, format: PrintFormat::Nft } => (Action::Print(Format::Nft), config),
+            Self::Print { config, format: PrintFormat::Iptables } => {
+                (Action::Print(Format::Iptables), config)
+            }
+        }
+    }
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, Faults> {
+        cmd::check::read_config(self.config.as_deref(), &self.set)
+    }
+}
+
+impl From<Faults> for Fatal {
+    fn from(faults: Faults) -> Self {
+        Self::new(Exit::Config, format!("the configuration is refused, nothing was changed:\n{faults}"))
+    }
+}

@@ -1,0 +1,131 @@
+//! Every option, in one place each: its key, what it may be, its default. PURE.
+use super::fault::{Faults, Why};
+use super::section::{self, Section};
+use super::{
+    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Timeouts, tree, value,
+};
+
+impl Config {
+    /// The configuration that `text` (TOML) and `sets` (`KEY=VALUE`, later ones win) make, or all that is wrong with them.
+    pub fn parse(text: &str, sets: &[String]) -> Result<Self, Faults> {
+        let table = tree::read(text, sets).map_err(Faults::new)?;
+        let (config, report) = section::root(table, config);
+        let faults = report.into_faults();
+        if faults.is_empty() { Ok(config) } else { Err(Faults::new(faults)) }
+    }
+
+    /// Every key that exists, dotted, as `server.congestion-control`.
+    pub fn keys() -> Vec<String> {
+        section::root(tree::Table::new(), config).1.keys()
+    }
+}
+
+fn config(root: &mut Section<'_>) -> Config {
+    Config {
+        listen: root.table("listen", listen),
+        rules: root.table("rules", rules),
+        client: root.table("client", client),
+        server: root.table("server", server),
+        timeouts: root.table("timeouts", timeouts),
+        limits: root.table("limits", limits),
+        log: root.table("log", log),
+    }
+}
+
+fn listen(section: &mut Section<'_>) -> Listen {
+    let default = Listen::default();
+    Listen { port: section.take("port", value::port, default.port) }
+}
+
+fn rules(section: &mut Section<'_>) -> Rules {
+    let default = Rules::default();
+    let list =
+        Why::Allowed("must be a list of interfaces' names, as [\"lan0\", \"lan1\"]; empty: everywhere");
+    let rules = Rules {
+        manage: section.take("manage", value::switch, default.manage),
+        interfaces: section.take_all("interfaces", value::interface, list),
+        mark: section.take("mark", value::mark, default.mark),
+        table: section.take("table", value::table, default.table),
+        own_mark: section.take("own-mark", value::own_mark, default.own_mark),
+    };
+    if section.faultless() && rules.mark.mask() & rules.own_mark.mask() != 0 {
+        let own = section
+            .written("own-mark")
+            .map(|place| ("own-mark", place, format!("rules.mark = {}", rules.mark)));
+        let divert = section
+            .written("mark")
+            .map(|place| ("mark", place, format!("rules.own-mark = {}", rules.own_mark)));
+        if let Some((key, place, other)) = own.or(divert) {
+            section.fault(key, place, Why::SharedBits { other });
+        }
+    }
+    rules
+}
+
+fn leg(section: &mut Section<'_>) -> Leg {
+    let default = Leg::default();
+    Leg {
+        congestion_control: section.take(
+            "congestion-control",
+            value::congestion_control,
+            default.congestion_control,
+        ),
+        mptcp: section.take("mptcp", value::switch, default.mptcp),
+        no_delay: section.take("no-delay", value::switch, default.no_delay),
+        keepalive: keepalive(section, default.keepalive),
+        user_timeout: section.take("user-timeout", value::user_timeout, default.user_timeout),
+    }
+}
+
+fn keepalive(section: &mut Section<'_>, default: Keepalive) -> Keepalive {
+    if !section.table_or_absent("keepalive") {
+        return section.take("keepalive", value::keepalive, default);
+    }
+    section.table("keepalive", |timers| Keepalive::On {
+        idle: timers.take("idle", value::keepalive_timer, None),
+        interval: timers.take("interval", value::keepalive_timer, None),
+        probes: timers.take("probes", value::keepalive_probes, None),
+    })
+}
+
+fn client(section: &mut Section<'_>) -> ClientLeg {
+    let client = ClientLeg {
+        leg: leg(section),
+        fast_open: section.take("fast-open", value::fast_open, FastOpen::default()),
+    };
+    let fast_open = section.written("fast-open").filter(|_| client.fast_open != FastOpen::Off);
+    if let Some(place) = fast_open.filter(|_| client.leg.mptcp) {
+        section.fault("fast-open", place, Why::FastOpenWithMptcp("client".to_owned()));
+    }
+    client
+}
+
+fn server(section: &mut Section<'_>) -> ServerLeg {
+    let default = ServerLeg::default();
+    ServerLeg {
+        leg: leg(section),
+        source: section.take("source", value::source, default.source),
+        connect_timeout: section.take("connect-timeout", value::timeout, default.connect_timeout),
+    }
+}
+
+fn timeouts(section: &mut Section<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    Timeouts {
+        half_closed: section.take("half-closed", value::timeout, default.half_closed),
+        idle: section.take("idle", value::timeout, default.idle),
+    }
+}
+
+fn limits(section: &mut Section<'_>) -> Limits {
+    Limits { connections: section.take("connections", value::connections, Limits::default().connections) }
+}
+
+fn log(section: &mut Section<'_>) -> Log {
+    let default = Log::default();
+    Log {
+        target: section.take("target", value::log_target, default.target),
+        format: section.take("format", value::log_format, default.format),
+        level: section.take("level", value::level, default.level),
+    }
+}

@@ -1,0 +1,158 @@
+//! The configuration as a tree of values that know where they were written: the file's, overlaid by `--set`. PURE.
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::fault::{Fault, Origin, Place, Why, printable};
+
+/// No key has more segments; a `--set` with more is refused before it becomes a tree.
+const DEEPEST: usize = 4;
+
+/// A table's entries.
+pub(super) type Table = BTreeMap<String, Node>;
+
+/// A value and its place.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub place: Place,
+    pub value: Value,
+}
+
+/// A TOML value, as far as the configuration has use for it.
+#[derive(Debug)]
+pub(super) enum Value {
+    Text(String),
+    Integer(i64),
+    Bool(bool),
+    Array(Vec<Node>),
+    Table(Table),
+    /// A float, a date, an integer that no option can take.
+    Other,
+}
+
+impl Value {
+    /// A table or an array of tables: its key says enough of it.
+    fn is_tables(&self) -> bool {
+        match self {
+            Self::Table(_) => true,
+            Self::Array(items) => items.iter().any(|item| item.value.is_tables()),
+            _ => false,
+        }
+    }
+}
+
+/// The tree of `text` with `sets` laid over it. A file that is not TOML has its syntax errors told and nothing else:
+/// what follows a broken line cannot be judged.
+pub(super) fn read(text: &str, sets: &[String]) -> Result<Table, Vec<Fault>> {
+    let source = Source::new(text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let mut faults: Vec<Fault> = errors.iter().map(|err| source.syntax(err)).collect();
+    let mut table = source.table(root.into_inner());
+    faults.extend(sets.iter().filter_map(|set| overlay(&mut table, set).err()));
+    if faults.is_empty() { Ok(table) } else { Err(faults) }
+}
+
+/// A text and what its places are called.
+struct Source<'t> {
+    text: &'t str,
+    /// Where each line begins; `None` when the text is a `--set`'s value.
+    lines: Option<Vec<usize>>,
+    set: &'t str,
+}
+
+impl<'t> Source<'t> {
+    fn new(text: &'t str) -> Self {
+        let begins = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { text, lines: Some(std::iter::once(0).chain(begins).collect()), set: "" }
+    }
+
+    fn origin(&self, at: usize) -> Origin {
+        match &self.lines {
+            Some(lines) => Origin::Line(lines.partition_point(|begin| *begin <= at)),
+            None => Origin::Set(printable(self.set)),
+        }
+    }
+
+    fn syntax(&self, err: &toml::de::Error) -> Fault {
+        let origin = self.origin(err.span().map_or(0, |span| span.start));
+        // A bare word is told as a string without quotes, or as a float when it begins like one, as `info`.
+        let bare_word = ["string values must be quoted", "invalid float, expected `"];
+        let bare_word = bare_word.iter().any(|told| err.message().starts_with(told));
+        let message = if bare_word { "string values must be quoted, as \"info\"" } else { err.message() };
+        let why = Why::Syntax(printable(message));
+        Fault { place: Place { origin, written: None }, key: String::new(), why }
+    }
+
+    fn table(&self, table: DeTable<'_>) -> Table {
+        table
+            .into_iter()
+            .map(|(key, value)| (key.get_ref().to_string(), self.node(key.span().start, value)))
+            .collect()
+    }
+
+    /// `at` is where the reader would look for it: at its key, or at itself in an array.
+    fn node(&self, at: usize, value: Spanned<DeValue<'_>>) -> Node {
+        let written = self.text.get(value.span()).map(printable);
+        let value = match value.into_inner() {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::Integer(number) => {
+                i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Other, Value::Integer)
+            }
+            DeValue::Boolean(yes) => Value::Bool(yes),
+            DeValue::Array(items) => {
+                Value::Array(items.into_iter().map(|item| self.node(item.span().start, item)).collect())
+            }
+            DeValue::Table(table) => Value::Table(self.table(table)),
+            DeValue::Float(_) | DeValue::Datetime(_) => Value::Other,
+        };
+        let written = written.filter(|_| !value.is_tables());
+        Node { place: Place { origin: self.origin(at), written }, value }
+    }
+}
+
+/// Lays `set` over `root`: the key's value is replaced, the tables on the way to it are made.
+fn overlay(root: &mut Table, set: &str) -> Result<(), Fault> {
+    let origin = Origin::Set(printable(set));
+    let fault =
+        |why| Fault { place: Place { origin: origin.clone(), written: None }, key: String::new(), why };
+    let (key, text) = set.split_once('=').ok_or_else(|| fault(Why::NotASetting))?;
+    let path: Vec<&str> = key.split('.').map(str::trim).collect();
+    let [tables @ .., last] = path.as_slice() else { return Err(fault(Why::NotASetting)) };
+    if path.len() > DEEPEST || path.iter().any(|segment| segment.is_empty()) {
+        return Err(fault(Why::NotASetting));
+    }
+    let mut table = root;
+    for segment in tables {
+        let place = Place { origin: origin.clone(), written: None };
+        table = enter(table, segment, place);
+    }
+    table.insert((*last).to_owned(), set_value(set, text.trim()));
+    Ok(())
+}
+
+/// The table at `key`, made where there is none; a value of another kind gives way to it.
+fn enter<'t>(table: &'t mut Table, key: &str, place: Place) -> &'t mut Table {
+    let fresh = || Value::Table(Table::new());
+    let node = table.entry(key.to_owned()).or_insert_with(|| Node { place, value: fresh() });
+    if !matches!(node.value, Value::Table(_)) {
+        node.value = fresh();
+    }
+    match &mut node.value {
+        Value::Table(inner) => inner,
+        _ => unreachable!("a table since the lines above"),
+    }
+}
+
+/// The value of a `--set`: TOML if it is, else the text as it stands, so that `bbr` and `60s` need no quotes.
+fn set_value(set: &str, text: &str) -> Node {
+    let source = Source { text, lines: None, set };
+    match DeValue::parse(text) {
+        Ok(value) => source.node(0, value),
+        Err(_) => {
+            let written = if text.is_empty() { "\"\"".to_owned() } else { printable(text) };
+            let place = Place { origin: source.origin(0), written: Some(written) };
+            Node { place, value: Value::Text(text.to_owned()) }
+        }
+    }
+}

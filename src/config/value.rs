@@ -1,0 +1,184 @@
+//! What each kind of value may be. PURE: one function a kind, each says in its fault what is allowed.
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::fault::Why;
+use super::tree::{Node, Value};
+use super::{CongestionControl, FastOpen, Interface, Keepalive, Level, LogFormat, LogTarget, Source};
+use crate::units::{BadMark, Mark, OwnMark, Port};
+
+/// TCP_KEEPIDLE and TCP_KEEPINTVL take no more seconds (MAX_TCP_KEEPIDLE in include/net/tcp.h).
+const KEEPALIVE_SECONDS: u64 = 32_767;
+/// TCP_KEEPCNT takes no more (MAX_TCP_KEEPCNT in include/net/tcp.h).
+const KEEPALIVE_PROBES: u32 = 127;
+/// TCP_USER_TIMEOUT is a signed number of milliseconds: a negative one is EINVAL.
+const USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+/// Our own timers; longer ones are better never.
+const TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// RT_TABLE_DEFAULT, RT_TABLE_MAIN and RT_TABLE_LOCAL.
+const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+
+pub(super) fn switch(node: &Node) -> Result<bool, Why> {
+    match node.value {
+        Value::Bool(yes) => Ok(yes),
+        _ => Err(Why::Allowed("must be true or false")),
+    }
+}
+
+pub(super) fn port(node: &Node) -> Result<Port, Why> {
+    number(node)
+        .and_then(|number| Port::new(u16::try_from(number).ok()?))
+        .ok_or(Why::Allowed("a port is a number from 1 to 65535"))
+}
+
+pub(super) fn table(node: &Node) -> Result<NonZeroU32, Why> {
+    match number(node) {
+        Some(table) if KERNEL_TABLES.contains(&table) => Err(Why::Allowed(
+            "253, 254 and 255 are the kernel's own tables default, main and local; take another, as 5",
+        )),
+        table => table.and_then(NonZeroU32::new).ok_or(Why::Allowed(
+            "a routing table is a number from 1 to 4294967295, and none of 253, 254, 255",
+        )),
+    }
+}
+
+pub(super) fn connections(node: &Node) -> Result<Option<NonZeroU32>, Why> {
+    let why = Why::Allowed(
+        "must be a number from 1 to 4294967295; leave it out for as many as the descriptor limit carries",
+    );
+    number(node).and_then(NonZeroU32::new).ok_or(why).map(Some)
+}
+
+pub(super) fn mark(node: &Node) -> Result<Mark, Why> {
+    Ok(text(node).ok_or(BadMark)?.parse::<Mark>()?)
+}
+
+pub(super) fn own_mark(node: &Node) -> Result<OwnMark, Why> {
+    let why =
+        "must be two bits and both set, as in 0x6/0x6: the lower marks server legs, the higher client legs";
+    OwnMark::new(mark(node)?).ok_or(Why::Allowed(why))
+}
+
+pub(super) fn interface(node: &Node) -> Result<Interface, Why> {
+    let why =
+        "must be an interface's name: 1 to 15 letters, digits or signs, none of / : \" \\ *, and not . or ..";
+    text(node).and_then(Interface::new).ok_or(Why::Allowed(why))
+}
+
+pub(super) fn congestion_control(node: &Node) -> Result<Option<CongestionControl>, Why> {
+    let why = "must be a congestion control's name, as \"bbr\" or \"cubic\": 1 to 15 letters, digits, _ or -";
+    text(node).and_then(CongestionControl::new).ok_or(Why::Allowed(why)).map(Some)
+}
+
+/// `true` or `false`; the table is read by its keys.
+pub(super) fn keepalive(node: &Node) -> Result<Keepalive, Why> {
+    match node.value {
+        Value::Bool(false) => Ok(Keepalive::Off),
+        Value::Bool(true) => Ok(Keepalive::On { idle: None, interval: None, probes: None }),
+        _ => Err(Why::Allowed(
+            "must be true, false, or a table, as { idle = \"60s\", interval = \"10s\", probes = 6 }",
+        )),
+    }
+}
+
+pub(super) fn keepalive_timer(node: &Node) -> Result<Option<Duration>, Why> {
+    let whole =
+        |time: &Duration| time.subsec_nanos() == 0 && (1..=KEEPALIVE_SECONDS).contains(&time.as_secs());
+    let why = Why::Allowed("must be whole seconds in quotes, from \"1s\" to \"32767s\"");
+    duration(node).filter(whole).ok_or(why).map(Some)
+}
+
+pub(super) fn keepalive_probes(node: &Node) -> Result<Option<u32>, Why> {
+    let why = Why::Allowed("must be a number from 1 to 127");
+    number(node).filter(|probes| (1..=KEEPALIVE_PROBES).contains(probes)).ok_or(why).map(Some)
+}
+
+pub(super) fn user_timeout(node: &Node) -> Result<Option<Duration>, Why> {
+    let why = "must be a time in quotes, as \"60s\", in whole milliseconds, at most \"24days 20h\"; \"0s\": the kernel's own limit";
+    let whole = |time: &Duration| time.subsec_nanos().is_multiple_of(1_000_000) && *time <= USER_TIMEOUT;
+    duration(node).filter(whole).ok_or(Why::Allowed(why)).map(unless_zero)
+}
+
+pub(super) fn timeout(node: &Node) -> Result<Option<Duration>, Why> {
+    let why = "must be a time in quotes, as \"10s\", \"5m\" or \"500ms\", in whole milliseconds, at most \"365days\"; \"0s\": never";
+    let whole = |time: &Duration| time.subsec_nanos().is_multiple_of(1_000_000) && *time <= TIMEOUT;
+    duration(node).filter(whole).ok_or(Why::Allowed(why)).map(unless_zero)
+}
+
+pub(super) fn fast_open(node: &Node) -> Result<FastOpen, Why> {
+    match &node.value {
+        Value::Bool(false) => Ok(FastOpen::Off),
+        Value::Bool(true) => Ok(FastOpen::Cookie),
+        Value::Text(text) if text == "no-cookie" => Ok(FastOpen::NoCookie),
+        _ => Err(Why::Allowed("must be false, true or \"no-cookie\"")),
+    }
+}
+
+pub(super) fn source(node: &Node) -> Result<Source, Why> {
+    match text(node) {
+        Some("client") => Ok(Source::Client),
+        Some("client-address") => Ok(Source::ClientAddress),
+        Some("gateway") => Ok(Source::Gateway),
+        other => other.and_then(fixed_source).ok_or(Why::Allowed(
+            "must be \"client\", \"client-address\", \"gateway\", or one host's \"ADDRESS:PORT\", as \"192.0.2.1:0\" or \"[2001:db8::1]:0\"",
+        )),
+    }
+}
+
+fn fixed_source(text: &str) -> Option<Source> {
+    let addr: SocketAddr = text.parse().ok()?;
+    let broadcast = matches!(addr, SocketAddr::V4(v4) if v4.ip().is_broadcast());
+    (!addr.ip().is_multicast() && !broadcast).then_some(Source::Fixed(addr))
+}
+
+pub(super) fn log_target(node: &Node) -> Result<LogTarget, Why> {
+    let file = |path: &str| path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control);
+    match text(node) {
+        Some("stderr") => Ok(LogTarget::Stderr),
+        Some("journal") => Ok(LogTarget::Journal),
+        Some(path) if file(path) => Ok(LogTarget::File(PathBuf::from(path))),
+        _ => Err(Why::Allowed("must be \"stderr\", \"journal\", or a file by its absolute path")),
+    }
+}
+
+pub(super) fn log_format(node: &Node) -> Result<LogFormat, Why> {
+    match text(node) {
+        Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        _ => Err(Why::Allowed("must be \"text\" or \"json\"")),
+    }
+}
+
+pub(super) fn level(node: &Node) -> Result<Level, Why> {
+    match text(node) {
+        Some("error") => Ok(Level::Error),
+        Some("warn") => Ok(Level::Warn),
+        Some("info") => Ok(Level::Info),
+        Some("debug") => Ok(Level::Debug),
+        _ => Err(Why::Allowed("must be \"error\", \"warn\", \"info\" or \"debug\"")),
+    }
+}
+
+fn text(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn number(node: &Node) -> Option<u32> {
+    match node.value {
+        Value::Integer(number) => u32::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+fn duration(node: &Node) -> Option<Duration> {
+    text(node).and_then(|text| humantime::parse_duration(text).ok())
+}
+
+fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}

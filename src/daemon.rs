@@ -1,0 +1,207 @@
+//! From the start to the stop of the whole program. WIRING.
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use socket2::Socket;
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::config::Config;
+use crate::exit::{Exit, Fatal};
+use crate::kernel::Kernel;
+use crate::limits::{self, Occupancy};
+use crate::listener;
+use crate::lock::Lock;
+use crate::log;
+use crate::metrics::Counters;
+use crate::rules::{self, Gate};
+use crate::worker::{self, Shared};
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Whatever keeps it from starting; then nothing is left behind.
+pub fn run(config: Config) -> Result<(), Fatal> {
+    let _lock = Lock::take()?;
+    let occupancy = Occupancy::new(most_sessions(&config)?);
+    let kernel = Kernel::probe(&config)?;
+    let listeners = bind_all(&config, &kernel)?;
+    let _log = log::init(&config.log)?;
+    for degraded in &kernel.degraded {
+        tracing::warn!("{degraded}");
+    }
+    let installed = intercept(&config)?;
+    let counters = Counters::default();
+    let shared = Arc::new(Shared { config, kernel, counters, occupancy, gate: Notify::new() });
+    let served = serve(&shared, listeners);
+    tracing::info!("stopped: {}", shared.counters);
+    // All our sockets are closed by now: what is left of them is not in use, and may be destroyed.
+    let removed = if installed { route_past(&shared.config) } else { Ok(()) };
+    served.and(removed)
+}
+
+/// Raises the descriptor limit as far as it goes, and sees what it carries.
+fn most_sessions(config: &Config) -> Result<u32, Fatal> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Should this fail, the limit stays as it was, and that is what counts.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let carried = limits::carried_by(descriptors);
+    match config.limits.connections.map_or(carried, |asked| asked.get()) {
+        asked if asked > carried => Err(Fatal::new(
+            Exit::Unavailable,
+            format!(
+                "limits.connections = {asked}: {descriptors} descriptors (ulimit -Hn) carry {carried}; \
+                 raise the limit (systemd: LimitNOFILE=) or lower the key"
+            ),
+        )),
+        asked => Ok(asked),
+    }
+}
+
+/// Has connections come to the listeners; says whether it is ours to end that.
+fn intercept(config: &Config) -> Result<bool, Fatal> {
+    if !config.rules.manage {
+        let status = rules::status(config).map_err(rules::Errors::from)?;
+        for difference in status.differences.iter().chain(&status.remarks) {
+            tracing::warn!("rules (not managed by this program): {difference}");
+        }
+        return Ok(false);
+    }
+    let installed = rules::install(config)?;
+    rules::gate(Gate::Open).map_err(rules::Errors::from)?;
+    for change in &installed.changes {
+        tracing::info!("rules: {change}");
+    }
+    for remark in &installed.remarks {
+        tracing::warn!("rules: {remark}");
+    }
+    let found = installed.found == rules::Verdict::Installed;
+    if found {
+        tracing::info!("rules: found installed; they are used, and left when this ends");
+    }
+    Ok(!found)
+}
+
+fn route_past(config: &Config) -> Result<(), Fatal> {
+    let removed = rules::remove(config.rules.own_mark, rules::Caller::Daemon)?;
+    for change in removed.changes.iter().chain(&removed.remarks) {
+        tracing::info!("rules: {change}");
+    }
+    Ok(())
+}
+
+fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal> {
+    let rt = runtime::Builder::new_current_thread().enable_all().build().map_err(os("making the runtime"))?;
+    rt.block_on(async {
+        // Before "ready", so that a signal that comes right behind it is not deadly.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(os("watching for SIGINT"))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(os("watching for SIGTERM"))?;
+        let (stop, stopping) = watch::channel(false);
+        let start = |(n, listeners)| worker::start(n, listeners, shared, &stopping);
+        let workers: Result<Vec<_>, _> = listeners.into_iter().enumerate().map(start).collect();
+        let workers = workers.map_err(os("starting a worker thread"))?;
+        tracing::info!(
+            "ready: {} workers, at most {} sessions, listening on {}",
+            workers.len(),
+            shared.occupancy.limit(),
+            listener::addresses(&shared.config).map(|addr| addr.to_string()).join(" and ")
+        );
+        tell_service_manager(NotifyState::Ready);
+        until_signal(shared, &mut interrupt, &mut terminate).await;
+        tell_service_manager(NotifyState::Stopping);
+        let _ = stop.send(true);
+        let failed = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+        if failed > 0 { Err(Fatal::new(Exit::Software, "a worker thread failed")) } else { Ok(()) }
+    })
+}
+
+async fn until_signal(shared: &Shared, interrupt: &mut Signal, terminate: &mut Signal) {
+    let mut closed = false;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return tracing::info!("SIGINT: stopping"),
+            _ = terminate.recv() => return tracing::info!("SIGTERM: stopping"),
+            () = shared.gate.notified() => closed = keep_gate(shared, closed),
+        }
+    }
+}
+
+/// When there are almost too many sessions, has new connections routed past us; when there is room again, no longer.
+fn keep_gate(shared: &Shared, closed: bool) -> bool {
+    let close = shared.occupancy.closes(closed);
+    if close == closed {
+        return closed;
+    }
+    let (gate, what) =
+        if close { (Gate::Closed, "routed past us") } else { (Gate::Open, "intercepted again") };
+    if close {
+        shared.counters.gate_closed.count();
+    }
+    let (sessions, limit) = (shared.occupancy.sessions(), shared.occupancy.limit());
+    match rules::gate(gate) {
+        Ok(()) => tracing::warn!("{sessions} of {limit} sessions: new connections are {what}"),
+        Err(err) => {
+            tracing::error!("{sessions} of {limit} sessions: new connections cannot be {what}: {err}")
+        }
+    }
+    close
+}
+
+/// One list of listeners (IPv4, and IPv6 where there is any) for each worker.
+fn bind_all(config: &Config, kernel: &Kernel) -> Result<Vec<Vec<Socket>>, Fatal> {
+    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let bind = |addr: SocketAddr| match listener::bind(addr, config, kernel) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(err) if addr.is_ipv6() && no_ipv6(&err) => Ok(None),
+        Err(err) => Err(cannot_bind(addr, &err)),
+    };
+    let bind_some =
+        |_| listener::addresses(config).into_iter().filter_map(|addr| bind(addr).transpose()).collect();
+    let all: Vec<Vec<Socket>> = (0..workers).map(bind_some).collect::<Result<_, _>>()?;
+    all.iter().flatten().try_for_each(listener::listen).map_err(os("listening"))?;
+    Ok(all)
+}
+
+fn no_ipv6(err: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(err), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+fn cannot_bind(addr: SocketAddr, err: &std::io::Error) -> Fatal {
+    match Errno::from_io_error(err) {
+        Some(Errno::ADDRINUSE) => Fatal::new(
+            Exit::Unavailable,
+            format!(
+                "listen.port = {}: {addr} is taken by another program ({err}); \
+                 stop it (ss -tlnp shows it) or choose another port",
+                addr.port()
+            ),
+        ),
+        Some(Errno::PERM | Errno::ACCESS) => Fatal::new(
+            Exit::NoPerm,
+            format!(
+                "cannot make a transparent listener on {addr} ({err}): CAP_NET_ADMIN is missing; \
+                 start as root or with that capability"
+            ),
+        ),
+        _ => Fatal::new(Exit::OsErr, format!("cannot listen on {addr}: {err}")),
+    }
+}
+
+/// Type=notify; without a service manager it does nothing.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(err) = sd_notify::notify(&[state]) {
+        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {err}");
+    }
+}
+
+/// Turns the failure of a system call into the end of the program.
+fn os<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Fatal {
+    move |err| Fatal::new(Exit::OsErr, format!("{what}: {err}"))
+}

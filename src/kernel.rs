@@ -1,0 +1,307 @@
+//! What this kernel can do: asked once, on real sockets, before the first connection. EFFECT.
+use std::fmt;
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::config::{self, Config, Keepalive};
+use crate::exit::{Exit, Fatal};
+use crate::leg::IPPROTO_MPTCP;
+
+/// What `congestion-control` is when the operator names none: measured best on lossy links (design decision 7).
+const PREFERRED_CONGESTION_CONTROL: &str = "bbr";
+/// The names that `congestion-control` can have.
+const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+
+/// The kernel's answers.
+#[derive(Debug)]
+pub struct Kernel {
+    /// What accepted sockets get.
+    pub client: LegOptions,
+    /// What dialled sockets get.
+    pub server: LegOptions,
+    /// Multipath TCP for dialled sockets; withdrawn when the kernel refuses it later.
+    mptcp: AtomicBool,
+    /// What was asked for and cannot be had.
+    pub degraded: Vec<Degraded>,
+}
+
+/// The options of one leg, by kind of socket.
+#[derive(Debug, Clone)]
+pub struct LegOptions {
+    /// Make MPTCP sockets.
+    pub mptcp: bool,
+    on_tcp: Options,
+    on_mptcp: Options,
+}
+
+/// The options that one kind of socket takes.
+#[derive(Debug, Clone)]
+struct Options {
+    congestion_control: Option<String>,
+    no_delay: bool,
+    keepalive: Option<TcpKeepalive>,
+    user_timeout: Option<std::time::Duration>,
+    urgent_in_line: bool,
+}
+
+/// The two kinds of socket that a leg can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// IPPROTO_TCP
+    Tcp,
+    /// IPPROTO_MPTCP
+    Mptcp,
+}
+
+/// An option that is left out, and why.
+#[derive(Debug)]
+pub struct Degraded {
+    /// The config key, as in `server.user-timeout`.
+    pub key: String,
+    /// On which kind of socket.
+    pub kind: Kind,
+    /// The kernel's answer.
+    pub err: io::Error,
+}
+
+/// A value that this kernel cannot do and that has no lesser form.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// An unknown congestion control.
+    #[error(
+        "{key} = {name:?}: this kernel does not know it ({err}); it has: {has}. Load the module (modprobe tcp_{name}) or choose another"
+    )]
+    CongestionControl {
+        /// The config key.
+        key: String,
+        /// Its value.
+        name: String,
+        /// The names that the kernel lists.
+        has: String,
+        /// ENOENT.
+        err: io::Error,
+    },
+    /// A congestion control that is not allowed here.
+    #[error(
+        "{key} = {name:?}: not allowed here ({err}); the kernel has: {has}. Add it to net.ipv4.tcp_allowed_congestion_control, or start with CAP_NET_ADMIN"
+    )]
+    CongestionControlNotAllowed {
+        /// The config key.
+        key: String,
+        /// Its value.
+        name: String,
+        /// The names that the kernel lists.
+        has: String,
+        /// EPERM.
+        err: io::Error,
+    },
+    /// Not even a socket.
+    #[error("cannot make a TCP socket to ask what this kernel can do: {0}")]
+    Socket(io::Error),
+}
+
+impl Kernel {
+    /// Asks the kernel whether it can do what `config` wants.
+    ///
+    /// # Errors
+    /// A congestion control that was named and cannot be had.
+    pub fn probe(config: &Config) -> Result<Self, KernelError> {
+        let mut degraded = Vec::new();
+        let client = probe_leg("client", &config.client.leg, &mut degraded)?;
+        let server = probe_leg("server", &config.server.leg, &mut degraded)?;
+        let mptcp = AtomicBool::new(server.mptcp);
+        Ok(Self { client, server, mptcp, degraded })
+    }
+
+    /// A non-blocking socket for dialling, with the server leg's options, Multipath TCP if it is wanted and the kernel has it.
+    pub fn server_socket(&self, domain: Domain) -> io::Result<Socket> {
+        let mut kind = if self.mptcp.load(Ordering::Relaxed) { Kind::Mptcp } else { Kind::Tcp };
+        let socket = match kind.socket(domain) {
+            Err(err) if kind == Kind::Mptcp && no_mptcp(&err) => {
+                if self.mptcp.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "server.mptcp: the kernel refuses MPTCP sockets now ({err}); dialling with TCP from here on"
+                    );
+                }
+                kind = Kind::Tcp;
+                kind.socket(domain)?
+            }
+            made => made?,
+        };
+        self.server.apply(&socket, kind)?;
+        Ok(socket)
+    }
+
+    /// A non-blocking socket for listening: what is set on it, accepted sockets inherit.
+    pub fn client_socket(&self, domain: Domain) -> io::Result<Socket> {
+        let kind = if self.client.mptcp { Kind::Mptcp } else { Kind::Tcp };
+        let socket = kind.socket(domain)?;
+        self.client.apply(&socket, kind)?;
+        Ok(socket)
+    }
+}
+
+impl LegOptions {
+    fn apply(&self, socket: &Socket, kind: Kind) -> io::Result<()> {
+        match kind {
+            Kind::Tcp => self.on_tcp.apply(socket),
+            Kind::Mptcp => self.on_mptcp.apply(socket),
+        }
+    }
+}
+
+impl Kind {
+    fn socket(self, domain: Domain) -> io::Result<Socket> {
+        let protocol = match self {
+            Self::Tcp => Protocol::TCP,
+            Self::Mptcp => Protocol::from(IPPROTO_MPTCP),
+        };
+        Socket::new(domain, Type::STREAM.nonblocking(), Some(protocol))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Mptcp => "MPTCP",
+        })
+    }
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: left out on {} sockets: {}", self.key, self.kind, self.err)
+    }
+}
+
+impl Options {
+    fn apply(&self, socket: &Socket) -> io::Result<()> {
+        if let Some(name) = &self.congestion_control {
+            socket.set_tcp_congestion(name.as_bytes())?;
+        }
+        if self.no_delay {
+            socket.set_tcp_nodelay(true)?;
+        }
+        if let Some(keepalive) = &self.keepalive {
+            socket.set_tcp_keepalive(keepalive)?;
+        }
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        if self.urgent_in_line {
+            socket.set_out_of_band_inline(true)?;
+        }
+        Ok(())
+    }
+}
+
+/// Tries every option of a leg on a socket of each kind that the leg can be, and leaves out what is refused.
+fn probe_leg(
+    leg: &str,
+    config: &config::Leg,
+    degraded: &mut Vec<Degraded>,
+) -> Result<LegOptions, KernelError> {
+    let tcp = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
+    let on_tcp = probe_options(leg, config, Kind::Tcp, &tcp, degraded)?;
+    let mut options = LegOptions { mptcp: false, on_mptcp: on_tcp.clone(), on_tcp };
+    if config.mptcp {
+        match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
+            Ok(mptcp) => {
+                options.on_mptcp = probe_options(leg, config, Kind::Mptcp, &mptcp, degraded)?;
+                options.mptcp = true;
+            }
+            Err(err) => degraded.push(Degraded { key: format!("{leg}.mptcp"), kind: Kind::Mptcp, err }),
+        }
+    }
+    Ok(options)
+}
+
+fn probe_options(
+    leg: &str,
+    config: &config::Leg,
+    kind: Kind,
+    socket: &Socket,
+    degraded: &mut Vec<Degraded>,
+) -> Result<Options, KernelError> {
+    let mut takes = |key: &str, tried: io::Result<()>| match tried {
+        Ok(()) => true,
+        Err(err) => {
+            degraded.push(Degraded { key: format!("{leg}.{key}"), kind, err });
+            false
+        }
+    };
+    let keepalive = keepalive(config.keepalive).filter(|on| takes("keepalive", socket.set_tcp_keepalive(on)));
+    let user_timeout =
+        config.user_timeout.filter(|&after| takes("user-timeout", socket.set_tcp_user_timeout(Some(after))));
+    let no_delay = config.no_delay && takes("no-delay", socket.set_tcp_nodelay(true));
+    // Urgent data is TCP's own; MPTCP (RFC 8684, section 3.3.7) does not carry it, so its absence there is no loss.
+    let urgent_in_line = socket.set_out_of_band_inline(true).is_ok();
+    let congestion_control = congestion_control(leg, config, socket)?;
+    Ok(Options { congestion_control, no_delay, keepalive, user_timeout, urgent_in_line })
+}
+
+fn keepalive(config: Keepalive) -> Option<TcpKeepalive> {
+    let Keepalive::On { idle, interval, probes } = config else { return None };
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(idle) = idle {
+        keepalive = keepalive.with_time(idle);
+    }
+    if let Some(interval) = interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    Some(keepalive)
+}
+
+/// The congestion control to set; `None`: the kernel's default is taken, because none was named and the preferred one is not there.
+fn congestion_control(
+    leg: &str,
+    config: &config::Leg,
+    socket: &Socket,
+) -> Result<Option<String>, KernelError> {
+    let named = config.congestion_control.as_ref().map(|name| name.as_str());
+    let name = named.unwrap_or(PREFERRED_CONGESTION_CONTROL).to_owned();
+    let Err(err) = socket.set_tcp_congestion(name.as_bytes()) else { return Ok(Some(name)) };
+    if named.is_none() {
+        return Ok(None);
+    }
+    let key = format!("{leg}.congestion-control");
+    let has = fs::read_to_string(AVAILABLE).unwrap_or_default().trim().to_owned();
+    match Errno::from_io_error(&err) {
+        Some(Errno::PERM) => Err(KernelError::CongestionControlNotAllowed { key, name, has, err }),
+        _ => Err(KernelError::CongestionControl { key, name, has, err }),
+    }
+}
+
+/// Older kernels cannot splice from MPTCP sockets and say EINVAL; others find this one unconnected.
+fn can_splice(socket: Socket) -> io::Result<Socket> {
+    use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+    let (_read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    match splice(&socket, None, &write, None, 1, SpliceFlags::NONBLOCK) {
+        Err(Errno::INVAL) => Err(Errno::INVAL.into()),
+        _ => Ok(socket),
+    }
+}
+
+/// What socket(2) says where MPTCP is not built in, or switched off by `net.mptcp.enabled`.
+fn no_mptcp(err: &io::Error) -> bool {
+    matches!(Errno::from_io_error(err), Some(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT | Errno::INVAL))
+}
+
+impl From<KernelError> for Fatal {
+    fn from(err: KernelError) -> Self {
+        let exit = match err {
+            KernelError::CongestionControl { .. } => Exit::Unavailable,
+            KernelError::CongestionControlNotAllowed { .. } => Exit::NoPerm,
+            KernelError::Socket(_) => Exit::OsErr,
+        };
+        Self::new(exit, err.to_string())
+    }
+}

@@ -1,0 +1,189 @@
+//! One socket of a session, as the relay sees it. EFFECT.
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::Socket;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::{Interest, Ready};
+
+use crate::flow::Side;
+use crate::record::{LegFacts, Mptcp};
+
+/// The protocol number of Multipath TCP (RFC 8684) on Linux: IPPROTO_MPTCP.
+pub const IPPROTO_MPTCP: i32 = 262;
+/// What is asked of a sink whose write side is closed: the write will say why.
+const ONE_PAGE: usize = 4096;
+
+/// A connected socket that resets its peer when it is dropped: whatever happens to this process, a cut connection does not
+/// look like a complete one. Only [`Leg::end_in_order`] changes that.
+#[derive(Debug)]
+pub struct Leg {
+    io: AsyncFd<Socket>,
+    side: Side,
+    mptcp: Mptcp,
+    /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
+    error: Cell<Option<i32>>,
+}
+
+impl Leg {
+    /// Takes over a non-blocking socket; `mptcp_wanted`: its configuration asked for Multipath TCP.
+    ///
+    /// # Errors
+    /// When it cannot be registered with this thread's runtime (ENOMEM, ENOSPC: `fs.epoll.max_user_watches`).
+    pub fn new(socket: Socket, side: Side, mptcp_wanted: bool) -> io::Result<Self> {
+        let mptcp = match mptcp_wanted {
+            false => Mptcp::Off,
+            true if socket.protocol()?.is_some_and(|p| i32::from(p) == IPPROTO_MPTCP) => Mptcp::Yes,
+            true => Mptcp::Fallback,
+        };
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        Ok(Self { io: sys::async_socket(socket, interest)?, side, mptcp, error: Cell::new(None) })
+    }
+
+    /// Which of the session's two it is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Socket {
+        self.io.get_ref()
+    }
+
+    /// An MPTCP socket, be it fallen back or not: reading from it costs memory for the length asked for.
+    pub fn copies(&self) -> bool {
+        self.mptcp == Mptcp::Yes
+    }
+
+    /// Waits until a connect() that is under way has come to its end.
+    pub async fn connected(&self) -> io::Result<()> {
+        // The guard is dropped and nothing cleared: the socket is writable now, or has failed.
+        drop(self.io.ready(Interest::WRITABLE).await?);
+        self.take_error().map_or(Ok(()), Err)
+    }
+
+    /// Waits until there is something to read: data, an urgent byte, FIN, or an error.
+    pub async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, Socket>> {
+        self.io.ready(Interest::READABLE | Interest::PRIORITY).await
+    }
+
+    /// Waits until `write` does not say that there is no room.
+    pub async fn write<T>(&self, write: impl Fn() -> io::Result<Option<T>>) -> io::Result<T> {
+        loop {
+            if let Some(done) = write()? {
+                return Ok(done);
+            }
+            let mut ready = self.io.ready(Interest::WRITABLE).await?;
+            match write()? {
+                Some(done) => return Ok(done),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+
+    /// Waits for room in the send buffer and says how many bytes surely fit. It keeps a quarter back for what the kernel adds
+    /// to each segment, so that what was taken for this sink need not wait in a pipe.
+    pub async fn room(&self) -> io::Result<usize> {
+        loop {
+            if let Some(room) = self.room_now()? {
+                return Ok(room);
+            }
+            let mut ready = self.io.ready(Interest::WRITABLE).await?;
+            if ready.ready().is_write_closed() {
+                return Ok(ONE_PAGE);
+            }
+            ready.clear_ready();
+        }
+    }
+
+    fn room_now(&self) -> io::Result<Option<usize>> {
+        let memory = sys::mem_info(self.as_fd())?;
+        let free = memory.send_buffer.saturating_sub(memory.queued);
+        // The kernel calls a stream writable while a third of its buffer is free: sk_stream_is_writeable() in include/net/sock.h.
+        if free > memory.queued / 2 {
+            return Ok(Some((free / 4 * 3) as usize));
+        }
+        // Only a poll that finds no room makes the kernel report room later (SOCK_NOSPACE in tcp_poll()).
+        let mut fds = [PollFd::new(&self.io, PollFlags::OUT)];
+        let writable = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0;
+        Ok(writable.then_some(ONE_PAGE))
+    }
+
+    /// Waits until the leg fails.
+    pub async fn failure(&self) -> io::Error {
+        loop {
+            let mut ready = match self.io.ready(Interest::ERROR).await {
+                Ok(ready) => ready,
+                Err(err) => return err,
+            };
+            match self.take_error() {
+                Some(err) => return err,
+                None => ready.clear_ready_matching(Ready::ERROR),
+            }
+        }
+    }
+
+    /// The error that the kernel reported before, if any: behind it an EOF is none.
+    pub fn failed(&self) -> Option<io::Error> {
+        self.error.get().map(io::Error::from_raw_os_error)
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        match self.socket().take_error() {
+            Ok(None) => self.failed(),
+            Ok(Some(err)) | Err(err) => Some(self.keep(err)),
+        }
+    }
+
+    /// Remembers that the leg has failed: from now on its EOF is none.
+    pub fn keep(&self, err: io::Error) -> io::Error {
+        if self.error.get().is_none() {
+            self.error.set(err.raw_os_error());
+        }
+        err
+    }
+
+    /// Passes a FIN on.
+    pub fn shut_write(&self) -> io::Result<()> {
+        match self.socket().shutdown(std::net::Shutdown::Write) {
+            // Both FINs went before, as a session that is taken over can find it; or a reset came, and then there is an error.
+            Err(err) if err.kind() == io::ErrorKind::NotConnected => self.take_error().map_or(Ok(()), Err),
+            Err(err) => Err(self.keep(err)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What the close record says of it.
+    pub fn facts(&self) -> LegFacts {
+        let name = self.socket().tcp_congestion().unwrap_or_default();
+        let name: Vec<u8> = name.into_iter().take_while(|&b| b != 0).collect();
+        let mptcp = match self.mptcp {
+            Mptcp::Yes if sys::is_mptcp(self.as_fd()).is_ok_and(|yes| !yes) => Mptcp::Fallback,
+            known => known,
+        };
+        LegFacts { congestion_control: String::from_utf8_lossy(&name).into_owned(), mptcp }
+    }
+
+    /// Both directions have ended: when it is dropped now, what is still queued is delivered, then the FIN.
+    pub fn end_in_order(&self) {
+        // Should this fail, the peer sees a reset instead of an end, which is the safe side to err on.
+        let _ = self.socket().set_linger(None);
+    }
+}
+
+impl AsFd for Leg {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+/// Makes `socket` reset its peer when it is closed, also by the end of the process.
+///
+/// # Errors
+/// Those of setsockopt(2); none are known for a valid socket.
+pub fn reset_on_close(socket: &Socket) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))
+}

@@ -1,0 +1,161 @@
+//! Where intercepted connections arrive: one listener a worker and address family, on loopback, behind TPROXY. EFFECT.
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use socket2::{Domain, Socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::config::{Config, FastOpen};
+use crate::flow::{Flow, OrigDst, Side};
+use crate::kernel::Kernel;
+use crate::leg::{Leg, reset_on_close};
+
+/// Connections whose handshake has ended and that wait for accept(); `net.core.somaxconn` sets the ceiling.
+const BACKLOG: i32 = 4096;
+/// Fast Open connections whose handshake has not ended.
+const FAST_OPEN_PENDING: u16 = 4096;
+/// After this many connections in a row the worker's sessions have their turn.
+const ACCEPTS_A_TURN: u32 = 64;
+/// How long accepting rests when there is no room, or descriptors or memory have run out.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An accepted connection.
+pub struct Accepted {
+    /// Who wants to talk to whom.
+    pub flow: Flow,
+    /// The client leg.
+    pub client: Leg,
+}
+
+/// What accepting came to.
+pub enum Arrival {
+    /// A connection that was intercepted.
+    Connection(Accepted),
+    /// Somebody connected to the listener itself; it is refused.
+    ToListener(SocketAddr),
+    /// Descriptors or memory have run out; accepting goes on after a pause.
+    Exhausted(io::Error),
+}
+
+/// The addresses that listeners are bound to. Loopback, not the wildcard: that would keep a client with the same port number
+/// from being dialled for.
+pub fn addresses(config: &Config) -> [SocketAddr; 2] {
+    let port = config.listen.port.get();
+    [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
+/// Binds one listener; what is set on it, the client legs inherit.
+///
+/// # Errors
+/// EADDRINUSE: somebody else has the port. EPERM: CAP_NET_ADMIN is missing. EADDRNOTAVAIL, EAFNOSUPPORT: no IPv6 here.
+pub fn bind(addr: SocketAddr, config: &Config, kernel: &Kernel) -> io::Result<Socket> {
+    let socket = kernel.client_socket(Domain::for_address(addr))?;
+    if addr.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        socket.set_ip_transparent_v6(true)?;
+    }
+    reset_on_close(&socket)?;
+    // With the mark set, `net.ipv4.tcp_fwmark_accept` does not give the divert mark to what the client legs send.
+    socket.set_mark(config.rules.own_mark.client())?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    match config.client.fast_open {
+        FastOpen::Off => {}
+        FastOpen::Cookie => sys::set_fast_open(socket.as_fd(), FAST_OPEN_PENDING)?,
+        FastOpen::NoCookie => {
+            sys::set_fast_open(socket.as_fd(), FAST_OPEN_PENDING)?;
+            sys::set_fast_open_no_cookie(socket.as_fd())?;
+        }
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Starts to listen; from here on `tproxy` finds it.
+pub fn listen(socket: &Socket) -> io::Result<()> {
+    socket.listen(BACKLOG)
+}
+
+/// Accepts for ever and hands each arrival to `take`, as long as there is no lack of `room`: then connections wait.
+///
+/// # Errors
+/// Only when the listener itself has failed.
+pub async fn accept(
+    listener: Socket,
+    mptcp: bool,
+    room: impl Fn() -> bool,
+    mut take: impl FnMut(Arrival),
+) -> io::Result<()> {
+    let own = listener.local_addr()?.as_socket();
+    let listener = sys::async_socket(listener, Interest::READABLE)?;
+    loop {
+        let mut ready = listener.readable().await?;
+        let drained = accept_some(&listener, mptcp, own, &room, &mut take)?;
+        match drained {
+            Turn::Empty => ready.clear_ready(),
+            Turn::More => tokio::task::yield_now().await,
+            Turn::Rest => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+enum Turn {
+    Empty,
+    More,
+    Rest,
+}
+
+fn accept_some(
+    listener: &AsyncFd<Socket>,
+    mptcp: bool,
+    own: Option<SocketAddr>,
+    room: &impl Fn() -> bool,
+    take: &mut impl FnMut(Arrival),
+) -> io::Result<Turn> {
+    for _ in 0..ACCEPTS_A_TURN {
+        if !room() {
+            return Ok(Turn::Rest);
+        }
+        let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok(fd) => Socket::from(fd),
+            Err(Errno::AGAIN) => return Ok(Turn::Empty),
+            Err(err @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                take(Arrival::Exhausted(err.into()));
+                return Ok(Turn::Rest);
+            }
+            Err(err @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP)) => {
+                return Err(err.into());
+            }
+            // What accept(2) reports here is the connection's failure, not the listener's.
+            Err(_) => continue,
+        };
+        match identify(socket, mptcp, own) {
+            Ok(arrival) => take(arrival),
+            Err(err) if Errno::from_io_error(&err) == Some(Errno::NOTCONN) => {}
+            Err(err) => take(Arrival::Exhausted(err)),
+        }
+    }
+    Ok(Turn::More)
+}
+
+/// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).
+fn identify(socket: Socket, mptcp: bool, own: Option<SocketAddr>) -> io::Result<Arrival> {
+    let inet = |addr: socket2::SockAddr| addr.as_socket().ok_or(io::ErrorKind::InvalidData.into());
+    let client = socket.peer_addr().and_then(inet)?;
+    let orig_dst = socket.local_addr().and_then(inet)?;
+    if Some(orig_dst) == own {
+        return Ok(Arrival::ToListener(client));
+    }
+    let client_leg = Leg::new(socket, Side::Client, mptcp)?;
+    Ok(Arrival::Connection(Accepted {
+        flow: Flow { client, orig_dst: OrigDst(orig_dst) },
+        client: client_leg,
+    }))
+}

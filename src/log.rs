@@ -1,0 +1,229 @@
+//! What is said and where it goes: diagnostics and close records, one line each, by one thread that may wait for a disk. EFFECT.
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::time::SystemTime;
+
+use crate::config::{Level, Log, LogFormat, LogTarget};
+use crate::exit::{Exit, Fatal};
+use crate::metrics::{Counter, worth_a_line};
+use crate::record::Record;
+
+/// Lines that wait for the writer; what comes beyond is dropped and counted, so that no disk can hold up a connection.
+const QUEUE: usize = 8192;
+/// Where journald listens: sd_journal_send(3).
+const JOURNAL: &str = "/run/systemd/journal/socket";
+
+struct Line {
+    priority: u8,
+    text: Vec<u8>,
+}
+
+/// Lets the last lines out when it is dropped.
+pub struct Guard {
+    lines: Option<SyncSender<Line>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// Why nothing can be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file cannot be opened.
+    #[error("log.target = {path:?}: cannot open it for appending: {err}")]
+    File {
+        /// The path.
+        path: String,
+        /// The kernel's answer.
+        err: io::Error,
+    },
+    /// No journal.
+    #[error("log.target = \"journal\": nobody listens at {JOURNAL} ({0}); is systemd-journald running?")]
+    Journal(io::Error),
+    /// No thread.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(io::Error),
+}
+
+/// Opens the target and sends everything there from now on.
+///
+/// # Errors
+/// When the target cannot be opened.
+pub fn init(config: &Log) -> Result<Guard, LogError> {
+    let mut out = Target::open(&config.target)?;
+    let (lines, queue) = sync_channel(QUEUE);
+    let dropped = Arc::new(Counter::default());
+    let writer = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&queue, &mut out));
+    let writer = writer.map_err(LogError::Thread)?;
+    let level = match config.level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
+    let builder = builder.with_timer(SystemTime).with_writer(Queue { lines: lines.clone(), dropped });
+    let set = match config.format {
+        LogFormat::Text => tracing::subscriber::set_global_default(builder.finish()),
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
+        }
+    };
+    // Only a second call in one process can fail here, and the first one's target stays.
+    let _ = set;
+    Ok(Guard { lines: Some(lines), writer: Some(writer) })
+}
+
+/// The close record: the one line of a connection.
+pub fn record(record: &Record) {
+    let ms = |d: std::time::Duration| d.as_micros() as f64 / 1000.0;
+    let server = record.server.as_ref();
+    tracing::info!(
+        client = %record.flow.client,
+        server = %record.flow.orig_dst.0,
+        source = record.source.map(tracing::field::display),
+        by = record.end.by.as_str(),
+        phase = record.end.phase.as_str(),
+        cause = %record.end.cause,
+        to_server = record.to_server,
+        to_client = record.to_client,
+        connect_ms = record.connect.map(ms),
+        duration_ms = ms(record.duration),
+        dialled = record.dialled.map(crate::record::Dialled::as_str),
+        client_cc = record.client.congestion_control,
+        client_mptcp = record.client.mptcp.as_str(),
+        server_cc = server.map(|leg| leg.congestion_control.as_str()),
+        server_mptcp = server.map(|leg| leg.mptcp.as_str()),
+        "closed"
+    );
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // An empty line is the last one: the subscriber keeps a sender of its own, so the queue never ends by itself.
+        let last = self.lines.take().map(|lines| lines.send(Line { priority: 0, text: Vec::new() }));
+        if let (Some(Ok(())), Some(writer)) = (last, self.writer.take()) {
+            let _ = writer.join();
+        }
+    }
+}
+
+struct Queue {
+    lines: SyncSender<Line>,
+    dropped: Arc<Counter>,
+}
+
+struct Entry<'a> {
+    queue: &'a Queue,
+    priority: u8,
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Entry<'a>;
+
+    fn make_writer(&'a self) -> Entry<'a> {
+        Entry { queue: self, priority: 6 }
+    }
+
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Entry<'a> {
+        // syslog(3): LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG.
+        let priority = match *meta.level() {
+            tracing::Level::ERROR => 3,
+            tracing::Level::WARN => 4,
+            tracing::Level::INFO => 6,
+            _ => 7,
+        };
+        Entry { queue: self, priority }
+    }
+}
+
+impl Write for Entry<'_> {
+    /// The subscriber hands over one whole event at a time.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = Line { priority: self.priority, text: event.to_vec() };
+        if let Err(TrySendError::Full(_)) = self.queue.lines.try_send(line) {
+            self.queue.dropped.count();
+            let dropped = self.queue.dropped.get();
+            if worth_a_line(dropped) {
+                let text =
+                    format!("the log cannot keep up: {dropped} lines were dropped so far\n").into_bytes();
+                let _ = self.queue.lines.try_send(Line { priority: 4, text });
+            }
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_all(queue: &Receiver<Line>, out: &mut Target) {
+    while let Ok(line) = queue.recv() {
+        if line.text.is_empty() {
+            return;
+        }
+        // There is nobody to tell when the log itself cannot be written; the next line may go through.
+        let _ = out.write(&line);
+    }
+}
+
+enum Target {
+    Stderr,
+    File(File),
+    Journal(UnixDatagram),
+}
+
+impl Target {
+    fn open(target: &LogTarget) -> Result<Self, LogError> {
+        match target {
+            LogTarget::Stderr => Ok(Self::Stderr),
+            LogTarget::File(path) => append(path).map(Self::File),
+            LogTarget::Journal => journal().map(Self::Journal).map_err(LogError::Journal),
+        }
+    }
+
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        match self {
+            Self::Stderr => io::stderr().lock().write_all(&line.text),
+            Self::File(file) => file.write_all(&line.text),
+            Self::Journal(socket) => socket.send(&journal_entry(line)).map(drop),
+        }
+    }
+}
+
+fn append(path: &Path) -> Result<File, LogError> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map_err(|err| LogError::File { path: path.display().to_string(), err })
+}
+
+fn journal() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(JOURNAL)?;
+    Ok(socket)
+}
+
+/// The journal's native protocol: FIELD=value lines; a value must not hold a line feed, and no line of ours does.
+fn journal_entry(line: &Line) -> Vec<u8> {
+    let mut entry =
+        format!("PRIORITY={}\nSYSLOG_IDENTIFIER=tcp-intercept\nMESSAGE=", line.priority).into_bytes();
+    entry.extend_from_slice(line.text.trim_ascii_end());
+    entry.push(b'\n');
+    entry
+}
+
+impl From<LogError> for Fatal {
+    fn from(err: LogError) -> Self {
+        let exit = match err {
+            LogError::File { .. } => Exit::CantCreat,
+            LogError::Journal(_) => Exit::Unavailable,
+            LogError::Thread(_) => Exit::OsErr,
+        };
+        Self::new(exit, err.to_string())
+    }
+}

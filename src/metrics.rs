@@ -1,0 +1,79 @@
+//! What is counted. PURE: plain atomics, one or two of them touched in a connection's life.
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident => $word:literal,)+) => {
+        /// Everything that the daemon counts.
+        #[derive(Debug, Default)]
+        pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+
+        impl fmt::Display for Counters {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut gap = "";
+                $(write!(f, "{gap}{}={}", $word, self.$name.get())?; gap = " ";)+
+                let _ = gap;
+                Ok(())
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that were intercepted.
+    accepted => "accepted",
+    /// Sessions that ended with a FIN in both directions.
+    ended_in_order => "ended-in-order",
+    /// Server legs that came about when the same address and port were tried again.
+    dialled_again => "dialled-again",
+    /// Server legs from the client's address with another port.
+    dialled_other_port => "dialled-other-port",
+    /// Sessions without a server leg: refused, unreachable, or timed out.
+    dial_failed => "dial-failed",
+    /// Sessions that one of our timeouts ended.
+    timed_out => "timed-out",
+    /// Connections to the listener itself.
+    to_listener => "to-listener",
+    /// Times that accepting rested because descriptors or memory had run out.
+    exhausted => "exhausted",
+    /// Times that new connections were routed past us because the limit was near.
+    gate_closed => "gate-closed",
+}
+
+/// Says yes to the first and then to each ten times as many: what a peer can trigger must not fill a log.
+pub fn worth_a_line(count: u64) -> bool {
+    count > 0 && 10_u64.pow(count.ilog10()) == count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_warnings_make_seven_lines() {
+        assert_eq!((0..=1_000_000).filter(|&n| worth_a_line(n)).count(), 7);
+    }
+
+    #[test]
+    fn counters_are_said_by_name() {
+        let counters = Counters::default();
+        counters.dialled_again.count();
+        assert!(counters.to_string().contains("dialled-again=1 dialled-other-port=0"));
+    }
+}

@@ -1,0 +1,210 @@
+//! The close record: what is said of a connection, once, at its end. PURE.
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::flow::{Flow, Side};
+
+/// How a session ended: at once the log's fields, a bounded label, and what tests assert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Who ended it.
+    pub by: By,
+    /// Where it stood.
+    pub phase: Phase,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Who ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The client: for an orderly end, the one whose FIN came first.
+    Client,
+    /// The server, or the network on the way to it.
+    Server,
+    /// This program, by one of its timeouts or limits.
+    Us,
+    /// The operator, by stopping the program.
+    Admin,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The client is accepted, the server is being dialled.
+    Connect,
+    /// Both legs are there.
+    Relay,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// FIN in both directions.
+    Eof,
+    /// A leg failed, with this errno.
+    Errno(i32),
+    /// One of our timeouts.
+    Timeout(Timeout),
+    /// The program stopped.
+    Stopped,
+}
+
+/// Our timeouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timeout {
+    /// `server.connect-timeout`
+    Connect,
+    /// `timeouts.half-closed`
+    HalfClosed,
+    /// `timeouts.idle`
+    Idle,
+}
+
+impl End {
+    /// Both directions came to their end in order; `first` sent its FIN first.
+    pub const fn in_order(first: Side) -> Self {
+        Self { by: By::of(first), phase: Phase::Relay, cause: Cause::Eof }
+    }
+
+    /// A leg failed.
+    pub fn failed(side: Side, phase: Phase, err: &io::Error) -> Self {
+        Self { by: By::of(side), phase, cause: Cause::Errno(err.raw_os_error().unwrap_or(0)) }
+    }
+
+    /// One of our timeouts struck.
+    pub const fn timeout(phase: Phase, which: Timeout) -> Self {
+        Self { by: By::Us, phase, cause: Cause::Timeout(which) }
+    }
+
+    /// The session's task was dropped, which happens only when the program stops.
+    pub const fn stopped(phase: Phase) -> Self {
+        Self { by: By::Admin, phase, cause: Cause::Stopped }
+    }
+}
+
+impl By {
+    const fn of(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Server => Self::Server,
+        }
+    }
+}
+
+/// Which step of the ladder brought the server leg about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialled {
+    /// The first attempt.
+    First,
+    /// The same address and port again, a moment later.
+    Again,
+    /// The client's address with another port.
+    OtherPort,
+}
+
+/// What became of Multipath TCP on a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mptcp {
+    /// Not asked for.
+    Off,
+    /// In use.
+    Yes,
+    /// Asked for; the peer or the kernel has it not, so it is TCP.
+    Fallback,
+}
+
+/// What is known of a leg once it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegFacts {
+    /// The congestion control in use.
+    pub congestion_control: String,
+    /// Multipath TCP.
+    pub mptcp: Mptcp,
+}
+
+/// Everything that is said of one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Client and original destination.
+    pub flow: Flow,
+    /// The address that the server saw; `None` when no server leg came about.
+    pub source: Option<SocketAddr>,
+    /// How the server leg was dialled; `None` when none came about.
+    pub dialled: Option<Dialled>,
+    /// How it ended.
+    pub end: End,
+    /// Payload bytes that were passed on to the server.
+    pub to_server: u64,
+    /// Payload bytes that were passed on to the client.
+    pub to_client: u64,
+    /// From accept to the server's answer; `None` when there was none.
+    pub connect: Option<Duration>,
+    /// From accept to the end.
+    pub duration: Duration,
+    /// The client leg.
+    pub client: LegFacts,
+    /// The server leg.
+    pub server: Option<LegFacts>,
+}
+
+macro_rules! words {
+    ($($name:ident { $($variant:ident => $word:literal),+ $(,)? })+) => {$(
+        impl $name {
+            /// The word for it in logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )+};
+}
+
+words! {
+    By { Client => "client", Server => "server", Us => "us", Admin => "admin" }
+    Phase { Connect => "connect", Relay => "relay" }
+    Timeout { Connect => "connect-timeout", HalfClosed => "half-closed-timeout", Idle => "idle-timeout" }
+    Dialled { First => "first", Again => "again", OtherPort => "other-port" }
+    Mptcp { Off => "off", Yes => "yes", Fallback => "fallback" }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eof => f.write_str("eof"),
+            Self::Errno(errno) => match errno_word(*errno) {
+                Some(word) => f.write_str(word),
+                None => write!(f, "errno-{errno}"),
+            },
+            Self::Timeout(which) => which.fmt(f),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// The errnos that end a connection in the ordinary life of TCP, in words; numbers of include/uapi/asm-generic/errno.h.
+fn errno_word(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        1 => "filtered",
+        12 => "out-of-memory",
+        13 => "not-permitted",
+        23 | 24 => "out-of-descriptors",
+        // EPIPE: the reset came behind the peer's FIN (tcp_reset() in net/ipv4/tcp_input.c), or before our write.
+        32 | 104 => "reset",
+        98 | 99 => "address-in-use",
+        100 => "network-down",
+        101 => "network-unreachable",
+        103 => "aborted",
+        105 => "out-of-buffers",
+        110 => "timed-out",
+        111 => "refused",
+        113 => "host-unreachable",
+        _ => return None,
+    })
+}

@@ -1,0 +1,220 @@
+//! One direction of a session, as a machine that is told what happened and says what is next. PURE: no descriptor, no clock.
+use std::num::NonZeroUsize;
+
+/// What a splice came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// So many bytes were moved.
+    Bytes(NonZeroUsize),
+    /// The source's FIN was reached: nothing comes behind it.
+    Eof,
+    /// Nothing to read, or no room to write.
+    NotReady,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Move bytes from the source into the (empty) pipe.
+    Fill,
+    /// Move so many bytes from the pipe to the sink.
+    Drain(NonZeroUsize),
+    /// Pass the FIN on: shut the sink's write side.
+    Shut,
+    /// Nothing more, ever.
+    Done,
+}
+
+/// Where a direction stands: plain, so that another process can take it up from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Half {
+    in_pipe: usize,
+    stage: Stage,
+    passed_on: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stage {
+    #[default]
+    Open,
+    SourceEnded,
+    SinkShut,
+}
+
+impl Half {
+    /// A direction that goes on where another process left it: `in_pipe` bytes in its pipe, `passed_on` bytes before them.
+    /// What had ended shows itself again: a source at its EOF reads as EOF.
+    pub const fn resume(in_pipe: usize, passed_on: u64) -> Self {
+        Self { in_pipe, stage: Stage::Open, passed_on }
+    }
+
+    /// What is next. The order is the fidelity: the pipe before anything that comes behind it, all bytes before the FIN.
+    pub fn step(&self) -> Step {
+        match (NonZeroUsize::new(self.in_pipe), self.stage) {
+            (Some(len), _) => Step::Drain(len),
+            (None, Stage::Open) => Step::Fill,
+            (None, Stage::SourceEnded) => Step::Shut,
+            (None, Stage::SinkShut) => Step::Done,
+        }
+    }
+
+    /// A [`Step::Fill`] came to this.
+    pub fn filled(&mut self, moved: Moved) {
+        match moved {
+            Moved::Bytes(n) => self.in_pipe += n.get(),
+            Moved::Eof => self.stage = Stage::SourceEnded,
+            Moved::NotReady => {}
+        }
+    }
+
+    /// A [`Step::Drain`] moved `n` bytes.
+    pub fn drained(&mut self, n: NonZeroUsize) {
+        // The kernel moves no more than it was asked for; should it say so, the pipe is empty and no more.
+        self.in_pipe = self.in_pipe.saturating_sub(n.get());
+        self.passed_on += n.get() as u64;
+    }
+
+    /// One urgent byte went past the pipe (which was empty), from source to sink.
+    pub fn passed_urgent(&mut self) {
+        self.passed_on += 1;
+    }
+
+    /// The sink's write side is shut.
+    pub fn shut(&mut self) {
+        self.stage = Stage::SinkShut;
+    }
+
+    /// The source's FIN has been read.
+    pub fn source_ended(&self) -> bool {
+        self.stage != Stage::Open
+    }
+
+    /// Bytes that wait in the pipe.
+    pub fn in_pipe(&self) -> usize {
+        self.in_pipe
+    }
+
+    /// Payload bytes that the sink's kernel has taken.
+    pub fn passed_on(&self) -> u64 {
+        self.passed_on
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    fn bytes(n: usize) -> Moved {
+        NonZeroUsize::new(n).map_or(Moved::NotReady, Moved::Bytes)
+    }
+
+    #[test]
+    fn eof_behind_a_full_pipe_drains_before_it_shuts_the_write_side() {
+        let mut half = Half::default();
+        half.filled(bytes(10));
+        half.filled(Moved::Eof);
+        assert_eq!(half.step(), Step::Drain(NonZeroUsize::new(10).unwrap()));
+        half.drained(NonZeroUsize::new(4).unwrap());
+        assert_eq!(half.step(), Step::Drain(NonZeroUsize::new(6).unwrap()));
+        half.drained(NonZeroUsize::new(6).unwrap());
+        assert_eq!(half.step(), Step::Shut);
+        half.shut();
+        assert_eq!((half.step(), half.passed_on()), (Step::Done, 10));
+    }
+
+    #[test]
+    fn a_direction_taken_over_empties_its_pipe_first() {
+        let half = Half::resume(7, 100);
+        assert_eq!((half.step(), half.passed_on()), (Step::Drain(NonZeroUsize::new(7).unwrap()), 100));
+    }
+
+    /// The naive model: a source that is a list of bytes with a FIN behind, a pipe, and what the sink was given.
+    #[derive(Default)]
+    struct Model {
+        source: VecDeque<u32>,
+        fin: bool,
+        pipe: VecDeque<u32>,
+        sink: Vec<u32>,
+        shut: bool,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Arrive(u8),
+        Fin,
+        Turn { readable: u8, writable: u8 },
+        TakeOver,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            3 => any::<u8>().prop_map(Op::Arrive),
+            1 => Just(Op::Fin),
+            6 => (any::<u8>(), any::<u8>()).prop_map(|(readable, writable)| Op::Turn { readable, writable }),
+            1 => Just(Op::TakeOver),
+        ]
+    }
+
+    impl Model {
+        /// Does what `half` says, as far as the kernel lets it.
+        fn turn(&mut self, half: &mut Half, readable: usize, writable: usize) {
+            match half.step() {
+                Step::Fill => {
+                    assert!(self.pipe.is_empty(), "filled a pipe that was not empty");
+                    let n = readable.min(self.source.len());
+                    if n == 0 && self.source.is_empty() && self.fin {
+                        half.filled(Moved::Eof);
+                    } else {
+                        self.pipe.extend(self.source.drain(..n));
+                        half.filled(bytes(n));
+                    }
+                }
+                Step::Drain(len) => {
+                    assert_eq!(len.get(), self.pipe.len());
+                    let n = writable.min(len.get());
+                    self.sink.extend(self.pipe.drain(..n));
+                    if let Some(n) = NonZeroUsize::new(n) {
+                        half.drained(n);
+                    }
+                }
+                Step::Shut => {
+                    assert!(
+                        self.fin && self.source.is_empty() && self.pipe.is_empty(),
+                        "FIN before the last byte"
+                    );
+                    self.shut = true;
+                    half.shut();
+                }
+                Step::Done => assert!(self.shut),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_in_order_once_and_the_fin_behind_the_last(ops in proptest::collection::vec(op(), 0..200)) {
+            let (mut model, mut half, mut sent) = (Model::default(), Half::default(), 0_u32);
+            for op in ops {
+                match op {
+                    Op::Arrive(n) if !model.fin => {
+                        model.source.extend(sent..sent + u32::from(n));
+                        sent += u32::from(n);
+                    }
+                    Op::Arrive(_) => {}
+                    Op::Fin => model.fin = true,
+                    Op::Turn { readable, writable } => model.turn(&mut half, readable.into(), writable.into()),
+                    Op::TakeOver if !model.shut => half = Half::resume(model.pipe.len(), model.sink.len() as u64),
+                    Op::TakeOver => {}
+                }
+            }
+            model.fin = true;
+            while half.step() != Step::Done {
+                model.turn(&mut half, 3, 2);
+            }
+            prop_assert_eq!(&model.sink, &(0..sent).collect::<Vec<_>>());
+            prop_assert_eq!(half.passed_on(), u64::from(sent));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Moving bytes inside the kernel. EFFECT.
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::pipe::{SpliceFlags, splice};
+
+use super::half::Moved;
+use super::pool::Pipe;
+use crate::leg::Leg;
+
+/// Asked of a copying source beyond what is there, so that a short answer means that it is empty.
+const BEYOND: usize = 4096;
+
+/// How many bytes to ask `source` for, of the `most` that have a place to go.
+pub fn ask(source: &Leg, most: usize) -> io::Result<usize> {
+    if !source.copies() {
+        return Ok(most);
+    }
+    let there = usize::try_from(ioctl_fionread(source)?).unwrap_or(usize::MAX);
+    Ok(most.min(there.saturating_add(BEYOND)))
+}
+
+/// Moves at most `len` bytes from `source` into the empty `pipe`.
+pub fn fill(source: &Leg, pipe: &Pipe, len: usize) -> io::Result<Moved> {
+    match moved(source, &pipe.write, len) {
+        Ok(Some(n)) => match NonZeroUsize::new(n) {
+            Some(n) => Ok(Moved::Bytes(n)),
+            None => end_or_urgent(source),
+        },
+        Ok(None) => Ok(Moved::NotReady),
+        Err(err) => Err(source.keep(err)),
+    }
+}
+
+/// splice() says 0 at an urgent byte too when the FIN has arrived behind it (tcp_splice_read() in net/ipv4/tcp.c), and behind an
+/// error that was reported before: neither is an end.
+fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
+    match source.failed() {
+        Some(err) => Err(err),
+        None if ioctl_fionread(source)? > 0 => Ok(Moved::NotReady),
+        None => Ok(Moved::Eof),
+    }
+}
+
+/// Moves at most `len` bytes from `pipe` to `sink`; `None`: no room.
+pub fn drain(pipe: &Pipe, sink: &Leg, len: NonZeroUsize) -> io::Result<Option<NonZeroUsize>> {
+    match moved(&pipe.read, sink, len.get()) {
+        Ok(n) => Ok(n.and_then(NonZeroUsize::new)),
+        Err(err) => Err(sink.keep(err)),
+    }
+}
+
+fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>> {
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    match retry_on_intr(|| splice(&from, None, &to, None, len, flags)) {
+        Ok(n) => Ok(Some(n)),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// Takes the urgent byte at which splice() stops, if that is why it stopped: the one payload byte that goes by user memory,
+/// because the kernel offers no other way past it (tcp_read_sock() in net/ipv4/tcp.c).
+pub fn take_urgent(source: &Leg) -> io::Result<Option<u8>> {
+    if ioctl_fionread(source)? == 0 {
+        return Ok(None);
+    }
+    let mut byte = [0];
+    match recv(source, &mut byte, RecvFlags::DONTWAIT) {
+        Ok((1.., _)) => Ok(Some(byte[0])),
+        Ok(_) | Err(Errno::AGAIN) => Ok(None),
+        Err(err) => Err(source.keep(err.into())),
+    }
+}
+
+/// Passes it on as what it is; `None`: no room.
+pub fn give_urgent(sink: &Leg, byte: u8) -> io::Result<Option<()>> {
+    match send(sink, &[byte], SendFlags::OOB | SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(Some(())),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(err) => Err(sink.keep(err.into())),
+    }
+}

@@ -1,0 +1,129 @@
+//! One thread with its own listeners, pipes and sessions; workers share counters and nothing else that is hot. WIRING.
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use socket2::Socket;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, watch};
+
+use crate::config::Config;
+use crate::kernel::Kernel;
+use crate::limits::{Crossed, Occupancy};
+use crate::listener::{self, Accepted, Arrival};
+use crate::metrics::{Counter, Counters, worth_a_line};
+use crate::relay::pool::Pool;
+use crate::session::{self, Env};
+
+/// A runtime looks for new events after so many tasks: low, so that a bulk flow's turns do not hold up an interactive one.
+const TASKS_BETWEEN_EVENTS: u32 = 16;
+
+/// What all workers share.
+pub struct Shared {
+    /// What the operator asked for.
+    pub config: Config,
+    /// What the kernel can do.
+    pub kernel: Kernel,
+    /// What is counted.
+    pub counters: Counters,
+    /// How many sessions there are.
+    pub occupancy: Occupancy,
+    /// Rung when the gate for new connections is to be looked at.
+    pub gate: Notify,
+}
+
+/// Starts a thread that takes what arrives at `listeners`, until `stopping` changes.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn start(
+    n: usize,
+    listeners: Vec<Socket>,
+    shared: &Arc<Shared>,
+    stopping: &watch::Receiver<bool>,
+) -> std::io::Result<JoinHandle<()>> {
+    let (shared, stopping) = (Arc::clone(shared), stopping.clone());
+    thread::Builder::new().name(format!("worker-{n}")).spawn(move || work(&shared, listeners, stopping))
+}
+
+fn work(shared: &Arc<Shared>, listeners: Vec<Socket>, mut stopping: watch::Receiver<bool>) {
+    let mut builder = Builder::new_current_thread();
+    let rt = builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS).build_local(LocalOptions::default());
+    let rt = match rt {
+        Ok(rt) => rt,
+        Err(err) => return tracing::error!("a worker cannot start: {err}"),
+    };
+    let worker = Rc::new(Worker { shared: Arc::clone(shared), pool: Pool::default() });
+    for listener in listeners {
+        let worker = Rc::clone(&worker);
+        rt.spawn_local(async move {
+            let room = || !worker.shared.occupancy.is_full();
+            let mptcp = worker.shared.kernel.client.mptcp;
+            let failed = listener::accept(listener, mptcp, room, |arrival| worker.take(arrival)).await;
+            tracing::error!("a listener has failed, new connections are routed past it: {failed:?}");
+        });
+    }
+    // When this ends, dropping the runtime ends every session with a reset and its close record.
+    rt.block_on(async { stopping.changed().await.is_ok() });
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    pool: Pool,
+}
+
+impl Worker {
+    fn take(self: &Rc<Self>, arrival: Arrival) {
+        let counters = &self.shared.counters;
+        match arrival {
+            Arrival::Connection(conn) => self.begin(conn),
+            Arrival::ToListener(client) => warn_seldom(&counters.to_listener, || {
+                format!(
+                    "refused a connection from {client} to the listener itself: it takes only intercepted connections"
+                )
+            }),
+            Arrival::Exhausted(err) => {
+                warn_seldom(&counters.exhausted, || format!("accepting rests for a moment: {err}"));
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, conn: Accepted) {
+        let seat = Seat::take(&self.shared);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let Shared { config, kernel, counters, .. } = &*worker.shared;
+            session::run(conn, &Env { config, kernel, counters, pool: &worker.pool }).await;
+            drop(seat);
+        });
+    }
+}
+
+/// One session's place among those that the limit allows; free again when it is dropped.
+struct Seat(Arc<Shared>);
+
+impl Seat {
+    fn take(shared: &Arc<Shared>) -> Self {
+        if shared.occupancy.enter() == Crossed::Mark {
+            shared.gate.notify_one();
+        }
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.0.occupancy.leave() == Crossed::Mark {
+            self.0.gate.notify_one();
+        }
+    }
+}
+
+/// What a peer can bring about is always counted and seldom said.
+fn warn_seldom(counter: &Counter, what: impl FnOnce() -> String) {
+    counter.count();
+    let so_far = counter.get();
+    if worth_a_line(so_far) {
+        tracing::warn!("{} ({so_far} so far)", what());
+    }
+}

@@ -1,0 +1,15 @@
+//! Sockets and the runtime's event loop.
+use std::io;
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers `socket`, which must be non-blocking, with this thread's runtime.
+///
+/// # Errors
+/// Those of epoll_ctl(2): ENOMEM, and ENOSPC when `fs.epoll.max_user_watches` is reached. The socket is then closed.
+pub fn async_socket(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns its descriptor, has the same one as long as it lives, and `AsyncFd` owns the `Socket`.
+    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
+}

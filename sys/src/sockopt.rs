@@ -1,0 +1,106 @@
+//! Socket options.
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::{c_int, c_void, socklen_t};
+
+/// `TCP_IS_MPTCP` of include/uapi/linux/tcp.h (Linux 5.16).
+const TCP_IS_MPTCP: c_int = 43;
+/// `TCP_FASTOPEN_NO_COOKIE` of include/uapi/linux/tcp.h (Linux 4.15).
+const TCP_FASTOPEN_NO_COOKIE: c_int = 34;
+/// `SO_MEMINFO` of include/uapi/asm-generic/socket.h (Linux 4.12).
+const SO_MEMINFO: c_int = 55;
+/// Places in the array that SO_MEMINFO fills: the `SK_MEMINFO_*` of include/uapi/linux/sock_diag.h.
+const SK_MEMINFO_SNDBUF: usize = 3;
+const SK_MEMINFO_WMEM_QUEUED: usize = 5;
+const SK_MEMINFO_VARS: usize = 9;
+
+/// What a socket's send buffer holds, in bytes of kernel memory (payload and overhead).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemInfo {
+    /// The limit (SO_SNDBUF as the kernel has it now; it grows by itself).
+    pub send_buffer: u32,
+    /// What is queued: not yet sent, or sent and not yet acknowledged.
+    pub queued: u32,
+}
+
+/// Reads the fill level of `sock`'s send buffer.
+pub fn mem_info(sock: BorrowedFd<'_>) -> io::Result<MemInfo> {
+    let vars: [u32; SK_MEMINFO_VARS] = get(sock, libc::SOL_SOCKET, SO_MEMINFO)?;
+    Ok(MemInfo { send_buffer: vars[SK_MEMINFO_SNDBUF], queued: vars[SK_MEMINFO_WMEM_QUEUED] })
+}
+
+/// Whether `sock` speaks MPTCP now: false for a TCP socket and after a fallback.
+/// `ENOPROTOOPT`: the kernel is older than 5.16.
+pub fn is_mptcp(sock: BorrowedFd<'_>) -> io::Result<bool> {
+    get::<c_int>(sock, libc::IPPROTO_TCP, TCP_IS_MPTCP).map(|flag| flag != 0)
+}
+
+/// Puts off the choice of a port from bind() to connect(), so that a port is taken per destination and not for all of them.
+pub fn set_bind_address_no_port(sock: BorrowedFd<'_>) -> io::Result<()> {
+    set(sock, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Lets a listener take data in SYNs (RFC 7413), with at most `pending` such connections before their handshake ends.
+pub fn set_fast_open(listener: BorrowedFd<'_>, pending: u16) -> io::Result<()> {
+    set(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, c_int::from(pending))
+}
+
+/// Takes data in SYNs without a cookie.
+pub fn set_fast_open_no_cookie(sock: BorrowedFd<'_>) -> io::Result<()> {
+    set(sock, libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
+}
+
+/// Types that any bytes are a valid value of.
+trait Plain: Copy {}
+impl Plain for c_int {}
+impl Plain for [u32; SK_MEMINFO_VARS] {}
+
+fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = size_of::<T>() as socklen_t;
+    // SAFETY: `value` is writable for `len` bytes; the kernel writes no more than `len`.
+    cvt(unsafe {
+        libc::getsockopt(sock.as_raw_fd(), level, name, value.as_mut_ptr().cast::<c_void>(), &mut len)
+    })?;
+    // SAFETY: all bytes were set to zero before the kernel wrote some of them, and any bytes are a valid `Plain`.
+    Ok(unsafe { value.assume_init() })
+}
+
+fn set(sock: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let ptr = (&raw const value).cast::<c_void>();
+    let len = size_of::<c_int>() as socklen_t;
+    // SAFETY: `ptr` is readable for `len` bytes; the kernel copies them before it returns.
+    cvt(unsafe { libc::setsockopt(sock.as_raw_fd(), level, name, ptr, len) })
+}
+
+fn cvt(result: c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_a_peer_does_not_read_is_seen_in_the_send_buffer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let empty = mem_info(sender.as_fd()).unwrap();
+        assert!(empty.send_buffer > 0);
+        sender.set_nonblocking(true).unwrap();
+        while sender.write(&[0; 65536]).is_ok() {}
+        let full = mem_info(sender.as_fd()).unwrap();
+        assert!(full.queued > empty.queued && full.queued >= full.send_buffer / 2, "{full:?}");
+    }
+
+    #[test]
+    fn a_tcp_socket_is_no_mptcp_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_mptcp(listener.as_fd()).unwrap());
+    }
+}

@@ -1,0 +1,112 @@
+//! The daemon as a service: what it tells the service manager, and what it does when it is full.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use lab::peers::{Server, echo};
+use lab::{BOTH, Daemon, Ip, Lab, netns, wait_until};
+use rustix::process::Signal;
+
+const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
+const SOON: Duration = Duration::from_secs(20);
+
+fn speaks(mut stream: &TcpStream) {
+    stream.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+#[test]
+fn the_service_manager_hears_when_it_is_ready_and_when_it_stops() {
+    netns(|| {
+        let lab = Lab::new();
+        let manager = UnixDatagram::bind("/run/notify").unwrap();
+        manager.set_read_timeout(Some(SOON)).unwrap();
+        let hear = || {
+            let mut message = [0; 256];
+            let len = manager.recv(&mut message).unwrap();
+            String::from_utf8_lossy(&message[..len]).trim().to_owned()
+        };
+        let mut command = lab.gateway.cmd(BIN);
+        command.arg("run").env("NOTIFY_SOCKET", "/run/notify");
+        let mut daemon = lab::Proc::start("tcp-intercept", command);
+        assert_eq!(hear(), "READY=1");
+        assert!(
+            lab.gateway.run("nft list tables").contains("tcp_intercept"),
+            "ready, and the rules are there"
+        );
+        daemon.signal(Signal::TERM);
+        assert_eq!(hear(), "STOPPING=1");
+        assert!(daemon.wait(SOON).success());
+    });
+}
+
+#[test]
+fn when_it_is_almost_full_new_connections_are_routed_until_there_is_room() {
+    netns(|| {
+        let lab = Lab::new();
+        let daemon = Daemon::start(&lab.gateway, BIN, &["limits.connections=20"]);
+        let sessions = || lab.gateway.ss("-tnH state established").lines().count() / 2;
+        for ip in BOTH {
+            let server = Server::start(&lab.server, lab.server_at(ip, 80), echo);
+            let mut streams: Vec<TcpStream> = Vec::new();
+            // 19 of 20 are 95 %: behind them, the gate closes.
+            for n in 1..=19 {
+                streams.push(lab.client().connect(server.address).unwrap());
+                wait_until("the session is there", SOON, || sessions() == n);
+            }
+            wait_until("the gate is closed", SOON, || status(&lab).contains("the gate is closed"));
+            let routed = lab.client().connect(server.address).unwrap();
+            speaks(&routed);
+            streams.iter().for_each(speaks);
+            assert_eq!(sessions(), 19, "the twentieth is routed");
+            // 18 of 20 are 90 %: there is room again.
+            streams.pop();
+            wait_until("the gate is open", SOON, || !status(&lab).contains("the gate is closed"));
+            streams.push(lab.client().connect(server.address).unwrap());
+            streams.iter().for_each(speaks);
+            speaks(&routed);
+            assert_eq!(sessions(), 19, "and so the next one is intercepted");
+            drop(streams);
+            wait_until("all have ended", SOON, || sessions() == 0);
+        }
+        // Twice for each family: the nineteenth session, and the one that took its place.
+        let log = daemon.stop().1;
+        assert!(log.contains("gate-closed=4"), "{log}");
+    });
+}
+
+fn status(lab: &Lab) -> String {
+    lab.gateway.run(&format!("{BIN} rules status"))
+}
+
+#[test]
+fn a_daemon_finds_the_gate_that_another_left_closed_and_opens_it() {
+    netns(|| {
+        let lab = Lab::new();
+        let server = Server::start(&lab.server, lab.server_at(Ip::V4, 80), echo);
+        let full = Daemon::start(&lab.gateway, BIN, &["limits.connections=1"]);
+        let stream = lab.client().connect(server.address).unwrap();
+        speaks(&stream);
+        wait_until("the gate is closed", SOON, || status(&lab).contains("the gate is closed"));
+        full.kill9();
+        let daemon = Daemon::start(&lab.gateway, BIN, &[]);
+        speaks(&lab.client().connect(server.address).unwrap());
+        assert_eq!(daemon.wait_for_records(1).len(), 1, "intercepted");
+    });
+}
+
+#[test]
+fn more_sessions_than_descriptors_carry_are_refused_at_the_start() {
+    netns(|| {
+        let lab = Lab::new();
+        let run = format!("ulimit -n 1000; {BIN} run --set limits.connections=451 2>&1 || echo exit=$?");
+        let said = lab.gateway.run(&run);
+        assert!(said.contains("limits.connections = 451: 1000 descriptors (ulimit -Hn) carry 450"), "{said}");
+        assert!(said.contains("exit=69"), "{said}");
+        assert_eq!(lab.gateway.run("nft list tables"), "");
+    });
+}
