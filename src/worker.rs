@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
 use crate::kernel::Kernel;
-use crate::limits::{Crossed, Occupancy};
+use crate::limits::{Gate, Occupancy};
 use crate::listener::{self, Accepted, Arrival};
 use crate::metrics::{Counter, Counters, worth_a_line};
 use crate::relay::pool::Pool;
@@ -84,7 +84,13 @@ impl Worker {
             }),
             Arrival::Exhausted(err) => {
                 warn_seldom(&counters.exhausted, || format!("accepting rests for a moment: {err}"));
+                if self.shared.occupancy.exhausted() == Gate::Moves {
+                    self.shared.gate.notify_one();
+                }
             }
+            Arrival::Shed => warn_seldom(&counters.shed, || {
+                "reset a connection that had waited for a place; its next try is routed".to_owned()
+            }),
         }
     }
 
@@ -104,7 +110,7 @@ struct Seat(Arc<Shared>);
 
 impl Seat {
     fn take(shared: &Arc<Shared>) -> Self {
-        if shared.occupancy.enter() == Crossed::Mark {
+        if shared.occupancy.enter() == Gate::Moves {
             shared.gate.notify_one();
         }
         Self(Arc::clone(shared))
@@ -113,7 +119,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.0.occupancy.leave() == Crossed::Mark {
+        if self.0.occupancy.leave() == Gate::Moves {
             self.0.gate.notify_one();
         }
     }

@@ -113,7 +113,7 @@ fn divert(mark: Mark) -> String {
 }
 
 /// A SYN cookie is answered within a round trip; if that answer is lost, data comes again after 1, 3, 7 and 15 s.
-/// At 8,700 new connections a second this set is full, and has 20 MB.
+/// At 8,700 new connections a second this set is full.
 const TAKEN: &str = "timeout 15s; size 131072";
 /// TIME_WAIT lasts a minute (TCP_TIMEWAIT_LEN). Only connections that meet a leftover socket are in this set.
 const ROUTED: &str = "timeout 70s; size 65536";
