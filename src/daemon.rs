@@ -1,10 +1,11 @@
 //! From the start to the stop of the whole program. WIRING.
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use socket2::Socket;
@@ -123,12 +124,32 @@ fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal>
 }
 
 async fn until_signal(shared: &Shared, interrupt: &mut Signal, terminate: &mut Signal) {
+    let mut reserve = Reserve::take();
     loop {
         tokio::select! {
             _ = interrupt.recv() => return tracing::info!("SIGINT: stopping"),
             _ = terminate.recv() => return tracing::info!("SIGTERM: stopping"),
-            () = shared.gate.notified() => move_gate(shared),
+            () = shared.gate.notified() => reserve.lend(|| move_gate(shared)),
         }
+    }
+}
+
+/// Descriptors that are kept for the child that moves the gate: it is needed most when there are none left.
+struct Reserve(Vec<OwnedFd>);
+
+impl Reserve {
+    /// More than the pipes of a child take.
+    const DESCRIPTORS: usize = 16;
+
+    fn take() -> Self {
+        let stderr = std::io::stderr();
+        Self((0..Self::DESCRIPTORS).filter_map(|_| fcntl_dupfd_cloexec(&stderr, 0).ok()).collect())
+    }
+
+    fn lend(&mut self, work: impl FnOnce()) {
+        self.0.clear();
+        work();
+        *self = Self::take();
     }
 }
 
