@@ -150,18 +150,18 @@ fn take(words: &Words) -> Chain {
 /// its port again after the daemon has stopped: it must not get what follows.
 fn route(words: &Words, own: OwnMark) -> Chain {
     let in_use = format!("socket mark & {:#x} != 0x0 accept", own.mask());
+    let others = format!("socket mark & {:#x} == 0x0 accept", own.mask());
     let mut rules = vec![rule(in_use, "a connection of ours is not disturbed")];
     rules.extend(words.per_family(|family| {
-        let flow = family.flow();
-        let text = format!("meta nfproto {} delete @{} {{ {flow} }}", family.nfproto, family.taken);
-        let remember = format!(
-            "meta nfproto {} socket transparent 1 update @{} {{ {flow} }}",
-            family.nfproto, family.routed
-        );
-        vec![
-            rule(text, "a port that is used again: no longer taken"),
-            rule(remember, "a leftover socket is in its way: remember it"),
-        ]
+        let text =
+            format!("meta nfproto {} delete @{} {{ {} }}", family.nfproto, family.taken, family.flow());
+        vec![rule(text, "a port that is used again: no longer taken")]
+    }));
+    rules.push(rule(others, "the socket of another program"));
+    rules.extend(words.per_family(|family| {
+        let remember = format!("update @{} {{ {} }}", family.routed, family.flow());
+        let text = format!("meta nfproto {} socket transparent 1 {remember}", family.nfproto);
+        vec![rule(text, "a leftover socket is in its way: remember it")]
     }));
     rules.push(rule("accept", "routed"));
     Chain { name: "route", hook: None, rules }
