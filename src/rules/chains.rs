@@ -206,7 +206,7 @@ fn syn(words: &Words, own: OwnMark) -> Chain {
 /// `socket mark` does not match what is in TIME_WAIT or not yet accepted. This accepts, so that it is routed, what is
 /// for no such socket: it belongs to a connection that was routed since, from a port that was used again.
 fn time_wait(words: &Words) -> Chain {
-    let mut rules = words.per_family(|family| {
+    let rules = words.per_family(|family| {
         let (flow, reply, routed) = (family.flow(), family.reply(), family.routed);
         let syn_ack = format!("meta nfproto {} {SYN_ACK} update @{routed} {{ {reply} }}", family.nfproto);
         vec![
@@ -215,7 +215,6 @@ fn time_wait(words: &Words) -> Chain {
             rule(format!("{reply} @{routed} accept"), ROUTED_FLOW),
         ]
     });
-    rules.push(rule("tcp flags & syn == syn accept", "a new connection: routed"));
     Chain { name: "time_wait", hook: None, rules }
 }
 

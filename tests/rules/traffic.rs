@@ -24,6 +24,8 @@ fn what_is_forwarded_is_intercepted_and_the_server_sees_the_client() {
             let proxy = Proxy::start(&lab.gateway, &config);
             both_are_answered(&lab, port);
             assert_eq!(proxy.taken(), 2, "{config:?}");
+            let routed = lab.gateway.run("for ip in 4 6; do nft list set inet tcp_intercept routed$ip; done");
+            assert!(!routed.contains("elements"), "only what meets a leftover socket is in it: {routed}");
         }
     });
 }
