@@ -21,7 +21,7 @@ use crate::listener;
 use crate::lock::Lock;
 use crate::log;
 use crate::metrics::Counters;
-use crate::rules::{self, Gate};
+use crate::rules::{self, Gate, Keeper};
 use crate::worker::{self, Shared};
 
 /// Runs until SIGINT or SIGTERM.
@@ -75,7 +75,7 @@ fn intercept(config: &Config) -> Result<bool, Fatal> {
         }
         return Ok(false);
     }
-    let installed = rules::install(config)?;
+    let installed = rules::install(config, Keeper::Daemon)?;
     rules::gate(Gate::Open).map_err(rules::Errors::from)?;
     for change in &installed.changes {
         tracing::info!("rules: {change}");
@@ -83,11 +83,11 @@ fn intercept(config: &Config) -> Result<bool, Fatal> {
     for remark in &installed.remarks {
         tracing::warn!("rules: {remark}");
     }
-    let found = installed.found == rules::Verdict::Installed;
-    if found {
-        tracing::info!("rules: found installed; they are used, and left when this ends");
+    let ours = installed.keeper == Keeper::Daemon;
+    if !ours {
+        tracing::info!("rules: installed by `rules install`; they are used, and left when this ends");
     }
-    Ok(!found)
+    Ok(ours)
 }
 
 fn route_past(config: &Config) -> Result<(), Fatal> {

@@ -150,18 +150,18 @@ fn take(words: &Words) -> Chain {
 /// its port again after the daemon has stopped: it must not get what follows.
 fn route(words: &Words, own: OwnMark) -> Chain {
     let in_use = format!("socket mark & {:#x} != 0x0 accept", own.mask());
+    let others = format!("socket mark & {:#x} == 0x0 accept", own.mask());
     let mut rules = vec![rule(in_use, "a connection of ours is not disturbed")];
     rules.extend(words.per_family(|family| {
-        let flow = family.flow();
-        let text = format!("meta nfproto {} delete @{} {{ {flow} }}", family.nfproto, family.taken);
-        let remember = format!(
-            "meta nfproto {} socket transparent 1 update @{} {{ {flow} }}",
-            family.nfproto, family.routed
-        );
-        vec![
-            rule(text, "a port that is used again: no longer taken"),
-            rule(remember, "a leftover socket is in its way: remember it"),
-        ]
+        let text =
+            format!("meta nfproto {} delete @{} {{ {} }}", family.nfproto, family.taken, family.flow());
+        vec![rule(text, "a port that is used again: no longer taken")]
+    }));
+    rules.push(rule(others, "the socket of another program"));
+    rules.extend(words.per_family(|family| {
+        let remember = format!("update @{} {{ {} }}", family.routed, family.flow());
+        let text = format!("meta nfproto {} socket transparent 1 {remember}", family.nfproto);
+        vec![rule(text, "a leftover socket is in its way: remember it")]
     }));
     rules.push(rule("accept", "routed"));
     Chain { name: "route", hook: None, rules }
@@ -206,7 +206,7 @@ fn syn(words: &Words, own: OwnMark) -> Chain {
 /// `socket mark` does not match what is in TIME_WAIT or not yet accepted. This accepts, so that it is routed, what is
 /// for no such socket: it belongs to a connection that was routed since, from a port that was used again.
 fn time_wait(words: &Words) -> Chain {
-    let mut rules = words.per_family(|family| {
+    let rules = words.per_family(|family| {
         let (flow, reply, routed) = (family.flow(), family.reply(), family.routed);
         let syn_ack = format!("meta nfproto {} {SYN_ACK} update @{routed} {{ {reply} }}", family.nfproto);
         vec![
@@ -215,7 +215,6 @@ fn time_wait(words: &Words) -> Chain {
             rule(format!("{reply} @{routed} accept"), ROUTED_FLOW),
         ]
     });
-    rules.push(rule("tcp flags & syn == syn accept", "a new connection: routed"));
     Chain { name: "time_wait", hook: None, rules }
 }
 

@@ -24,6 +24,8 @@ fn what_is_forwarded_is_intercepted_and_the_server_sees_the_client() {
             let proxy = Proxy::start(&lab.gateway, &config);
             both_are_answered(&lab, port);
             assert_eq!(proxy.taken(), 2, "{config:?}");
+            let routed = lab.gateway.run("for ip in 4 6; do nft list set inet tcp_intercept routed$ip; done");
+            assert!(!routed.contains("elements"), "only what meets a leftover socket is in it: {routed}");
         }
     });
 }
@@ -218,6 +220,41 @@ fn a_connection_that_was_answered_with_a_syn_cookie_is_intercepted_too() {
             }
         }
         assert_eq!(proxy.taken(), 38);
+    });
+}
+
+#[test]
+fn trap_11_what_carries_our_own_mark_is_not_intercepted() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        // As where our own packets come back over a bridge.
+        lab.gateway.nft(
+            "table inet operator {
+                chain early { type filter hook prerouting priority -310; iifname \"lan0\" meta mark set 0x2; }
+            }",
+        );
+        install(&lab, &Config::default());
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        both_are_answered(&lab, 4001);
+        assert_eq!(proxy.taken(), 0);
+    });
+}
+
+#[test]
+fn conntrack_knows_server_legs_as_it_knows_any_connection_of_the_box() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        lab.gateway.nft(
+            "table inet operator {
+                chain input { type filter hook input priority filter; tcp sport 80 ct state untracked drop; }
+            }",
+        );
+        install(&lab, &Config::default());
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        both_are_answered(&lab, 4001);
+        assert_eq!(proxy.taken(), 2);
     });
 }
 
