@@ -14,7 +14,7 @@ demo: packages
 # Two threads at least: a test that has no thread of its own does not know its name, which the lab needs.
 test: packages
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(n=$$(nproc); echo $$((n > 2 ? n : 2)))} \
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 lint:
 	cargo fmt --all --check

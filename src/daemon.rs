@@ -123,22 +123,18 @@ fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal>
 }
 
 async fn until_signal(shared: &Shared, interrupt: &mut Signal, terminate: &mut Signal) {
-    let mut closed = false;
     loop {
         tokio::select! {
             _ = interrupt.recv() => return tracing::info!("SIGINT: stopping"),
             _ = terminate.recv() => return tracing::info!("SIGTERM: stopping"),
-            () = shared.gate.notified() => closed = keep_gate(shared, closed),
+            () = shared.gate.notified() => move_gate(shared),
         }
     }
 }
 
 /// When there are almost too many sessions, has new connections routed past us; when there is room again, no longer.
-fn keep_gate(shared: &Shared, closed: bool) -> bool {
-    let close = shared.occupancy.closes(closed);
-    if close == closed {
-        return closed;
-    }
+fn move_gate(shared: &Shared) {
+    let close = shared.occupancy.closes();
     let (gate, what) =
         if close { (Gate::Closed, "routed past us") } else { (Gate::Open, "intercepted again") };
     if close {
@@ -151,7 +147,11 @@ fn keep_gate(shared: &Shared, closed: bool) -> bool {
             tracing::error!("{sessions} of {limit} sessions: new connections cannot be {what}: {err}")
         }
     }
-    close
+    shared.occupancy.moved(close);
+    if shared.occupancy.closes() != close {
+        // It went the other way meanwhile, and nobody was told, as the gate was not yet said to have moved.
+        shared.gate.notify_one();
+    }
 }
 
 /// One list of listeners (IPv4, and IPv6 where there is any) for each worker.

@@ -14,7 +14,7 @@ use crate::leg::{Leg, reset_on_close};
 use crate::record::Dialled;
 
 /// The waits before the same address and port are tried again: a session that just ends frees them within milliseconds,
-/// one in TIME_WAIT does not for a minute.
+/// one in TIME_WAIT does not for a minute. A lack of descriptors or memory may pass as quickly.
 const MOMENT: [Duration; 5] = [
     Duration::from_millis(2),
     Duration::from_millis(4),
@@ -59,8 +59,16 @@ impl DialError {
 
     /// Somebody has this address and port already: at bind() any socket, at connect() one to the same server.
     fn address_taken(&self) -> bool {
-        let errno = self.io().and_then(Errno::from_io_error);
-        matches!(errno, Some(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL))
+        matches!(self.errno(), Some(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL))
+    }
+
+    /// The kernel has nothing left for one more socket just now.
+    fn exhausted(&self) -> bool {
+        matches!(self.errno(), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+    }
+
+    fn errno(&self) -> Option<Errno> {
+        self.io().and_then(Errno::from_io_error)
     }
 }
 
@@ -90,23 +98,19 @@ async fn ladder(
     kernel: &Kernel,
 ) -> Result<(Leg, Dialled), DialError> {
     let source = source(flow, config.source);
-    let attempt = || attempt(source, flow.orig_dst, own_mark, kernel);
-    let mut result = attempt().await.map(|leg| (leg, Dialled::First));
     let has_port = source.is_some_and(|addr| addr.port() != 0);
-    if !has_port {
-        return result;
-    }
+    let mut result = attempt(source, flow.orig_dst, own_mark, kernel).await.map(|leg| (leg, Dialled::First));
     for wait in MOMENT {
         match result {
-            Err(err) if err.address_taken() => tokio::time::sleep(wait).await,
+            Err(err) if err.exhausted() || err.address_taken() && has_port => tokio::time::sleep(wait).await,
             _ => return result,
         }
-        result = attempt().await.map(|leg| (leg, Dialled::Again));
+        result = attempt(source, flow.orig_dst, own_mark, kernel).await.map(|leg| (leg, Dialled::Again));
     }
     match (result, config.source) {
         (Err(err), Source::Client) if err.address_taken() => {
             let any_port = Some(SocketAddr::new(flow.client.ip(), 0));
-            let leg = self::attempt(any_port, flow.orig_dst, own_mark, kernel).await?;
+            let leg = attempt(any_port, flow.orig_dst, own_mark, kernel).await?;
             Ok((leg, Dialled::OtherPort))
         }
         (result, _) => result,

@@ -213,6 +213,8 @@ fn probe_leg(
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {
                 options.on_mptcp = probe_options(leg, config, Kind::Mptcp, &mptcp, degraded)?;
+                // An MPTCP socket says yes to any name: only a TCP socket knows.
+                options.on_mptcp.congestion_control = options.on_tcp.congestion_control.clone();
                 options.mptcp = true;
             }
             Err(err) => degraded.push(Degraded { key: format!("{leg}.mptcp"), kind: Kind::Mptcp, err }),

@@ -2,11 +2,12 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
 use crate::flow::Side;
@@ -26,6 +27,7 @@ pub struct Leg {
     mptcp: Mptcp,
     /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
     error: Cell<Option<i32>>,
+    urgent: Cell<bool>,
 }
 
 impl Leg {
@@ -40,7 +42,8 @@ impl Leg {
             true => Mptcp::Fallback,
         };
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        Ok(Self { io: sys::async_socket(socket, interest)?, side, mptcp, error: Cell::new(None) })
+        let io = sys::async_socket(socket, interest)?;
+        Ok(Self { io, side, mptcp, error: Cell::new(None), urgent: Cell::new(false) })
     }
 
     /// Which of the session's two it is.
@@ -65,37 +68,54 @@ impl Leg {
         self.take_error().map_or(Ok(()), Err)
     }
 
-    /// Waits until there is something to read: data, an urgent byte, FIN, or an error.
-    pub async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, Socket>> {
-        self.io.ready(Interest::READABLE | Interest::PRIORITY).await
+    /// Waits until there may be something to read: data, an urgent byte, FIN, or an error.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.urgent.get() { Poll::Ready(Ok(())) } else { self.io.poll_read_ready(cx).map_ok(drop) }
+    }
+
+    /// Nothing was there to read: the next wait is for news. Says whether more will come: an ended source stays readable.
+    pub fn clear_readable(&self, cx: &mut Context<'_>) -> bool {
+        self.urgent.set(false);
+        match self.io.poll_read_ready(cx) {
+            Poll::Ready(Ok(mut ready)) => {
+                ready.clear_ready();
+                !ready.ready().is_read_closed()
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether an urgent byte has come that has not been passed on: reading stops there.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent.get()
     }
 
     /// Waits until `write` does not say that there is no room.
-    pub async fn write<T>(&self, write: impl Fn() -> io::Result<Option<T>>) -> io::Result<T> {
+    pub fn poll_write<T>(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn() -> io::Result<Option<T>>,
+    ) -> Poll<io::Result<T>> {
         loop {
             if let Some(done) = write()? {
-                return Ok(done);
+                return Poll::Ready(Ok(done));
             }
-            let mut ready = self.io.ready(Interest::WRITABLE).await?;
-            match write()? {
-                Some(done) => return Ok(done),
-                None => ready.clear_ready(),
-            }
+            ready!(self.io.poll_write_ready(cx))?.clear_ready();
         }
     }
 
     /// Waits for room in the send buffer and says how many bytes surely fit. It keeps a quarter back for what the kernel adds
     /// to each segment, so that what was taken for this sink need not wait in a pipe.
-    pub async fn room(&self) -> io::Result<usize> {
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
-            if let Some(room) = self.room_now()? {
-                return Ok(room);
-            }
-            let mut ready = self.io.ready(Interest::WRITABLE).await?;
+            let mut ready = ready!(self.io.poll_write_ready(cx))?;
             if ready.ready().is_write_closed() {
-                return Ok(ONE_PAGE);
+                return Poll::Ready(Ok(ONE_PAGE));
             }
-            ready.clear_ready();
+            match self.room_now()? {
+                Some(room) => return Poll::Ready(Ok(room)),
+                None => ready.clear_ready(),
+            }
         }
     }
 
@@ -112,17 +132,29 @@ impl Leg {
         Ok(writable.then_some(ONE_PAGE))
     }
 
-    /// Waits until the leg fails.
+    /// Waits until the leg fails, and notices urgent bytes meanwhile.
     pub async fn failure(&self) -> io::Error {
+        let mut interest = Interest::ERROR | Interest::PRIORITY;
         loop {
-            let mut ready = match self.io.ready(Interest::ERROR).await {
+            let mut ready = match self.io.ready(interest).await {
                 Ok(ready) => ready,
                 Err(err) => return err,
             };
-            match self.take_error() {
-                Some(err) => return err,
-                None => ready.clear_ready_matching(Ready::ERROR),
+            if ready.ready().is_priority() {
+                self.urgent.set(true);
             }
+            if ready.ready().is_read_closed() {
+                // To be ready for urgent bytes is to be ready for an end, too, and that stays.
+                interest = Interest::ERROR;
+            }
+            if ready.ready().is_error()
+                && let Some(err) = self.take_error()
+            {
+                return err;
+            }
+            ready.clear_ready_matching(Ready::ERROR | Ready::PRIORITY);
+            // Whoever reads from this leg is to have another look.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, Socket};
 use tokio::io::Interest;
@@ -24,6 +24,9 @@ const ACCEPTS_A_TURN: u32 = 64;
 /// How long accepting rests when there is no room, or descriptors or memory have run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// After so many rests (a second) a waiting connection is better off with a reset: the gate is closed, the next try is routed.
+const PATIENCE: u32 = 20;
+
 /// An accepted connection.
 pub struct Accepted {
     /// Who wants to talk to whom.
@@ -40,6 +43,8 @@ pub enum Arrival {
     ToListener(SocketAddr),
     /// Descriptors or memory have run out; accepting goes on after a pause.
     Exhausted(io::Error),
+    /// A connection had waited for a place for too long and was reset.
+    Shed,
 }
 
 /// The addresses that listeners are bound to. Loopback, not the wildcard: that would keep a client with the same port number
@@ -83,7 +88,8 @@ pub fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts for ever and hands each arrival to `take`, as long as there is no lack of `room`: then connections wait.
+/// Accepts for ever and hands each arrival to `take`, as long as there is `room`. What has been intercepted and finds none waits;
+/// what has waited for long is reset, so that its next try is routed.
 ///
 /// # Errors
 /// Only when the listener itself has failed.
@@ -95,13 +101,30 @@ pub async fn accept(
 ) -> io::Result<()> {
     let own = listener.local_addr()?.as_socket();
     let listener = sys::async_socket(listener, Interest::READABLE)?;
+    let mut spare = fcntl_dupfd_cloexec(&listener, 0).ok();
+    let mut rests = 0;
     loop {
         let mut ready = listener.readable().await?;
-        let drained = accept_some(&listener, mptcp, own, &room, &mut take)?;
-        match drained {
-            Turn::Empty => ready.clear_ready(),
-            Turn::More => tokio::task::yield_now().await,
-            Turn::Rest => tokio::time::sleep(PAUSE).await,
+        match accept_some(&listener, mptcp, own, &room, &mut take)? {
+            Turn::Empty => {
+                ready.clear_ready();
+                rests = 0;
+            }
+            Turn::More => {
+                tokio::task::yield_now().await;
+                rests = 0;
+            }
+            Turn::Rest if rests < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+                rests += 1;
+            }
+            Turn::Rest => {
+                // The last resort, for which one descriptor is kept.
+                drop(spare.take());
+                shed_some(&listener, &mut take);
+                spare = fcntl_dupfd_cloexec(&listener, 0).ok();
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }
@@ -143,6 +166,17 @@ fn accept_some(
         }
     }
     Ok(Turn::More)
+}
+
+/// Accepts and resets: closing does it, as with every socket of ours.
+fn shed_some(listener: &AsyncFd<Socket>, take: &mut impl FnMut(Arrival)) {
+    for _ in 0..ACCEPTS_A_TURN {
+        match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok(waited) => drop(waited),
+            Err(_) => return,
+        }
+        take(Arrival::Shed);
+    }
 }
 
 /// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).

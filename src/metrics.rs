@@ -52,6 +52,8 @@ counters! {
     to_listener => "to-listener",
     /// Times that accepting rested because descriptors or memory had run out.
     exhausted => "exhausted",
+    /// Connections that were reset because they had waited for a place in vain.
+    shed => "shed",
     /// Times that new connections were routed past us because the limit was near.
     gate_closed => "gate-closed",
 }

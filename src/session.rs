@@ -35,15 +35,13 @@ pub async fn run(conn: Accepted, env: &Env<'_>) {
     let Accepted { flow, client } = conn;
     let server = OnceCell::new();
     let mut record = Recorder::open(flow, &client, &server, env.counters);
-    let mark = env.config.rules.own_mark.server();
-    let dialled = pin!(dial::connect(&flow, &env.config.server, mark, env.kernel));
-    let server = match select(dialled, pin!(client.failure())).await {
-        Either::Left((Ok((leg, how)), _)) => {
+    // Boxed, as it is larger than all that a session keeps while it relays.
+    let server = match Box::pin(dial(&flow, &client, env)).await {
+        Ok((leg, how)) => {
             record.dialled(how);
             server.get_or_init(|| leg)
         }
-        Either::Left((Err(err), _)) => return record.close(not_dialled(&err)),
-        Either::Right((err, _)) => return record.close(End::failed(Side::Client, Phase::Connect, &err)),
+        Err(end) => return record.close(end),
     };
     let silence = Silence::new(&env.config.timeouts);
     let end = relay::run(&client, server, &record.way, silence, env.pool).await;
@@ -53,6 +51,16 @@ pub async fn run(conn: Accepted, env: &Env<'_>) {
         server.end_in_order();
     }
     // Whatever else ended it: the legs are dropped here, and that resets both ends.
+}
+
+/// Dials the server, unless the client gives up first.
+async fn dial(flow: &Flow, client: &Leg, env: &Env<'_>) -> Result<(Leg, Dialled), End> {
+    let mark = env.config.rules.own_mark.server();
+    let dialled = pin!(dial::connect(flow, &env.config.server, mark, env.kernel));
+    match select(dialled, pin!(client.failure())).await {
+        Either::Left((dialled, _)) => dialled.map_err(|err| not_dialled(&err)),
+        Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),
+    }
 }
 
 fn not_dialled(err: &DialError) -> End {
@@ -119,5 +127,20 @@ impl Drop for Recorder<'_> {
     fn drop(&mut self) {
         let phase = if self.dialled.is_some() { Phase::Relay } else { Phase::Connect };
         self.close(End::stopped(phase));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<'a, F: Future>(_: impl FnOnce(Accepted, &'a Env<'a>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let size = size_of_future(run);
+        assert!(size <= 1280, "a session's future has {size} bytes");
     }
 }

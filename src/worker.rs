@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use socket2::Socket;
-use tokio::runtime;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
-use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::kernel::Kernel;
-use crate::limits::{Crossed, Occupancy};
+use crate::limits::{Gate, Occupancy};
 use crate::listener::{self, Accepted, Arrival};
 use crate::metrics::{Counter, Counters, worth_a_line};
 use crate::relay::pool::Pool;
@@ -48,24 +47,24 @@ pub fn start(
 }
 
 fn work(shared: &Arc<Shared>, listeners: Vec<Socket>, mut stopping: watch::Receiver<bool>) {
-    let rt = runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_BETWEEN_EVENTS).build();
+    let mut builder = Builder::new_current_thread();
+    let rt = builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS).build_local(LocalOptions::default());
     let rt = match rt {
         Ok(rt) => rt,
         Err(err) => return tracing::error!("a worker cannot start: {err}"),
     };
     let worker = Rc::new(Worker { shared: Arc::clone(shared), pool: Pool::default() });
-    let sessions = LocalSet::new();
     for listener in listeners {
         let worker = Rc::clone(&worker);
-        sessions.spawn_local(async move {
+        rt.spawn_local(async move {
             let room = || !worker.shared.occupancy.is_full();
             let mptcp = worker.shared.kernel.client.mptcp;
             let failed = listener::accept(listener, mptcp, room, |arrival| worker.take(arrival)).await;
             tracing::error!("a listener has failed, new connections are routed past it: {failed:?}");
         });
     }
-    // When this ends, dropping `sessions` ends every session with a reset and its close record.
-    rt.block_on(sessions.run_until(async { stopping.changed().await.is_ok() }));
+    // When this ends, dropping the runtime ends every session with a reset and its close record.
+    rt.block_on(async { stopping.changed().await.is_ok() });
 }
 
 struct Worker {
@@ -85,7 +84,13 @@ impl Worker {
             }),
             Arrival::Exhausted(err) => {
                 warn_seldom(&counters.exhausted, || format!("accepting rests for a moment: {err}"));
+                if self.shared.occupancy.exhausted() == Gate::Moves {
+                    self.shared.gate.notify_one();
+                }
             }
+            Arrival::Shed => warn_seldom(&counters.shed, || {
+                "reset a connection that had waited for a place; its next try is routed".to_owned()
+            }),
         }
     }
 
@@ -105,7 +110,7 @@ struct Seat(Arc<Shared>);
 
 impl Seat {
     fn take(shared: &Arc<Shared>) -> Self {
-        if shared.occupancy.enter() == Crossed::Mark {
+        if shared.occupancy.enter() == Gate::Moves {
             shared.gate.notify_one();
         }
         Self(Arc::clone(shared))
@@ -114,7 +119,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.0.occupancy.leave() == Crossed::Mark {
+        if self.0.occupancy.leave() == Gate::Moves {
             self.0.gate.notify_one();
         }
     }

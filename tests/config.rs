@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tcp_intercept::config::{Config, FastOpen, Keepalive, LogTarget, Source};
 
 const SHIPPED: &str = include_str!("../packaging/config.toml");
+const GUIDE: &str = include_str!("../docs/configuration.md");
 
 fn sets(sets: &[&str]) -> Vec<String> {
     sets.iter().map(ToString::to_string).collect()
@@ -238,6 +239,38 @@ fn the_shipped_files_examples_are_valid() {
             assert_ne!(parse(&format!("{table}\n{example}\n")), Config::default(), "{example}");
         }
     }
+}
+
+#[test]
+fn every_key_is_in_the_shipped_file_and_in_both_documents() {
+    let (guide, manual) = (GUIDE, include_str!("../docs/man/tcp-intercept.toml.5"));
+    for key in Config::keys() {
+        let last = key.rsplit('.').next().unwrap();
+        assert!(SHIPPED.contains(&format!("{last} = ")), "{key} is not in packaging/config.toml");
+        assert!(guide.contains(&format!("`{key}`")), "{key} is not in docs/configuration.md");
+        assert!(manual.contains(&format!(".B {}", key.replace('-', "\\-"))), "{key} is not in the man page");
+    }
+}
+
+#[test]
+fn the_guide_shows_faults_as_they_are_told_and_examples_that_are_valid() {
+    let text = "\n[listen]\nport = 70000\n\n\n\n\n[server]\ncongestion_control = \"bbr\"\n";
+    let faults = Config::parse(text, &sets(&["log.level=verbose"])).unwrap_err();
+    let told = faults.in_file("/etc/tcp-intercept/config.toml".as_ref()).to_string();
+    assert!(GUIDE.contains(&told), "{told}");
+    let examples: Vec<&str> =
+        GUIDE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        assert_ne!(parse(example), Config::default(), "{example}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_by_its_name() {
+    let err = std::io::Error::from_raw_os_error(13);
+    let told = tcp_intercept::config::Faults::unreadable("/etc/x.toml".as_ref(), &err).to_string();
+    assert_eq!(told, "/etc/x.toml: cannot be read: Permission denied (os error 13)");
 }
 
 proptest! {

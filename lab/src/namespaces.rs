@@ -4,7 +4,9 @@
 //! process is interrupted or killed (`--pdeathsig`, `--kill-child`).
 use std::any::type_name;
 use std::env;
+use std::fs::{self, Permissions};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
@@ -178,13 +180,16 @@ impl Copies {
         let name = exe.file_name().unwrap_or_default();
         let dir = env::temp_dir().join(format!("lab-{}-{}", std::process::id(), name.to_string_lossy()));
         let copies = Self(dir);
-        // target/debug/deps/test-hash: the product's binary is one directory above.
+        // Beside a program, or one directory above a test (target/debug/deps/test-hash).
         let product =
-            exe.ancestors().nth(2).map(|dir| dir.join("tcp-intercept")).filter(|path| path.is_file());
-        let copied = std::fs::create_dir_all(&copies.0).and_then(|()| {
+            exe.ancestors().skip(1).take(2).map(|dir| dir.join("tcp-intercept")).find(|path| path.is_file());
+        // Never a directory that somebody else has made; and readable whatever the umask.
+        let made = fs::create_dir(&copies.0);
+        let made = made.and_then(|()| fs::set_permissions(&copies.0, Permissions::from_mode(0o755)));
+        let copied = made.and_then(|()| {
             [Some(exe.to_owned()), product].iter().flatten().try_for_each(|from| {
                 let to = copies.0.join(from.file_name().unwrap_or_default());
-                std::fs::copy(from, to).map(drop)
+                fs::copy(from, to).map(drop)
             })
         });
         copied.unwrap_or_else(|err| panic!("the binaries cannot be copied to {}: {err}", copies.0.display()));
@@ -195,7 +200,7 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         // A leftover in the temporary directory harms nobody.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,7 +1,7 @@
-//! What a host is like, as data: what [`super::judge`] judges.
+//! What a host is like, as data: what [`super::judge`] judges. PURE.
 use std::collections::BTreeMap;
-
-use rustix::io::Errno;
+use std::fmt;
+use std::io;
 
 use super::ruleset::Ruleset;
 
@@ -22,10 +22,14 @@ pub struct Facts {
     pub legacy_input: Vec<LegacyInput>,
     /// Whether an MPTCP socket can be made.
     pub mptcp: Option<Errno>,
-    /// The leg towards the client.
-    pub client: Leg,
-    /// The leg towards the server.
-    pub server: Leg,
+    /// The congestion control that client legs would have, tried on a socket.
+    pub client: Congestion,
+    /// The same for server legs.
+    pub server: Congestion,
+    /// Options of the legs that `run` leaves out because a kind of socket refuses them.
+    pub degraded: Vec<Degraded>,
+    /// Our own rules.
+    pub rules: Rules,
     /// RLIMIT_NOFILE, the hard limit.
     pub descriptors: u64,
 }
@@ -70,8 +74,8 @@ pub enum Nft {
     Works {
         /// What is installed.
         ruleset: Ruleset,
-        /// What it said when a tproxy rule was tried; `None`: taken.
-        tproxy: Option<String>,
+        /// What it said when our rules were tried; `None`: the kernel takes them.
+        refused: Option<String>,
     },
 }
 
@@ -84,13 +88,53 @@ pub struct LegacyInput {
     pub rules: Option<String>,
 }
 
-/// What a leg's sockets take.
+/// A congestion control, tried on a TCP socket: an MPTCP socket takes any name, and does not use one that the kernel has not.
 #[derive(Debug, Clone, Default)]
-pub struct Leg {
-    /// The congestion control that was tried on a TCP socket (an MPTCP socket takes any name and does not use it), and why it was refused.
-    pub congestion: Option<(String, Option<Errno>)>,
-    /// Options that were tried on a socket of the leg's kind and refused: key and errno.
-    pub refused: Vec<(&'static str, Errno)>,
+pub struct Congestion {
+    /// Its name.
+    pub name: String,
+    /// Why the kernel refuses it.
+    pub refused: Option<Errno>,
+}
+
+/// An option that a kind of socket refuses.
+#[derive(Debug, Clone)]
+pub struct Degraded {
+    /// The config key.
+    pub key: String,
+    /// The kind: TCP or MPTCP.
+    pub kind: String,
+    /// Why.
+    pub errno: Errno,
+}
+
+/// Our own rules, compared with the configuration.
+#[derive(Debug, Clone, Default)]
+pub enum Rules {
+    /// There are none.
+    #[default]
+    Absent,
+    /// They are as the configuration has them.
+    Installed,
+    /// They are not as the configuration has them: in what.
+    Differ(Vec<String>),
+    /// They cannot be looked at.
+    Unknown(String),
+}
+
+/// What the kernel answers: a number of errno(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// What is not allowed here.
+    pub const EPERM: Self = Self(1);
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from_raw_os_error(self.0).fmt(f)
+    }
 }
 
 impl Facts {

@@ -1,5 +1,5 @@
 //! The host's firewall: whether our rules can be installed, and which rules of others get in the way. PURE.
-use super::facts::{Facts, LegacyInput, Nft};
+use super::facts::{Facts, LegacyInput, Nft, Rules};
 use super::input::{self, Fate};
 use super::ruleset::{Chain, Flowtable, Ruleset};
 use super::{Finding, Level};
@@ -23,7 +23,10 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
         Nft::Missing => {
             let why =
                 "the rules are installed with it, and without it this host's own rules cannot be looked at";
-            vec![Finding::new(level, "nft", "there is no program nft", why).mend("apt-get install nftables")]
+            vec![
+                Finding::new(level, "nft", "there is no program nft in the directories of PATH", why)
+                    .mend("apt-get install nftables"),
+            ]
         }
         Nft::Failed(_) if !facts.privileges.net_admin => {
             let why =
@@ -34,31 +37,46 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
             let why = "the rules are installed with nft; the kernel needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET";
             vec![Finding::new(level, "nft", format!("nft cannot list the rules: {said}"), why)]
         }
-        Nft::Works { ruleset, tproxy } => {
-            let mut findings = vec![match tproxy {
-                None => Finding::ok("tproxy", "nftables: tproxy works"),
+        Nft::Works { ruleset, refused } => {
+            let mut findings = vec![match refused {
+                None => Finding::ok("tproxy", "nftables: the kernel takes our rules"),
                 Some(said) => {
-                    let why = "interception is done by it; the kernel needs CONFIG_NFT_TPROXY and CONFIG_NFT_SOCKET";
-                    Finding::new(level, "tproxy", format!("nftables: no tproxy: {said}"), why)
-                        .mend("modprobe -a nft_tproxy nft_socket")
+                    let why = "the kernel needs CONFIG_NFT_TPROXY, CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET and CONFIG_NFT_CT";
+                    Finding::new(
+                        level,
+                        "tproxy",
+                        format!("nftables: the kernel does not take our rules: {said}"),
+                        why,
+                    )
+                    .mend("modprobe -a nft_tproxy nft_socket nft_fib_inet nft_ct")
                 }
             }];
-            findings.push(installed(config, ruleset));
+            findings.push(installed(config, &facts.rules));
             findings.extend(others_rules(config, ruleset));
             findings
         }
     }
 }
 
-fn installed(config: &Config, ruleset: &Ruleset) -> Finding {
-    let ours = ruleset.tables.iter().any(|(family, name)| (family.as_str(), name.as_str()) == OUR_TABLE);
-    match (ours, config.rules.manage) {
-        (true, _) => Finding::ok("rules", "rules: the table inet tcp_intercept is installed"),
-        (false, true) => Finding::ok("rules", "rules: not installed; run installs them at its start"),
-        (false, false) => {
+fn installed(config: &Config, rules: &Rules) -> Finding {
+    const INSTALL: &str = "tcp-intercept rules install";
+    match rules {
+        Rules::Installed => Finding::ok("rules", "rules: installed, as the configuration has them"),
+        Rules::Absent if config.rules.manage => {
+            Finding::ok("rules", "rules: not installed; run installs them at its start")
+        }
+        Rules::Absent => {
             let why = "rules.manage = false: run does not install them either, so nothing is intercepted";
-            Finding::new(Level::Warning, "rules", "rules: not installed", why)
-                .mend("tcp-intercept rules install")
+            Finding::new(Level::Warning, "rules", "rules: not installed", why).mend(INSTALL)
+        }
+        Rules::Differ(in_what) => {
+            let what =
+                format!("rules: installed, but not as the configuration has them: {}", in_what.join("; "));
+            let why = "what arrives is not what the configuration says, or nothing does";
+            Finding::new(Level::Warning, "rules", what, why).mend(INSTALL)
+        }
+        Rules::Unknown(why) => {
+            Finding::new(Level::Warning, "rules", "rules: whether they are installed is unknown", why)
         }
     }
 }

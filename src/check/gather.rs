@@ -3,13 +3,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::facts::{Facts, Interface, Leg, LegacyInput, Privileges};
+use super::facts::{Congestion, Degraded, Errno, Facts, Interface, LegacyInput, Privileges, Rules};
 use super::sysctls;
-use crate::config::{self, Config, Keepalive};
+use crate::config::{Config, Leg};
+use crate::kernel::Kernel;
+use crate::rules::{self, Verdict};
 
 mod programs;
 
@@ -25,11 +26,13 @@ pub fn facts(config: &Config) -> Facts {
         sysctls: sysctls::KEYS.into_iter().filter_map(|key| Some((key, sysctl(key)?))).collect(),
         bridges: bridges(&interfaces),
         interfaces,
-        nft: programs::nft(),
+        nft: programs::nft(config),
         legacy_input: legacy_input(),
         mptcp: errno(socket(true).map(drop)),
-        client: leg(&config.client.leg),
-        server: leg(&config.server.leg),
+        client: congestion(&config.client.leg),
+        server: congestion(&config.server.leg),
+        degraded: degraded(config),
+        rules: installed(config),
         descriptors: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
     }
 }
@@ -58,7 +61,7 @@ fn privileges(own_mark: u32) -> Privileges {
     let tried = socket(false);
     let refused = |set: fn(&Socket, u32) -> io::Result<()>| match &tried {
         Ok(socket) => errno(set(socket, own_mark)),
-        Err(err) => Errno::from_io_error(err),
+        Err(err) => err.raw_os_error().map(Errno),
     };
     Privileges {
         net_admin: has(NET_ADMIN),
@@ -88,13 +91,22 @@ fn bridges(interfaces: &[Interface]) -> Vec<String> {
     interfaces.iter().map(|found| found.name.clone()).filter(|name| ports(name) > 1).collect()
 }
 
+/// The old iptables make a table when they are asked for one, so they are asked only where there is one. In a user
+/// namespace without a root of its own that cannot be known, and a table made there harms nobody.
 fn legacy_input() -> Vec<LegacyInput> {
     let tables = [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")];
-    let filters = tables.into_iter().filter(|(file, _)| {
-        read(Path::new("/proc/thread-self/net").join(file))
-            .is_some_and(|names| names.lines().any(|name| name == "filter"))
+    let found = tables.into_iter().filter_map(|(file, program)| {
+        match fs::read_to_string(Path::new("/proc/thread-self/net").join(file)) {
+            Ok(names) if names.lines().any(|name| name == "filter") => {
+                Some(LegacyInput { program, rules: programs::legacy_input(program) })
+            }
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                programs::legacy_input(program).map(|rules| LegacyInput { program, rules: Some(rules) })
+            }
+            _ => None,
+        }
     });
-    filters.map(|(_, program)| LegacyInput { program, rules: programs::legacy_input(program) }).collect()
+    found.collect()
 }
 
 /// The names in a directory, sorted; none where there is no such directory.
@@ -110,32 +122,36 @@ fn socket(mptcp: bool) -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))
 }
 
-/// Tries each option that the leg would set, on a socket of the leg's kind.
-fn leg(leg: &config::Leg) -> Leg {
-    let wanted = leg.congestion_control.as_ref().map_or(PREFERRED, |name| name.as_str());
-    let congestion = socket(false)
-        .ok()
-        .map(|socket| (wanted.to_owned(), errno(socket.set_tcp_congestion(wanted.as_bytes()))));
-    let refused = socket(leg.mptcp).map(|socket| refused(leg, &socket)).unwrap_or_default();
-    Leg { congestion, refused }
+fn congestion(leg: &Leg) -> Congestion {
+    let name = leg.congestion_control.as_ref().map_or(PREFERRED, |name| name.as_str()).to_owned();
+    let refused = errno(socket(false).and_then(|socket| socket.set_tcp_congestion(name.as_bytes())));
+    Congestion { name, refused }
 }
 
-fn refused(leg: &config::Leg, socket: &Socket) -> Vec<(&'static str, Errno)> {
-    let mut tried = vec![("no-delay", socket.set_tcp_nodelay(leg.no_delay))];
-    if let Keepalive::On { idle, interval, probes } = leg.keepalive {
-        let set = |timers| socket.set_tcp_keepalive(&timers);
-        tried.push(("keepalive", socket.set_keepalive(true)));
-        tried.extend(idle.map(|idle| ("keepalive.idle", set(TcpKeepalive::new().with_time(idle)))));
-        tried.extend(
-            interval.map(|time| ("keepalive.interval", set(TcpKeepalive::new().with_interval(time)))),
-        );
-        tried
-            .extend(probes.map(|probes| ("keepalive.probes", set(TcpKeepalive::new().with_retries(probes)))));
+/// What `run` would leave out. Congestion control is judged apart, for both legs: asked for it here too, the first that is
+/// refused would be all that is told.
+fn degraded(config: &Config) -> Vec<Degraded> {
+    let mut config = config.clone();
+    (config.client.leg.congestion_control, config.server.leg.congestion_control) = (None, None);
+    let found = Kernel::probe(&config).map(|kernel| kernel.degraded).unwrap_or_default();
+    let found = found.into_iter().filter_map(|left_out| {
+        let errno = Errno(left_out.err.raw_os_error()?);
+        Some(Degraded { key: left_out.key, kind: left_out.kind.to_string(), errno })
+    });
+    found.collect()
+}
+
+fn installed(config: &Config) -> Rules {
+    match rules::status(config) {
+        Err(err) => Rules::Unknown(err.to_string()),
+        Ok(status) => match status.verdict {
+            Verdict::Absent => Rules::Absent,
+            Verdict::Installed => Rules::Installed,
+            Verdict::Partly | Verdict::Differ => Rules::Differ(status.differences),
+        },
     }
-    tried.extend(leg.user_timeout.map(|time| ("user-timeout", socket.set_tcp_user_timeout(Some(time)))));
-    tried.into_iter().filter_map(|(key, set)| Some((key, errno(set)?))).collect()
 }
 
 fn errno(done: io::Result<()>) -> Option<Errno> {
-    done.err().and_then(|err| Errno::from_io_error(&err))
+    done.err().and_then(|err| err.raw_os_error()).map(Errno)
 }

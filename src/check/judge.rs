@@ -1,8 +1,11 @@
 //! Findings from facts. PURE: nothing here touches the host.
+use std::num::NonZeroU32;
+
 use super::facts::{Facts, Privileges};
 use super::{Finding, Level, firewall, legs, sysctls};
 use crate::config::{Config, Source};
 use crate::exit::Exit;
+use crate::limits;
 
 const NO_PERMISSION: Level = Level::Error(Exit::NoPerm);
 
@@ -85,23 +88,21 @@ fn conntrack(config: &Config, facts: &Facts) -> Option<Finding> {
     Some(Finding::new(Level::Warning, "conntrack", what, why).mend(set))
 }
 
-/// Two sockets a connection; a tenth of the limit is left for pipes and everything else.
+/// The limit is the one that `run` would take, so that both say the same.
 fn descriptors(config: &Config, facts: &Facts) -> Finding {
-    let carried = facts.descriptors / 10 * 9 / 2;
-    let Some(wanted) =
-        config.limits.connections.map(|limit| u64::from(limit.get())).filter(|wanted| *wanted > carried)
-    else {
-        return Finding::ok(
-            "descriptors",
-            format!("descriptors: {}, enough for {carried} connections", facts.descriptors),
-        );
-    };
+    let carried = limits::carried_by(facts.descriptors);
+    let wanted = config.limits.connections.map_or(0, NonZeroU32::get);
+    if wanted <= carried {
+        let what = format!("descriptors: {}, enough for {carried} connections", facts.descriptors);
+        return Finding::ok("descriptors", what);
+    }
     let what =
         format!("limits.connections = {wanted}, and {} descriptors carry {carried}", facts.descriptors);
-    let why = "a connection takes two sockets, and pipes while data moves; connections above the limit are refused. In the systemd \
-               unit it is LimitNOFILE=";
-    Finding::new(Level::Warning, "descriptors", what, why)
-        .mend(format!("ulimit -n {}", wanted * 2 * 10 / 9 + 10))
+    let why = "run refuses to start: a connection takes two sockets, and pipes while data moves. Raise the limit (in a \
+               systemd unit it is LimitNOFILE=) or lower the key";
+    let enough = (u64::from(wanted) * 2).div_ceil(9) * 10;
+    Finding::new(Level::Error(Exit::Unavailable), "descriptors", what, why)
+        .mend(format!("ulimit -n {enough}"))
 }
 
 fn pipes(facts: &Facts) -> Vec<Finding> {

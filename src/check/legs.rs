@@ -1,7 +1,5 @@
 //! What the legs ask for and this kernel has not: congestion control, MPTCP, options. PURE.
-use rustix::io::Errno;
-
-use super::facts::{self, Facts};
+use super::facts::{Congestion, Degraded, Errno, Facts};
 use super::{Finding, Level};
 use crate::config::{self, Config};
 use crate::exit::Exit;
@@ -13,11 +11,11 @@ const UNAVAILABLE: Level = Level::Error(Exit::Unavailable);
 /// Findings about both legs.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![mptcp(config, facts)];
-    let legs = [("client", &config.client.leg, &facts.client), ("server", &config.server.leg, &facts.server)];
-    for (name, leg, found) in legs {
-        findings.extend(congestion(name, leg, found, facts));
-        findings.extend(found.refused.iter().map(|(key, errno)| refused(name, key, *errno, leg.mptcp)));
-    }
+    findings.push(congestion("client", &config.client.leg, &facts.client, facts));
+    findings.push(congestion("server", &config.server.leg, &facts.server, facts));
+    // That no MPTCP socket can be made is told above.
+    let told = |found: &&Degraded| facts.mptcp.is_some() && found.key.ends_with(".mptcp");
+    findings.extend(facts.degraded.iter().filter(|found| !told(found)).map(degraded));
     findings
 }
 
@@ -43,43 +41,42 @@ fn mptcp(config: &Config, facts: &Facts) -> Finding {
     }
 }
 
-fn congestion(name: &str, leg: &config::Leg, found: &facts::Leg, facts: &Facts) -> Option<Finding> {
-    let (tried, refused) = found.congestion.as_ref()?;
+fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts) -> Finding {
+    let Congestion { name, refused } = found;
     let Some(errno) = refused else {
-        return Some(Finding::ok("congestion-control", format!("{name}.congestion-control: {tried}")));
+        return Finding::ok("congestion-control", format!("{leg}.congestion-control: {name}"));
     };
     let list =
         |key: &str| facts.sysctl(key).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(", ");
     let has = list(AVAILABLE);
-    if leg.congestion_control.is_none() {
+    if config.congestion_control.is_none() {
         let default = facts.sysctl("net.ipv4.tcp_congestion_control").unwrap_or("its default");
         let what =
-            format!("{name}.congestion-control: {default}, because this kernel refuses {tried}: {errno}");
+            format!("{leg}.congestion-control: {default}, because this kernel refuses {name}: {errno}");
         let why = "over links that lose packets for other reasons than congestion, bbr is many times faster";
-        return Some(
-            Finding::new(Level::Note, "congestion-control", what, why).mend(format!("modprobe tcp_{tried}")),
-        );
+        return Finding::new(Level::Note, "congestion-control", what, why)
+            .mend(format!("modprobe tcp_{name}"));
     }
-    let what = format!("{name}.congestion-control = {tried}: {errno}");
-    if *errno != Errno::PERM && !has.split(", ").any(|known| known == tried) {
+    let what = format!("{leg}.congestion-control = {name}: {errno}");
+    if *errno != Errno::EPERM && !has.split(", ").any(|known| known == name) {
         let why = format!("this kernel has: {has}");
-        return Some(Finding::new(UNAVAILABLE, "congestion-control", what, why));
+        return Finding::new(UNAVAILABLE, "congestion-control", what, why);
     }
     let why = format!(
         "this kernel has it, but only these are allowed here: {}; the list is widened in the initial network namespace",
         list(ALLOWED)
     );
-    let widen = format!("sysctl -w {ALLOWED}=\"{} {tried}\"", facts.sysctl(ALLOWED).unwrap_or_default());
-    Some(Finding::new(UNAVAILABLE, "congestion-control", what, why).mend(widen))
+    let widen = format!("sysctl -w {ALLOWED}=\"{} {name}\"", facts.sysctl(ALLOWED).unwrap_or_default());
+    Finding::new(UNAVAILABLE, "congestion-control", what, why).mend(widen)
 }
 
-fn refused(name: &str, key: &str, errno: Errno, mptcp: bool) -> Finding {
-    let what = format!("{name}.{key}: {errno}");
-    if mptcp {
-        let why = format!(
-            "MPTCP sockets of this kernel do not take it: {name} legs go without; plain TCP legs have it"
-        );
-        return Finding::new(Level::Warning, "degraded", what, why);
-    }
-    Finding::new(Level::Warning, "degraded", what, format!("this kernel refuses it: {name} legs go without"))
+fn degraded(found: &Degraded) -> Finding {
+    let Degraded { key, kind, errno } = found;
+    let why = match kind.as_str() {
+        "MPTCP" => {
+            "this kernel's MPTCP sockets do not take it: MPTCP connections go without it, plain TCP ones have it"
+        }
+        _ => "this kernel does not take it: connections go without it",
+    };
+    Finding::new(Level::Warning, "degraded", format!("{key}: left out on {kind} sockets: {errno}"), why)
 }

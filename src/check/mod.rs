@@ -1,19 +1,22 @@
 //! `check`: what is wrong in the configuration and on this host, why it matters, and the command that mends it.
 //!
-//! [`facts`] are what this host is like, as data; [`gather`] finds them out; [`judge`] makes findings of them and
-//! touches nothing; `show` is how findings are told.
+//! [`facts`] are what this host is like, as data; [`gather`] finds them out (EFFECT); [`judge()`] makes findings of them
+//! and, as all else here, touches nothing (PURE).
 pub mod facts;
 mod firewall;
-mod gather;
+pub mod gather;
 mod input;
-pub mod judge;
+mod judge;
 mod legs;
 pub mod ruleset;
 mod show;
 mod sysctls;
 
-use crate::config::{Config, Faults};
+use crate::config::Faults;
 use crate::exit::Exit;
+
+pub use judge::judge;
+pub use show::{json, text};
 
 /// One thing that is as it should be, or is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,21 +61,13 @@ impl Finding {
     }
 }
 
-/// Checks this host for `config`; gives the text to be printed and the status to end with: 78 when the configuration
-/// is wrong (nothing else is looked at then), 77 when a capability is missing, 69 when something else that is needed is.
-pub fn run(config: Result<Config, Faults>, json: bool) -> (String, Exit) {
-    let findings = match config {
-        Ok(config) => judge::judge(&config, &gather::facts(&config)),
-        Err(faults) => {
-            faults.lines().map(|line| Finding::new(Level::Error(Exit::Config), "config", line, "")).collect()
-        }
-    };
-    let exit = exit(&findings);
-    (if json { show::json(&findings, exit) } else { show::text(&findings) }, exit)
+/// What is wrong in a configuration, as findings.
+pub fn faults(faults: &Faults) -> Vec<Finding> {
+    faults.lines().map(|line| Finding::new(Level::Error(Exit::Config), "config", line, "")).collect()
 }
 
 /// The status of the gravest error: a missing capability is the cause of others, so it goes before them.
-fn exit(findings: &[Finding]) -> Exit {
+pub fn exit(findings: &[Finding]) -> Exit {
     let errors = || {
         findings
             .iter()

@@ -29,21 +29,9 @@ pub const KEYS: [&str; 18] = [
 /// The backlog of our listeners.
 const BACKLOG: u64 = 4096;
 
-/// A sysctl with one value to set.
-struct Wrong {
-    key: &'static str,
-    level: Level,
-    why: &'static str,
-    set: &'static str,
-}
-
 /// All that is wrong with sysctls; one `ok` when nothing is.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
-    let plain = wrong(config, facts).into_iter().map(|wrong| {
-        let Wrong { key, level, why, set } = wrong;
-        let value = facts.sysctl(key).unwrap_or_default();
-        Finding::new(level, "sysctl", format!("{key} = {value}"), why).mend(format!("sysctl -w {key}={set}"))
-    });
+    let plain = [forwarding(facts), accepting(facts), dialling(config, facts)].into_iter().flatten();
     let mut findings: Vec<Finding> = plain.chain(strict_rp_filter(facts)).chain(valid_mark(facts)).collect();
     if findings.is_empty() {
         findings.push(Finding::ok("sysctl", "sysctls: forwarding, TIME_WAIT, backlog, reverse path filter"));
@@ -51,80 +39,64 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn wrong(config: &Config, facts: &Facts) -> Vec<Wrong> {
-    let is = |key: &str, value: u64| facts.number(key) == Some(value);
+/// A sysctl that is wrong, and what to set.
+fn wrong(facts: &Facts, level: Level, key: &str, set: u64, why: &str) -> Finding {
+    let value = facts.sysctl(key).unwrap_or_default();
+    Finding::new(level, "sysctl", format!("{key} = {value}"), why).mend(format!("sysctl -w {key}={set}"))
+}
+
+fn forwarding(facts: &Facts) -> Vec<Finding> {
+    let (v4, v6) = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding");
+    let off = |key| facts.number(key) == Some(0);
+    let mut findings = Vec::new();
+    if off(v4) {
+        let why = "this host does not route: what is not TCP, what is not intercepted, and everything when tcp-intercept is \
+                   stopped, is lost here";
+        findings.push(wrong(facts, Level::Warning, v4, 1, why));
+    }
+    if off(v6) {
+        let why = "this host does not route IPv6; when it should: what is not intercepted is lost here";
+        findings.push(wrong(facts, Level::Note, v6, 1, why));
+    }
+    findings
+}
+
+fn accepting(facts: &Facts) -> Vec<Finding> {
+    let (somaxconn, fwmark_accept) = ("net.core.somaxconn", "net.ipv4.tcp_fwmark_accept");
+    let mut findings = Vec::new();
+    if facts.number(somaxconn).is_some_and(|now| now < BACKLOG) {
+        let why = "it cuts the listeners' backlog of 4096: in a burst of new connections the kernel answers with SYN cookies, \
+                   which lose TCP options, or not at all";
+        findings.push(wrong(facts, Level::Warning, somaxconn, BACKLOG, why));
+    }
+    if facts.number(fwmark_accept) == Some(1) {
+        let why = "connections that a listener without a mark accepts answer by the divert table: not one byte gets through. \
+                   Our listeners carry a mark and are safe; another transparent proxy on this host may not be";
+        findings.push(wrong(facts, Level::Note, fwmark_accept, 0, why));
+    }
+    findings
+}
+
+fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let (reuse, timestamps) = ("net.ipv4.tcp_tw_reuse", "net.ipv4.tcp_timestamps");
+    let blackhole = "net.mptcp.blackhole_timeout";
     let from_client = config.server.source == Source::Client;
-    let table = [
-        (
-            is("net.ipv4.ip_forward", 0),
-            Wrong {
-                key: "net.ipv4.ip_forward",
-                level: Level::Warning,
-                why: "this host does not route: what is not TCP, what is not intercepted, and everything when tcp-intercept is \
-                  stopped, is lost here",
-                set: "1",
-            },
-        ),
-        (
-            is("net.ipv6.conf.all.forwarding", 0),
-            Wrong {
-                key: "net.ipv6.conf.all.forwarding",
-                level: Level::Note,
-                why: "this host does not route IPv6; when it should: what is not intercepted is lost here",
-                set: "1",
-            },
-        ),
-        (
-            facts.number("net.core.somaxconn").is_some_and(|now| now < BACKLOG),
-            Wrong {
-                key: "net.core.somaxconn",
-                level: Level::Warning,
-                why: "it cuts the listeners' backlog of 4096: in a burst of new connections the kernel answers with SYN \
-                  cookies, which lose TCP options, or not at all",
-                set: "4096",
-            },
-        ),
-        (
-            from_client && facts.number("net.ipv4.tcp_tw_reuse").is_some_and(|now| now != 1),
-            Wrong {
-                key: "net.ipv4.tcp_tw_reuse",
-                level: Level::Warning,
-                why: "a client that uses its port again within a minute meets our own connection to the server in TIME_WAIT, and \
-                  the server then sees another port (2 is for loopback only)",
-                set: "1",
-            },
-        ),
-        (
-            from_client && is("net.ipv4.tcp_timestamps", 0),
-            Wrong {
-                key: "net.ipv4.tcp_timestamps",
-                level: Level::Warning,
-                why: "without timestamps a connection in TIME_WAIT is never reused, whatever tcp_tw_reuse says, and the server \
-                  then sees another port than the client's",
-                set: "1",
-            },
-        ),
-        (
-            is("net.ipv4.tcp_fwmark_accept", 1),
-            Wrong {
-                key: "net.ipv4.tcp_fwmark_accept",
-                level: Level::Note,
-                why: "connections accepted by a listener without a mark answer by the divert table: not one byte gets through. \
-                  Our listeners carry a mark and are safe; another transparent proxy on this host is not",
-                set: "0",
-            },
-        ),
-        (
-            config.server.leg.mptcp && facts.number("net.mptcp.blackhole_timeout").is_some_and(|now| now > 0),
-            Wrong {
-                key: "net.mptcp.blackhole_timeout",
-                level: Level::Warning,
-                why: "one attempt during an outage of a few seconds makes the kernel dial plain TCP for so many seconds",
-                set: "0",
-            },
-        ),
-    ];
-    table.into_iter().filter_map(|(bad, wrong)| bad.then_some(wrong)).collect()
+    let mut findings = Vec::new();
+    if from_client && facts.number(reuse).is_some_and(|now| now != 1) {
+        let why = "a client that uses its port again within a minute meets our own connection to the server in TIME_WAIT, and \
+                   the server then sees another port (2 is for loopback only)";
+        findings.push(wrong(facts, Level::Warning, reuse, 1, why));
+    }
+    if from_client && facts.number(timestamps) == Some(0) {
+        let why = "without timestamps a connection in TIME_WAIT is never reused, whatever tcp_tw_reuse says, and the server \
+                   then sees another port than the client's";
+        findings.push(wrong(facts, Level::Warning, timestamps, 1, why));
+    }
+    if config.server.leg.mptcp && facts.number(blackhole).is_some_and(|now| now > 0) {
+        let why = "one attempt during an outage of a few seconds makes the kernel dial plain TCP for so many seconds";
+        findings.push(wrong(facts, Level::Warning, blackhole, 0, why));
+    }
+    findings
 }
 
 /// Strict mode drops what comes back by another path than the one it would take itself.

@@ -1,13 +1,14 @@
 //! Judgements over facts as data.
 use insta::assert_snapshot;
-use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use super::facts::{Facts, Interface, Leg, LegacyInput, Nft, Privileges};
+use super::facts::{Congestion, Degraded, Errno, Facts, Interface, LegacyInput, Nft, Privileges, Rules};
 use super::ruleset::Ruleset;
-use super::{Level, exit, judge, show};
+use super::{Level, exit, judge, text};
 use crate::config::Config;
 use crate::exit::Exit;
+
+const ENOENT: Errno = Errno(2);
 
 fn config(text: &str) -> Config {
     Config::parse(text, &[]).unwrap()
@@ -34,7 +35,7 @@ fn healthy() -> Facts {
         ("net.mptcp.enabled", "1"),
         ("net.netfilter.nf_conntrack_max", "262144"),
     ];
-    let leg = Leg { congestion: Some(("bbr".to_owned(), None)), refused: Vec::new() };
+    let bbr = Congestion { name: "bbr".to_owned(), refused: None };
     Facts {
         privileges: Privileges {
             net_admin: true,
@@ -47,8 +48,8 @@ fn healthy() -> Facts {
         sysctls: sysctls.into_iter().map(|(key, value)| (key, value.to_owned())).collect(),
         interfaces: vec![Interface { name: "lan0".to_owned(), ..Interface::default() }],
         nft: ruleset(json!([])),
-        client: leg.clone(),
-        server: leg,
+        client: bbr.clone(),
+        server: bbr,
         descriptors: 20_000,
         ..Facts::default()
     }
@@ -56,15 +57,15 @@ fn healthy() -> Facts {
 
 fn ruleset(objects: Value) -> Nft {
     let ruleset = Ruleset::parse(&json!({ "nftables": objects }).to_string()).unwrap();
-    Nft::Works { ruleset, tproxy: None }
+    Nft::Works { ruleset, refused: None }
 }
 
 /// What is told apart from what is well, and the exit status.
-fn told(text: &str, facts: &Facts) -> String {
-    let mut findings = judge::judge(&config(text), facts);
+fn told(config_text: &str, facts: &Facts) -> String {
+    let mut findings = judge(&config(config_text), facts);
     let exit = exit(&findings);
     findings.retain(|finding| finding.level != Level::Ok);
-    format!("{}exit {}\n", show::text(&findings), exit as u8)
+    format!("{}exit {}\n", text(&findings), exit as u8)
 }
 
 fn told_with(facts: impl Fn(&mut Facts)) -> String {
@@ -75,9 +76,9 @@ fn told_with(facts: impl Fn(&mut Facts)) -> String {
 
 #[test]
 fn a_healthy_host_is_told_line_by_line_and_ends_well() {
-    let findings = judge::judge(&config(""), &healthy());
+    let findings = judge(&config(""), &healthy());
     assert_eq!(exit(&findings), Exit::Ok);
-    assert_snapshot!(show::text(&findings));
+    assert_snapshot!(text(&findings));
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn src_valid_mark_is_an_error_wherever_it_is_set() {
 #[test]
 fn missing_privileges_end_with_77_and_say_which() {
     let none = |facts: &mut Facts| {
-        facts.privileges = Privileges { transparent: Some(Errno::PERM), ..Privileges::default() };
+        facts.privileges = Privileges { transparent: Some(Errno::EPERM), ..Privileges::default() };
         facts.nft = Nft::Failed("Operation not permitted (you must be root)".to_owned());
     };
     let raw = |facts: &mut Facts| facts.privileges = Privileges { net_raw: true, ..Privileges::default() };
@@ -146,26 +147,28 @@ fn without_nft_or_tproxy_it_ends_with_69_unless_the_rules_are_somebody_elses() {
     let missing = told_with(|facts| facts.nft = Nft::Missing);
     let failed = told_with(|facts| facts.nft = Nft::Failed("Operation not supported".to_owned()));
     let no_tproxy = told_with(|facts| {
-        if let Nft::Works { tproxy, .. } = &mut facts.nft {
-            *tproxy = Some("Error: Could not process rule: No such file or directory".to_owned());
+        if let Nft::Works { refused, .. } = &mut facts.nft {
+            *refused = Some("Error: Could not process rule: No such file or directory".to_owned());
         }
     });
     let unmanaged = told("rules.manage = false", &Facts { nft: Nft::Missing, ..healthy() });
     let not_installed = told("rules.manage = false", &healthy());
-    assert_snapshot!([missing, failed, no_tproxy, unmanaged, not_installed].join("\n"));
+    let differ = Rules::Differ(vec!["the nft table inet tcp_intercept is missing".to_owned()]);
+    let differ = told("", &Facts { rules: differ, ..healthy() });
+    assert_snapshot!([missing, failed, no_tproxy, unmanaged, not_installed, differ].join("\n"));
 }
 
 #[test]
 fn a_leg_that_asks_for_what_the_kernel_has_not_is_an_error_with_what_it_has() {
     let refuse = |name: &str, errno| {
         let mut facts = healthy();
-        facts.server.congestion = Some((name.to_owned(), Some(errno)));
+        facts.server = Congestion { name: name.to_owned(), refused: Some(errno) };
         facts
     };
-    let unset = told("", &refuse("bbr", Errno::NOENT));
-    let unknown = told("server.congestion-control = 'brr'", &refuse("brr", Errno::NOENT));
-    let not_allowed = told("server.congestion-control = 'cubic'", &refuse("cubic", Errno::PERM));
-    let mut facts = Facts { mptcp: Some(Errno::PROTONOSUPPORT), ..healthy() };
+    let unset = told("", &refuse("bbr", ENOENT));
+    let unknown = told("server.congestion-control = 'brr'", &refuse("brr", ENOENT));
+    let not_allowed = told("server.congestion-control = 'cubic'", &refuse("cubic", Errno::EPERM));
+    let mut facts = Facts { mptcp: Some(Errno(93)), ..healthy() };
     let no_mptcp = told("client.mptcp = true", &facts);
     let unused = told("", &facts);
     facts.sysctls.insert("net.mptcp.enabled", "0".to_owned());
@@ -176,7 +179,8 @@ fn a_leg_that_asks_for_what_the_kernel_has_not_is_an_error_with_what_it_has() {
 #[test]
 fn an_option_that_a_kind_of_socket_refuses_is_degraded_and_told() {
     let mut facts = healthy();
-    facts.client.refused.push(("user-timeout", Errno::NOPROTOOPT));
+    let key = "client.user-timeout".to_owned();
+    facts.degraded.push(Degraded { key, kind: "MPTCP".to_owned(), errno: Errno(92) });
     assert_snapshot!(told("[client]\nmptcp = true\nuser-timeout = '60s'", &facts));
 }
 
@@ -184,6 +188,7 @@ fn an_option_that_a_kind_of_socket_refuses_is_degraded_and_told() {
 fn limits_that_do_not_carry_the_configured_connections_are_told() {
     let facts = Facts { descriptors: 1024, ..healthy() };
     assert_snapshot!(told("limits.connections = 300000", &facts));
+    assert!(crate::limits::carried_by(666_670) >= 300_000, "the offered limit is enough");
     assert!(told("limits.connections = 9000", &healthy()).contains("warnings: 0"));
 }
 

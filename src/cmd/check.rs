@@ -12,7 +12,18 @@ pub const DEFAULT_CONFIG: &str = "/etc/tcp-intercept/config.toml";
 
 /// The text for standard output and the exit status of `check`.
 pub fn run(config: Option<&Path>, sets: &[String], json: bool) -> (String, Exit) {
-    check::run(read_config(config, sets), json)
+    report(read_config(config, sets), json)
+}
+
+/// Checks this host for `config`; the status is 78 when the configuration is wrong (nothing else is looked at then), 77
+/// when a capability is missing, 69 when something else that is needed is missing.
+pub fn report(config: Result<Config, Faults>, json: bool) -> (String, Exit) {
+    let findings = match config {
+        Ok(config) => check::judge(&config, &check::gather::facts(&config)),
+        Err(faults) => check::faults(&faults),
+    };
+    let exit = check::exit(&findings);
+    (if json { check::json(&findings, exit) } else { check::text(&findings) }, exit)
 }
 
 /// The configuration in `file`, with `sets` over it. Without `file` it is the default file, or what the defaults and

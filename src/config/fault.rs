@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::units::BadMark;
 
-/// Where a value was written. Faults are told in this order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The file as a whole.
     File,
@@ -87,7 +87,7 @@ pub enum Hint {
     Known(Vec<String>),
 }
 
-/// All faults of a configuration, in the order of the file, then of the command line.
+/// All faults of a configuration: those of the file by their lines, then those of the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults {
     file: PathBuf,
@@ -97,7 +97,11 @@ pub struct Faults {
 impl Faults {
     /// Sorted; the file is called `config.toml` until [`Faults::in_file`] says better.
     pub(super) fn new(mut list: Vec<Fault>) -> Self {
-        list.sort_by(|a, b| a.place.origin.cmp(&b.place.origin));
+        list.sort_by_key(|fault| match fault.place.origin {
+            Origin::File => 0,
+            Origin::Line(line) => line,
+            Origin::Set(_) => usize::MAX,
+        });
         Self { file: PathBuf::from("config.toml"), list }
     }
 

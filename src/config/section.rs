@@ -74,7 +74,7 @@ impl Section<'_> {
         })
     }
 
-    /// The values of the array `key`; what is no array is given to `parse` too, which then says what is allowed.
+    /// The values of the array `key` as `parse` sees each; `not_array` is the fault of what is none. Left out: empty.
     pub fn take_all<T>(
         &mut self,
         key: &'static str,

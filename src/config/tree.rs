@@ -79,7 +79,11 @@ impl<'t> Source<'t> {
         // A bare word is told as a string without quotes, or as a float when it begins like one, as `info`.
         let bare_word = ["string values must be quoted", "invalid float, expected `"];
         let bare_word = bare_word.iter().any(|told| err.message().starts_with(told));
-        let message = if bare_word { "string values must be quoted, as \"info\"" } else { err.message() };
+        let message = match err.span().and_then(|span| self.text.get(span)) {
+            Some(nothing) if bare_word && nothing.trim().is_empty() => "a value is missing",
+            _ if bare_word => "string values must be quoted, as \"info\"",
+            _ => err.message(),
+        };
         let why = Why::Syntax(printable(message));
         Fault { place: Place { origin, written: None }, key: String::new(), why }
     }

@@ -5,13 +5,14 @@ pub mod silence;
 mod splice;
 
 use std::cell::Cell;
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::time::Sleep;
 
 use self::half::{Half, Moved, Step};
 use self::pool::{Pipe, Pool};
@@ -20,9 +21,9 @@ use crate::flow::Side;
 use crate::leg::Leg;
 use crate::record::{End, Phase, Timeout};
 
-/// After so many bytes or fills a direction lets the other sessions of its worker have a turn.
+/// After so many bytes or steps a direction lets the other sessions of its worker have a turn.
 const TURN_BYTES: usize = 1 << 20;
-const TURN_FILLS: u32 = 32;
+const TURN_STEPS: u32 = 64;
 /// No pipe to be had (EMFILE, ENFILE), or a source that is readable and gives nothing: when to try again.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -31,6 +32,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Direction {
     half: Cell<Half>,
     pipe: Cell<Option<Pipe>>,
+    urgent: Cell<Option<u8>>,
+    pause: Cell<Option<Pin<Box<Sleep>>>>,
 }
 
 /// The two directions of a session.
@@ -52,7 +55,8 @@ impl Direction {
     /// A direction that goes on where it was left: `pipe` with the bytes that are in it, behind `passed_on` others.
     pub fn resume(pipe: Option<(Pipe, usize)>, passed_on: u64) -> Self {
         let (pipe, len) = pipe.unzip();
-        Self { half: Cell::new(Half::resume(len.unwrap_or(0), passed_on)), pipe: Cell::new(pipe) }
+        let half = Half::resume(len.unwrap_or(0), passed_on);
+        Self { half: Cell::new(half), pipe: Cell::new(pipe), ..Self::default() }
     }
 
     /// Moves what the sink takes; `None`: it takes nothing now. The pipe goes back as soon as it is empty.
@@ -81,6 +85,19 @@ impl Direction {
         self.half.get().in_pipe() > 0
     }
 
+    fn poll_pause(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(mut pause) = self.pause.take() else { return Poll::Ready(()) };
+        let over = pause.as_mut().poll(cx);
+        if over.is_pending() {
+            self.pause.set(Some(pause));
+        }
+        over
+    }
+
+    fn pause(&self) {
+        self.pause.set(Some(Box::pin(tokio::time::sleep(PAUSE))));
+    }
+
     fn update<T>(&self, change: impl FnOnce(&mut Half) -> T) -> T {
         let mut half = self.half.get();
         let result = change(&mut half);
@@ -107,44 +124,34 @@ impl Directions {
 /// Relays until both directions have ended, a leg fails, or the session has been silent for too long. Whatever `way` says has
 /// happened before is taken up from there. It leaves closing the legs to its caller, as the returned end demands.
 pub async fn run(client: &Leg, server: &Leg, way: &Directions, silence: Option<Silence>, pool: &Pool) -> End {
-    let relayed = pin!(both(client, server, way, pool));
-    let silent = pin!(too_silent(silence, way));
-    match select(relayed, silent).await {
-        Either::Left((Ok(()), _)) => End::in_order(way.first_eof.get().unwrap_or(Side::Client)),
-        Either::Left((Err(failed), _)) => End::failed(failed.side, Phase::Relay, &failed.err),
-        Either::Right((which, _)) => End::timeout(Phase::Relay, which),
+    let relayed = both(client, server, way, pool);
+    let relayed = match silence {
+        None => relayed.await,
+        Some(silence) => match select(pin!(relayed), Box::pin(too_silent(silence, way))).await {
+            Either::Left((relayed, _)) => relayed,
+            Either::Right((which, _)) => return End::timeout(Phase::Relay, which),
+        },
+    };
+    match relayed {
+        Ok(()) => End::in_order(way.first_eof.get().unwrap_or(Side::Client)),
+        Err(failed) => End::failed(failed.side, Phase::Relay, &failed.err),
     }
 }
 
 async fn both(client: &Leg, server: &Leg, way: &Directions, pool: &Pool) -> Result<(), Failed> {
-    let mut up = pin!(pump(&way.up, client, server, &way.first_eof, pool));
-    let mut down = pin!(pump(&way.down, server, client, &way.first_eof, pool));
+    let up = Pump { way: &way.up, source: client, sink: server, first_eof: &way.first_eof, pool };
+    let down = Pump { way: &way.down, source: server, sink: client, first_eof: &way.first_eof, pool };
     let mut failure = pin!(first_failure(client, server));
-    let (mut up_done, mut down_done) = (false, false);
     poll_fn(|cx| {
-        let mut failed = None;
-        if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
-            (up_done, failed) = (true, result.err());
-        }
-        if !down_done && let Poll::Ready(result) = down.as_mut().poll(cx) {
-            down_done = true;
-            failed = failed.or(result.err());
-        }
-        if failed.is_none()
-            && let Poll::Ready(failure) = failure.as_mut().poll(cx)
-        {
-            failed = Some(failure);
-        }
-        match failed {
-            None if up_done && down_done => Poll::Ready(Ok(())),
-            None => Poll::Pending,
-            // A last turn for both: what came before the reset and has a place to go is still passed on.
-            Some(failed) => {
-                let _ = !up_done && up.as_mut().poll(cx).is_ready();
-                let _ = !down_done && down.as_mut().poll(cx).is_ready();
-                Poll::Ready(Err(failed))
-            }
-        }
+        let (up_polled, down_polled) = (up.poll(cx), down.poll(cx));
+        let failed = match (up_polled, down_polled) {
+            (Poll::Ready(Err(failed)), _) | (_, Poll::Ready(Err(failed))) => failed,
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+            _ => ready!(failure.as_mut().poll(cx)),
+        };
+        // A last turn for both: what came before the reset and has a place to go is still passed on.
+        let _ = (up.poll(cx), down.poll(cx));
+        Poll::Ready(Err(failed))
     })
     .await
 }
@@ -156,88 +163,101 @@ async fn first_failure(client: &Leg, server: &Leg) -> Failed {
     }
 }
 
-async fn pump(
-    way: &Direction,
-    source: &Leg,
-    sink: &Leg,
-    first_eof: &Cell<Option<Side>>,
-    pool: &Pool,
-) -> Result<(), Failed> {
-    let to_sink = |err| Failed { side: sink.side(), err };
-    let (mut fills, mut bytes) = (0, 0);
-    loop {
-        match way.half.get().step() {
-            Step::Fill => {
-                bytes += fill(way, source, sink, pool).await?;
-                fills += 1;
-                if way.half.get().source_ended() && first_eof.get().is_none() {
-                    first_eof.set(Some(source.side()));
+/// Drives one direction. All that is to be remembered between two polls is in `way`.
+struct Pump<'a> {
+    way: &'a Direction,
+    source: &'a Leg,
+    sink: &'a Leg,
+    first_eof: &'a Cell<Option<Side>>,
+    pool: &'a Pool,
+}
+
+impl Pump<'_> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let mut bytes = 0;
+        for _ in 0..TURN_STEPS {
+            match self.way.half.get().step() {
+                Step::Fill => bytes += ready!(self.poll_fill(cx))?,
+                Step::Drain(_) => {
+                    let drained = self.sink.poll_write(cx, || self.way.drain(self.sink, self.pool));
+                    ready!(drained).map_err(|err| failed(self.sink, err))?;
                 }
+                Step::Shut => {
+                    self.sink.shut_write().map_err(|err| failed(self.sink, err))?;
+                    self.way.update(Half::shut);
+                }
+                Step::Done => return Poll::Ready(Ok(())),
             }
-            Step::Drain(_) => sink.write(|| way.drain(sink, pool)).await.map_err(to_sink)?,
-            Step::Shut => {
-                sink.shut_write().map_err(to_sink)?;
-                way.update(Half::shut);
+            if bytes >= TURN_BYTES {
+                break;
             }
-            Step::Done => return Ok(()),
         }
-        if fills >= TURN_FILLS || bytes >= TURN_BYTES {
-            (fills, bytes) = (0, 0);
-            tokio::task::yield_now().await;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Waits for something to read and for a place where it can go, holding no pipe meanwhile, and moves it into one.
+    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Failed>> {
+        let Self { way, source, sink, pool, .. } = *self;
+        ready!(way.poll_pause(cx));
+        ready!(self.poll_give_urgent(cx))?;
+        ready!(source.poll_readable(cx)).map_err(|err| failed(source, err))?;
+        let room = ready!(sink.poll_room(cx)).map_err(|err| failed(sink, err))?;
+        let Ok(pipe) = pool.take() else {
+            way.pause();
+            return Poll::Ready(Ok(0));
+        };
+        let (asked, moved) =
+            splice::fill(source, &pipe, room.min(pipe.capacity())).map_err(|err| failed(source, err))?;
+        way.update(|half| half.filled(moved));
+        match moved {
+            Moved::Bytes(n) => {
+                // A short answer that no lack of pipe buffers and no urgent byte explains has emptied the source.
+                if n.get() < asked.min(pipe.slots()) && !source.is_urgent() {
+                    source.clear_readable(cx);
+                }
+                way.pipe.set(Some(pipe));
+                return Poll::Ready(Ok(n.get()));
+            }
+            Moved::Eof => {
+                self.first_eof.set(self.first_eof.get().or(Some(source.side())));
+                pool.give(pipe);
+            }
+            Moved::NotReady => {
+                pool.give(pipe);
+                self.look_for_urgent(cx)?;
+            }
         }
+        Poll::Ready(Ok(0))
+    }
+
+    /// Nothing could be read: splice() stops at an urgent byte, which is taken another way; else it is time to wait for news.
+    fn look_for_urgent(&self, cx: &mut Context<'_>) -> Result<(), Failed> {
+        let Self { way, source, .. } = *self;
+        way.urgent.set(splice::take_urgent(source).map_err(|err| failed(source, err))?);
+        if way.urgent.get().is_none() && !source.clear_readable(cx) {
+            way.pause();
+        }
+        Ok(())
+    }
+
+    fn poll_give_urgent(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let Self { way, sink, .. } = *self;
+        if let Some(byte) = way.urgent.get() {
+            ready!(sink.poll_write(cx, || splice::give_urgent(sink, byte)))
+                .map_err(|err| failed(sink, err))?;
+            way.urgent.set(None);
+            way.update(Half::passed_urgent);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-/// Waits for something to read and for a place where it can go, holding no pipe meanwhile, and moves it into one.
-async fn fill(way: &Direction, source: &Leg, sink: &Leg, pool: &Pool) -> Result<usize, Failed> {
-    let from_source = |err| Failed { side: source.side(), err };
-    let to_sink = |err| Failed { side: sink.side(), err };
-    let mut ready = source.readable().await.map_err(from_source)?;
-    let room = sink.room().await.map_err(to_sink)?;
-    let Ok(pipe) = pool.take() else {
-        tokio::time::sleep(PAUSE).await;
-        return Ok(0);
-    };
-    let asked = splice::ask(source, room.min(pipe.capacity())).map_err(from_source)?;
-    let moved = splice::fill(source, &pipe, asked).map_err(from_source)?;
-    way.update(|half| half.filled(moved));
-    match moved {
-        Moved::Bytes(n) => {
-            // A short answer that no lack of pipe buffers and no urgent byte explains has emptied the source.
-            if n.get() < asked.min(pipe.slots()) && !ready.ready().is_priority() {
-                ready.clear_ready();
-            }
-            way.pipe.set(Some(pipe));
-            Ok(n.get())
-        }
-        Moved::Eof => {
-            pool.give(pipe);
-            Ok(0)
-        }
-        Moved::NotReady => {
-            pool.give(pipe);
-            let odd = ready.ready().is_priority() || ready.ready().is_read_closed();
-            ready.clear_ready();
-            if odd { pass_urgent(way, source, sink).await } else { Ok(0) }
-        }
-    }
+fn failed(leg: &Leg, err: io::Error) -> Failed {
+    Failed { side: leg.side(), err }
 }
 
-/// Carries the urgent byte at which splice() stops past the pipe; what else can make a readable source give nothing is waited out.
-async fn pass_urgent(way: &Direction, source: &Leg, sink: &Leg) -> Result<usize, Failed> {
-    let byte = splice::take_urgent(source).map_err(|err| Failed { side: source.side(), err })?;
-    let Some(byte) = byte else {
-        tokio::time::sleep(PAUSE).await;
-        return Ok(0);
-    };
-    let given = sink.write(|| splice::give_urgent(sink, byte)).await;
-    given.map_err(|err| Failed { side: sink.side(), err })?;
-    way.update(Half::passed_urgent);
-    Ok(1)
-}
-
-async fn too_silent(silence: Option<Silence>, way: &Directions) -> Timeout {
-    let Some(mut silence) = silence else { return pending().await };
+async fn too_silent(mut silence: Silence, way: &Directions) -> Timeout {
     loop {
         tokio::time::sleep(silence.tick()).await;
         if let Some(struck) = silence.at_tick(way.moved(), way.half_closed()) {

@@ -14,25 +14,22 @@ use crate::leg::Leg;
 /// Asked of a copying source beyond what is there, so that a short answer means that it is empty.
 const BEYOND: usize = 4096;
 
-/// How many bytes to ask `source` for, of the `most` that have a place to go.
-pub fn ask(source: &Leg, most: usize) -> io::Result<usize> {
-    if !source.copies() {
-        return Ok(most);
-    }
-    let there = usize::try_from(ioctl_fionread(source)?).unwrap_or(usize::MAX);
-    Ok(most.min(there.saturating_add(BEYOND)))
+/// Moves bytes from `source` into the empty `pipe`, at most the `most` that have a place to go; says how many it asked for.
+pub fn fill(source: &Leg, pipe: &Pipe, most: usize) -> io::Result<(usize, Moved)> {
+    let asked = if source.copies() { most.min(there(source)?.saturating_add(BEYOND)) } else { most };
+    let moved = match moved(source, &pipe.write, asked) {
+        Ok(Some(n)) => match NonZeroUsize::new(n) {
+            Some(n) => Moved::Bytes(n),
+            None => end_or_urgent(source)?,
+        },
+        Ok(None) => Moved::NotReady,
+        Err(err) => return Err(source.keep(err)),
+    };
+    Ok((asked, moved))
 }
 
-/// Moves at most `len` bytes from `source` into the empty `pipe`.
-pub fn fill(source: &Leg, pipe: &Pipe, len: usize) -> io::Result<Moved> {
-    match moved(source, &pipe.write, len) {
-        Ok(Some(n)) => match NonZeroUsize::new(n) {
-            Some(n) => Ok(Moved::Bytes(n)),
-            None => end_or_urgent(source),
-        },
-        Ok(None) => Ok(Moved::NotReady),
-        Err(err) => Err(source.keep(err)),
-    }
+fn there(source: &Leg) -> io::Result<usize> {
+    Ok(usize::try_from(ioctl_fionread(source)?).unwrap_or(usize::MAX))
 }
 
 /// splice() says 0 at an urgent byte too when the FIN has arrived behind it (tcp_splice_read() in net/ipv4/tcp.c), and behind an
@@ -40,7 +37,7 @@ pub fn fill(source: &Leg, pipe: &Pipe, len: usize) -> io::Result<Moved> {
 fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
     match source.failed() {
         Some(err) => Err(err),
-        None if ioctl_fionread(source)? > 0 => Ok(Moved::NotReady),
+        None if there(source)? > 0 => Ok(Moved::NotReady),
         None => Ok(Moved::Eof),
     }
 }
@@ -65,7 +62,7 @@ fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>
 /// Takes the urgent byte at which splice() stops, if that is why it stopped: the one payload byte that goes by user memory,
 /// because the kernel offers no other way past it (tcp_read_sock() in net/ipv4/tcp.c).
 pub fn take_urgent(source: &Leg) -> io::Result<Option<u8>> {
-    if ioctl_fionread(source)? == 0 {
+    if there(source)? == 0 {
         return Ok(None);
     }
     let mut byte = [0];

@@ -133,15 +133,25 @@ impl fmt::Display for Family {
 impl PolicyRule {
     /// What follows `ip rule add` or `delete`.
     pub fn words(&self) -> String {
+        format!("{} protocol {PROTOCOL}", self.bare())
+    }
+
+    /// The same for a rule that an operator adds: not ours.
+    pub fn bare(&self) -> String {
         let Self { mark, table, priority, .. } = self;
-        format!("fwmark {mark} lookup {table} priority {priority} protocol {PROTOCOL}")
+        format!("fwmark {mark} lookup {table} priority {priority}")
     }
 }
 
 impl LocalRoute {
     /// What follows `ip route add` or `delete`.
     pub fn words(&self) -> String {
-        format!("local default dev lo table {} protocol {PROTOCOL}", self.table)
+        format!("{} protocol {PROTOCOL}", self.bare())
+    }
+
+    /// The same for a route that an operator adds: not ours.
+    pub fn bare(&self) -> String {
+        format!("local default dev lo table {}", self.table)
     }
 }
 

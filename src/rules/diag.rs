@@ -69,8 +69,8 @@ impl Diag {
             let (datagram, _) = self.0.recv_from_full()?;
             for (kind, payload) in messages(&datagram) {
                 match kind {
-                    NLMSG_DONE => return Ok(found),
-                    NLMSG_ERROR => return answer(payload).map(|()| found),
+                    // Where the kernel has no tcp_diag, the first message says so here.
+                    NLMSG_DONE | NLMSG_ERROR => return answer(payload).map(|()| found),
                     _ => found.extend(parse(payload)),
                 }
             }
@@ -155,7 +155,7 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
-/// `struct nlmsgerr`: an errno, negative, or 0.
+/// What NLMSG_ERROR and NLMSG_DONE begin with: an errno, negative, or 0.
 fn answer(payload: &[u8]) -> io::Result<()> {
     match u32_at(payload, 0).ok_or_else(truncated)?.cast_signed() {
         0 => Ok(()),

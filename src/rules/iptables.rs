@@ -15,7 +15,7 @@ const CANNOT: &str = "\
 # - A connection that was answered with a SYN cookie (the accept queue was full) is lost.
 # - MP_JOIN cannot be told from other Multipath TCP: no client's Multipath TCP is intercepted.
 # - They are no transaction: between the first and the last, connections may fail.
-# - `rules status` and `rules remove` do not know them. To take them away, see the end.
+# - `rules status` and `rules remove` do not know them: use `rules.manage = false`. To take them away, see the end.
 ";
 
 /// The commands for `sh`.
@@ -32,7 +32,7 @@ pub fn commands(config: &Config, plan: &Plan) -> String {
     let (rules, routes) = plan.netlink();
     for (rule, route) in rules.iter().zip(routes) {
         let ip = rule.family.ip();
-        let _ = writeln!(text, "\n{ip} route add {}\n{ip} rule add {}", route.words(), rule.words());
+        let _ = writeln!(text, "\n{ip} route add {}\n{ip} rule add {}", route.bare(), rule.bare());
         text += &tables(config, rule.family);
     }
     text += "\n# To take them away:\n";
@@ -41,7 +41,7 @@ pub fn commands(config: &Config, plan: &Plan) -> String {
         for line in undo() {
             let _ = writeln!(text, "# {iptables} -t mangle {line}");
         }
-        let _ = writeln!(text, "# {ip} rule delete {}\n# {ip} route delete {}", rule.words(), route.words());
+        let _ = writeln!(text, "# {ip} rule delete {}\n# {ip} route delete {}", rule.bare(), route.bare());
     }
     text
 }

@@ -1,11 +1,12 @@
 //! The rules that bring connections to the listener: an nft table, a policy rule and a route for each address family,
 //! and two sysctls. How they work is in `docs/rules.md`.
 //!
-//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `state`, `change`, `compare`, `iptables` and
+//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `chains`, `state`, `change`, `compare`, `iptables` and
 //! `error`); `observe` and `apply` look and change (EFFECT, as are `nft`, `netlink`, `sysctl`, `diag` and `leftovers`).
 //! All functions here block, need no runtime, and work in the network namespace of the calling thread.
 
 mod apply;
+mod chains;
 pub mod change;
 mod compare;
 mod diag;
@@ -26,11 +27,13 @@ mod tests;
 use std::fmt::Write;
 
 use crate::config::Config;
+use crate::units::OwnMark;
 
 use change::Op;
 pub use compare::Verdict;
 pub use error::{Errors, RulesError};
 pub use leftovers::Caller;
+use leftovers::Cleared;
 use plan::{Plan, Seen};
 pub use removal::{Removed, remove};
 pub use ruleset::Gate;
@@ -94,7 +97,7 @@ pub fn status(config: &Config) -> Result<Status, RulesError> {
         verdict: compare::verdict(&plan, &seen),
         differences: compare::differences(&plan, &seen),
         remarks: compare::remarks(&plan, &seen, ipv6),
-        gate: observe::nft_table()?.map(|(_, gate)| gate),
+        gate: seen.table.as_ref().map(|table| table.gate),
     })
 }
 
@@ -106,6 +109,19 @@ pub fn gate(gate: Gate) -> Result<(), RulesError> {
         Gate::Closed => "close the gate for new connections",
     };
     nft::transact(step, &gate.script())
+}
+
+/// Destroys all sockets with our marks, for a daemon that ends and leaves its rules: a client that uses its port again
+/// would meet them (`tproxy` gives a SYN to a socket in TIME_WAIT when nobody listens). Gives their number.
+pub fn destroy_leftovers(own: OwnMark) -> Result<usize, RulesError> {
+    let step = "destroy leftover sockets";
+    match leftovers::clear(own, Caller::Daemon) {
+        Ok(Cleared::Gone(count)) => Ok(count),
+        Ok(Cleared::Remain(_) | Cleared::InUse) => {
+            Err(RulesError::Failed { step: step.to_owned(), why: "new ones keep coming".to_owned() })
+        }
+        Err(err) => Err(RulesError::io(step, &err)),
+    }
 }
 
 /// What [`install`] would do on this host if nothing were installed, as text to read or to run.

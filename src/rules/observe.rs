@@ -15,7 +15,7 @@ use super::{netlink, nft, sysctl};
 pub fn seen(table: NonZeroU32) -> Result<Seen, RulesError> {
     let (rules, routes) = netlink()?;
     let foreign = foreign_routes(table)?;
-    let table = nft_table()?.map(|(table, _)| table);
+    let table = nft_table()?;
     Ok(Seen { rules, routes, foreign, table, sysctls: sysctls()? })
 }
 
@@ -40,8 +40,8 @@ pub fn netlink() -> Result<(Vec<PolicyRule>, Vec<LocalRoute>), RulesError> {
     Ok((rules, routes))
 }
 
-/// Our nft table, and whether its gate is closed; `None`: there is none.
-pub fn nft_table() -> Result<Option<(SeenTable, Gate)>, RulesError> {
+/// Our nft table; `None`: there is none.
+pub fn nft_table() -> Result<Option<SeenTable>, RulesError> {
     let step = "list the nft tables";
     let tables = nft::list(step, &["-j", "list", "tables", "inet"])?;
     let ours = |item: &Value| item["table"]["name"] == TABLE;
@@ -91,7 +91,7 @@ fn items(step: &str, json: &str) -> Result<Vec<Value>, RulesError> {
     }
 }
 
-fn seen_table(items: &[Value], listing: String) -> (SeenTable, Gate) {
+fn seen_table(items: &[Value], listing: String) -> SeenTable {
     let mut outline = Outline::default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     for item in items {
@@ -108,7 +108,7 @@ fn seen_table(items: &[Value], listing: String) -> (SeenTable, Gate) {
     // What is in the gate is a switch, no part of what is installed.
     let inside = outline.chains.get_mut(GATE).map(|gate| std::mem::take(&mut gate.comments));
     let gate = if inside.is_some_and(|rules| !rules.is_empty()) { Gate::Closed } else { Gate::Open };
-    (SeenTable { outline, state, listing }, gate)
+    SeenTable { outline, state, gate, listing }
 }
 
 fn hook(chain: &Value) -> Option<Hook> {

@@ -3,7 +3,7 @@ use crate::config::{Config, FastOpen};
 use crate::units::OwnMark;
 
 use super::change::{Family, LocalRoute, Op, PRIORITY, PolicyRule};
-use super::ruleset::{Outline, Ruleset, TABLE};
+use super::ruleset::{Gate, Outline, Ruleset, TABLE};
 use super::state::{Saved, State, Sysctl};
 
 /// A route in our table that is not ours: never touched, but it may stand in the way.
@@ -50,6 +50,8 @@ pub struct SeenTable {
     pub outline: Outline,
     /// The record in it.
     pub state: Option<State>,
+    /// Whether its gate is open.
+    pub gate: Gate,
     /// As `nft list table` prints it: what an undo puts back.
     pub listing: String,
 }

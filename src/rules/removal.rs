@@ -23,7 +23,7 @@ pub struct Removed {
 /// interruption loses nothing. Then leftover sockets are destroyed, the sysctls restored, and the rest deleted.
 pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     let mut work = Work { own, caller, removed: Removed::default(), errors: Vec::new() };
-    let table = work.keep(observe::nft_table()).flatten().map(|(table, _)| table);
+    let table = work.keep(observe::nft_table()).flatten();
     let blind = !work.errors.is_empty();
     let state = table.as_ref().and_then(|table| table.state.clone());
     let inert = table.as_ref().is_none_or(|table| work.disarm(table));
@@ -34,6 +34,9 @@ pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     work.unroute(armed);
     if let (true, Some(table)) = (inert, table) {
         work.delete(table, state.as_ref());
+    }
+    if state.is_none() && !work.removed.changes.is_empty() {
+        work.no_record();
     }
     Errors::collect(work.errors).map_or(Ok(work.removed), Err)
 }
@@ -106,6 +109,17 @@ impl Work {
             format!("stays 0, which costs nothing measurable: {why}. A minute after the end of all of them: echo {to} > {path}"),
         );
         false
+    }
+
+    /// Somebody deleted the record, as `nft flush ruleset` does.
+    fn no_record(&mut self) {
+        let zero = (Sysctl::EarlyDemux, 0);
+        if observe::readable_sysctls().contains(&zero) {
+            let path = Sysctl::EarlyDemux.path();
+            let what =
+                format!("stays 0: the record of what it was is gone. The kernel's default: echo 1 > {path}");
+            self.remark(Sysctl::EarlyDemux, what);
+        }
     }
 
     fn remark(&mut self, sysctl: Sysctl, what: String) {

@@ -92,7 +92,7 @@ fn read(listing: String) -> SeenTable {
     }
     outline.chains.remove("");
     let state = outline.chains.remove("state").and_then(|shape| State::parse(&shape.comments));
-    SeenTable { outline, state, listing }
+    SeenTable { outline, state, gate: Gate::Open, listing }
 }
 
 fn installed(plan: &Plan, seen: Seen) -> Seen {
@@ -205,11 +205,12 @@ fn every_difference_is_named() {
     let plan = Plan::new(&Config::default(), true);
     let whole = installed(&plan, fresh());
     let table = |seen: &mut Seen, damage: fn(&mut Outline)| damage(&mut seen.table.as_mut().unwrap().outline);
-    let cases: [(&str, &dyn Fn(&mut Seen)); 8] = [
+    type Damage<'d> = &'d dyn Fn(&mut Seen);
+    let cases: [(&str, Damage<'_>); 8] = [
         ("policy rule", &|seen| seen.rules.truncate(1)),
         ("route", &|seen| seen.routes.truncate(1)),
         ("nft table", &|seen| seen.table = None),
-        ("set syn6 is missing", &|seen| table(seen, |outline| outline.sets.retain(|set| set == "syn4"))),
+        ("set taken6 is missing", &|seen| table(seen, |outline| outline.sets.retain(|set| set != "taken6"))),
         ("chain full is missing", &|seen| {
             table(seen, |outline| outline.chains.retain(|name, _| name != "full"))
         }),

@@ -1,7 +1,9 @@
 //! Installing and removing on one host.
 use std::num::NonZeroU32;
 
+use tcp_intercept::cmd::rules::{self as cmd, Action};
 use tcp_intercept::config::{Config, FastOpen};
+use tcp_intercept::exit::Exit;
 use tcp_intercept::rules::{self, Caller, Format, Gate, Verdict};
 
 use crate::support::{early_demux, interfaces, ours, sh, view};
@@ -109,8 +111,10 @@ fn whatever_half_of_it_is_there_status_names_it_install_mends_it_and_remove_take
             rules::install(&Config::default()).unwrap();
             assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed, "{half}");
             sh(half);
-            remove();
+            let removed = remove();
             assert_eq!(ours(), "", "{half}");
+            let record_is_gone = half.contains("table inet") || half.contains("state");
+            assert_eq!(removed.remarks.len(), usize::from(record_is_gone), "{half}: {removed:?}");
             // Where the record was destroyed, nobody knows what early demux was.
             sh("echo 1 > /proc/sys/net/ipv4/tcp_early_demux");
             assert_eq!(view(), before, "{half}");
@@ -242,5 +246,30 @@ fn what_print_shows_is_what_nft_gets() {
                 .collect::<String>()
         };
         assert_eq!(plain(view()), plain(installed));
+    });
+}
+
+#[test]
+fn the_command_says_what_it_did_and_what_is_wrong() {
+    lab::netns(|| {
+        let config = Config::default();
+        let run = |action| cmd::run(action, &config);
+        let absent = run(Action::Status).unwrap_err();
+        assert_eq!(absent.exit, Exit::Unavailable);
+        assert!(absent.message.contains("not installed"), "{absent}");
+        let installed = run(Action::Install).unwrap();
+        assert!(installed.starts_with("rules: installed\n"), "{installed}");
+        assert!(installed.contains("did: set net.ipv4.tcp_early_demux to 0 (it was 1)"), "{installed}");
+        assert!(run(Action::Install).unwrap().contains("already installed: nothing was changed"));
+        assert_eq!(run(Action::Status).unwrap(), "rules: installed\n");
+        rules::gate(Gate::Closed).unwrap();
+        assert!(run(Action::Status).unwrap().contains("the gate is closed"));
+        sh("ip rule del priority 100");
+        let partly = run(Action::Status).unwrap_err();
+        assert!(partly.message.contains("found: the policy rule \"fwmark 0x1/0x1 lookup 5"), "{partly}");
+        assert!(partly.message.contains("tcp-intercept rules install"), "{partly}");
+        let removed = run(Action::Remove).unwrap();
+        assert!(removed.contains("did: delete the nft table inet tcp_intercept"), "{removed}");
+        assert_eq!(run(Action::Remove).unwrap(), "rules: nothing of ours was there\n");
     });
 }

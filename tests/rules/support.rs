@@ -97,6 +97,13 @@ impl Proxy {
         self.taken.load(Ordering::SeqCst)
     }
 
+    /// Ends both directions of both legs of every session; the peers close afterwards.
+    pub fn close_all(&self) {
+        for stream in self.sessions.lock().unwrap().iter() {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
     /// Closes the listeners; sessions go on.
     pub fn stop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);

@@ -119,7 +119,7 @@ impl Stage {
         let head =
             ["iperf3, one connection", "routing alone", "tcp-intercept", ""].map(str::to_owned).to_vec();
         report.table(&[head, row("to the server", 0), row("to the client", 1)]);
-        report.say("All hosts share this machine's processors, so both figures are lower than on hosts of their own.");
+        report.say("All hosts share this machine's processors: what the box spends, the others lack.");
     }
 
     fn show_stop(&self, report: &mut Report, daemon: Daemon, before: &str) {
