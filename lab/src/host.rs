@@ -137,6 +137,15 @@ impl Host {
     }
 }
 
+impl Host {
+    /// A counter of the kernel's for this host, as `nstat` names it: `TcpExtListenOverflows`.
+    pub fn counter(&self, name: &str) -> u64 {
+        let text = self.run(&format!("nstat -asz {name}"));
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next());
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("nstat has no {name}:\n{text}"))
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

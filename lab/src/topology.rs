@@ -1,5 +1,5 @@
 //! client – box – server, with more clients, or routers in between, where a test asks for them.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use crate::host::{Host, link};
 
@@ -83,6 +83,18 @@ impl Lab {
     /// The box's own address on the clients' side, with a port.
     pub fn gateway_at(&self, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(Net(1, 0).inner(ip), port)
+    }
+
+    /// How many sockets the box has for the connection of which `stream` is an end: two when it is intercepted, none
+    /// when it is routed.
+    pub fn legs(&self, stream: &TcpStream) -> usize {
+        let ends = [stream.local_addr(), stream.peer_addr()].map(|end| {
+            let end = end.unwrap_or_else(|err| panic!("{stream:?} is not connected: {err}"));
+            end.to_string()
+        });
+        let sockets = self.gateway.ss("-tn state established");
+        let between = |line: &&str| ends.iter().all(|end| line.split_ascii_whitespace().any(|word| word == end));
+        sockets.lines().filter(between).count()
     }
 
     /// Makes the box what most small routers are: it masquerades towards the server, drops what conntrack calls

@@ -37,7 +37,8 @@ fn there(source: &Leg) -> io::Result<usize> {
 fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
     match source.failed() {
         Some(err) => Err(err),
-        None if there(source)? > 0 => Ok(Moved::NotReady),
+        // MPTCP has no urgent data, and its FIONREAD says 1 at the end (mptcp_inq_hint() in net/mptcp/protocol.c).
+        None if !source.copies() && there(source)? > 0 => Ok(Moved::NotReady),
         None => Ok(Moved::Eof),
     }
 }

@@ -1,0 +1,239 @@
+//! When the daemon ends, however it ends, connections are routed at once: traps 13 and 22.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
+mod intercepting;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use intercepting::{BIN, WHERE, legs_of_a_new_connection};
+use lab::peers::{self, Server};
+use lab::stream::{self, Pace};
+use lab::{BOTH, Daemon, Ip, Lab, netns, wait_until};
+use rustix::process::Signal;
+
+const SOON: Duration = Duration::from_secs(20);
+const EARLY_DEMUX: &str = "/proc/sys/net/ipv4/tcp_early_demux";
+
+fn early_demux(lab: &Lab) -> String {
+    lab.gateway.run(&format!("cat {EARLY_DEMUX}")).trim().to_owned()
+}
+
+fn rules_are_there(lab: &Lab) -> bool {
+    lab.gateway.run("nft list tables").contains("tcp_intercept")
+}
+
+/// Both ends of a connection from the client's port `port`.
+fn from_port(lab: &Lab, ip: Ip, port: u16) -> (TcpStream, TcpStream) {
+    let listener = lab.server.listen(lab.server_at(ip, 7));
+    let near = lab.client().connect_from(lab.client_at(0, ip, port), lab.server_at(ip, 7)).unwrap();
+    let (far, peer) = listener.accept().unwrap();
+    assert_eq!(peer, lab.client_at(0, ip, port), "the server sees the client");
+    (near, far)
+}
+
+/// `first` ends the connection in order, then `second` does.
+fn end(mut first: TcpStream, mut second: TcpStream) {
+    first.write_all(b"last words").unwrap();
+    first.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(second.read_to_end(&mut Vec::new()).unwrap(), 10);
+    drop(second);
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+}
+
+/// The ports of sessions that ended by the client first, by the server first, and of one that goes on.
+const ENDED_BY_CLIENT: u16 = 4001;
+const ENDED_BY_SERVER: u16 = 4002;
+const GOES_ON: u16 = 4003;
+
+/// Leaves one of each, and whatever they leave on the box.
+fn sessions(lab: &Lab, daemon: &Daemon) -> Vec<(TcpStream, TcpStream)> {
+    let go_on = BOTH.map(|ip| {
+        let (near, far) = from_port(lab, ip, ENDED_BY_CLIENT);
+        end(near, far);
+        let (near, far) = from_port(lab, ip, ENDED_BY_SERVER);
+        end(far, near);
+        from_port(lab, ip, GOES_ON)
+    });
+    daemon.wait_for_records(4);
+    assert!(go_on.iter().all(|(near, _)| lab.legs(near) == 2));
+    // The ends' own TIME_WAIT would refuse the port, with or without a box between them.
+    for host in [lab.client(), &lab.server] {
+        host.run("ss -KHtan state time-wait >&2");
+    }
+    go_on.into()
+}
+
+/// The daemon is gone: what it cut is reset, and all its sessions' ports are good for a new connection.
+fn ports_just_used_are_routed(lab: &Lab, cut: Vec<(TcpStream, TcpStream)>) {
+    for stream in cut.into_iter().flat_map(|(near, far)| [near, far]) {
+        let read = (&stream).read(&mut [0]);
+        assert_eq!(read.map_err(|err| err.kind()), Err(std::io::ErrorKind::ConnectionReset));
+    }
+    for ip in BOTH {
+        for port in [ENDED_BY_CLIENT, ENDED_BY_SERVER, GOES_ON] {
+            let (near, far) = from_port(lab, ip, port);
+            assert_eq!(lab.legs(&near), 0);
+            stream::exchange(&near, &far, 1 << 20, Pace::FULL);
+        }
+    }
+}
+
+#[test]
+fn trap_22_after_a_stop_connections_are_routed_also_from_ports_just_used() {
+    netns(|| {
+        let lab = Lab::new();
+        for place in WHERE {
+            lab.gateway.sysctl("net.ipv4.tcp_early_demux", "1");
+            let daemon = Daemon::start(&lab.gateway, BIN, place);
+            let cut = sessions(&lab, &daemon);
+            assert_eq!(early_demux(&lab), "0");
+            let (status, log) = daemon.stop();
+            assert!(status.success(), "{log}");
+            assert_eq!((early_demux(&lab).as_str(), rules_are_there(&lab)), ("1", false), "{log}");
+            ports_just_used_are_routed(&lab, cut);
+            lab.client().run("ss -KHtan state time-wait >&2");
+        }
+    });
+}
+
+#[test]
+fn trap_13_and_22_after_a_kill_connections_are_routed_also_from_ports_just_used() {
+    netns(|| {
+        let lab = Lab::new();
+        for place in WHERE {
+            lab.gateway.sysctl("net.ipv4.tcp_early_demux", "1");
+            let daemon = Daemon::start(&lab.gateway, BIN, place);
+            let cut = sessions(&lab, &daemon);
+            daemon.kill9();
+            assert!(rules_are_there(&lab));
+            ports_just_used_are_routed(&lab, cut);
+            assert_eq!(early_demux(&lab), "0");
+            lab.gateway.run(&format!("{BIN} rules remove"));
+            assert_eq!((early_demux(&lab).as_str(), rules_are_there(&lab)), ("1", false));
+            BOTH.iter().for_each(|&ip| assert_eq!(legs_of_a_new_connection(&lab, ip), 0));
+            lab.client().run("ss -KHtan state time-wait >&2");
+        }
+    });
+}
+
+#[test]
+fn a_start_over_what_a_kill_left_intercepts_and_what_was_before_the_first_is_restored_in_the_end() {
+    netns(|| {
+        let lab = Lab::new();
+        for place in WHERE {
+            lab.gateway.sysctl("net.ipv4.tcp_early_demux", "1");
+            let killed = Daemon::start(&lab.gateway, BIN, place);
+            drop(sessions(&lab, &killed));
+            killed.kill9();
+            let daemon = Daemon::start(&lab.gateway, BIN, place);
+            drop(sessions(&lab, &daemon));
+            let (status, log) = daemon.stop();
+            assert!(status.success() && log.contains("found installed"), "{log}");
+            BOTH.iter().for_each(|&ip| assert_eq!(legs_of_a_new_connection(&lab, ip), 0));
+            lab.gateway.run(&format!("{BIN} rules remove"));
+            assert_eq!((early_demux(&lab).as_str(), rules_are_there(&lab)), ("1", false), "{log}");
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_was_routed_between_two_daemons_from_a_port_just_used_goes_on() {
+    netns(|| {
+        let lab = Lab::new();
+        let killed = Daemon::start(&lab.gateway, BIN, &[]);
+        drop(sessions(&lab, &killed));
+        killed.kill9();
+        let routed = BOTH.map(|ip| from_port(&lab, ip, ENDED_BY_SERVER));
+        let _daemon = Daemon::start(&lab.gateway, BIN, &[]);
+        for (near, far) in &routed {
+            stream::exchange(near, far, 1 << 20, Pace::FULL);
+        }
+    });
+}
+
+#[test]
+fn when_the_operator_flushes_all_rules_new_connections_are_routed() {
+    netns(|| {
+        let lab = Lab::new();
+        for place in WHERE {
+            let daemon = Daemon::start(&lab.gateway, BIN, place);
+            let open = sessions(&lab, &daemon);
+            lab.gateway.run("nft flush ruleset");
+            BOTH.iter().for_each(|&ip| assert_eq!(legs_of_a_new_connection(&lab, ip), 0));
+            for ip in BOTH {
+                for port in [ENDED_BY_CLIENT, ENDED_BY_SERVER] {
+                    let (near, far) = from_port(&lab, ip, port);
+                    stream::exchange(&near, &far, 1000, Pace::FULL);
+                }
+            }
+            drop(open);
+            let (status, log) = daemon.stop();
+            assert!(status.success(), "{log}");
+            lab.gateway.ip("rule"); // the next round starts on what is left
+            lab.client().run("ss -KHtan state time-wait >&2");
+        }
+    });
+}
+
+/// What became of the connections that clients open as fast as they can.
+#[derive(Default)]
+struct Load {
+    opened: AtomicUsize,
+    refused: Mutex<Vec<std::io::Error>>,
+    over: AtomicBool,
+}
+
+impl Load {
+    fn open(&self, server: SocketAddr) {
+        while !self.over.load(Ordering::Relaxed) {
+            match TcpStream::connect_timeout(&server, SOON) {
+                // Cut by the daemon's end or not: it was let in.
+                Ok(mut stream) => drop(stream.read_to_end(&mut Vec::new())),
+                Err(err) => self.refused.lock().unwrap().push(err),
+            }
+            self.opened.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn goes_on(&self, connections: usize) {
+        let so_far = self.opened.load(Ordering::Relaxed);
+        wait_until("connections under load", SOON, || {
+            self.opened.load(Ordering::Relaxed) >= so_far + connections
+        });
+    }
+}
+
+fn nobody_is_refused_while_the_daemon_ends_by(signal: Signal) {
+    let lab = Lab::new();
+    for (place, ip) in WHERE.iter().flat_map(|place| BOTH.map(|ip| (place, ip))) {
+        let server = Server::start(&lab.server, lab.server_at(ip, 7), peers::whoami);
+        let mut daemon = Daemon::start(&lab.gateway, BIN, place);
+        let load = Load::default();
+        lab.client().enter(|| {
+            thread::scope(|scope| {
+                (0..8).for_each(|_| drop(scope.spawn(|| load.open(server.address))));
+                load.goes_on(300);
+                daemon.signal(signal);
+                daemon.process().wait(SOON);
+                load.goes_on(300);
+                load.over.store(true, Ordering::Relaxed);
+            });
+        });
+        let refused = load.refused.into_inner().unwrap();
+        assert!(refused.is_empty(), "{ip:?}: {refused:?}\n{}", daemon.log());
+    }
+}
+
+#[test]
+fn nobody_is_refused_while_the_daemon_stops_under_load() {
+    netns(|| nobody_is_refused_while_the_daemon_ends_by(Signal::TERM));
+}
+
+#[test]
+fn nobody_is_refused_while_the_daemon_is_killed_under_load() {
+    netns(|| nobody_is_refused_while_the_daemon_ends_by(Signal::KILL));
+}
