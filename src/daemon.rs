@@ -43,7 +43,8 @@ pub fn run(config: Config) -> Result<(), Fatal> {
     let served = serve(&shared, listeners);
     tracing::info!("stopped: {}", shared.counters);
     // All our sockets are closed by now: what is left of them is not in use, and may be destroyed.
-    let removed = if installed { route_past(&shared.config) } else { Ok(()) };
+    let removed =
+        if installed { route_past(&shared.config) } else { leave_nothing_in_the_way(&shared.config) };
     served.and(removed)
 }
 
@@ -95,6 +96,13 @@ fn route_past(config: &Config) -> Result<(), Fatal> {
     for change in removed.changes.iter().chain(&removed.remarks) {
         tracing::info!("rules: {change}");
     }
+    Ok(())
+}
+
+/// The rules stay: a client that uses its port again must not meet what is left of a session.
+fn leave_nothing_in_the_way(config: &Config) -> Result<(), Fatal> {
+    let destroyed = rules::destroy_leftovers(config.rules.own_mark).map_err(rules::Errors::from)?;
+    tracing::info!("rules: left as they are; {destroyed} leftover sockets destroyed");
     Ok(())
 }
 

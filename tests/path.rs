@@ -45,7 +45,9 @@ fn programs_on_the_box_connect_as_before() {
         intercepting(&lab, &[], |ip, daemon| {
             let outward = lab.server_at(ip, 7);
             let to_itself = [lab.gateway_at(ip, 8), loopback(ip, 9)];
-            for (host, address) in [(&lab.server, outward), (&lab.gateway, to_itself[0]), (&lab.gateway, to_itself[1])] {
+            for (host, address) in
+                [(&lab.server, outward), (&lab.gateway, to_itself[0]), (&lab.gateway, to_itself[1])]
+            {
                 let (near, far, peer) = peers::pair(&lab.gateway, host, address);
                 assert_eq!(peer, near.local_addr().unwrap());
                 stream::exchange(&near, &far, 1 << 20, Pace::FULL);
@@ -56,7 +58,10 @@ fn programs_on_the_box_connect_as_before() {
 }
 
 fn loopback(ip: Ip, port: u16) -> SocketAddr {
-    SocketAddr::new(if ip == Ip::V4 { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() }, port)
+    SocketAddr::new(
+        if ip == Ip::V4 { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() },
+        port,
+    )
 }
 
 #[test]
@@ -103,9 +108,7 @@ fn udp_and_icmp_pass_as_they_are() {
 #[test]
 fn icmp_errors_for_routed_connections_reach_their_ends() {
     netns(|| {
-        for shape in [
-            Shape { near_mtu: Some(1280), ..Shape::default() },
-        ] {
+        for shape in [Shape { near_mtu: Some(1280), ..Shape::default() }] {
             let lab = Lab::with(shape);
             let older = BOTH.map(|ip| peers::pair(lab.client(), &lab.server, lab.server_at(ip, 7)));
             let _daemon = Daemon::start(&lab.gateway, BIN, &[]);
@@ -143,7 +146,8 @@ fn connections_to_the_listener_itself_are_refused_with_a_warning_now_and_then() 
             let warnings = || daemon.log().matches("refused a connection from").count();
             let before = warnings();
             for _ in 0..50 {
-                let refused = lab.gateway.connect(loopback(ip, 5000)).and_then(|mut stream| stream.read(&mut [0]));
+                let refused =
+                    lab.gateway.connect(loopback(ip, 5000)).and_then(|mut stream| stream.read(&mut [0]));
                 assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionReset);
             }
             assert!(warnings() - before < 5, "{}", daemon.log());
@@ -161,12 +165,16 @@ fn the_listener_takes_nothing_from_outside_even_where_loopback_is_routed() {
         lab.client().sysctl("net.ipv4.conf.eth0.route_localnet", "1");
         lab.client().run("ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local
             ip route add 127.0.0.1 via 10.1.0.1 src 10.1.0.2");
-        for (routed, kinds) in [("0", [ErrorKind::TimedOut; 2]), ("1", [ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused])] {
+        for (routed, kinds) in [
+            ("0", [ErrorKind::TimedOut; 2]),
+            ("1", [ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused]),
+        ] {
             lab.gateway.sysctl("net.ipv4.conf.all.route_localnet", routed);
             let _daemon = Daemon::start(&lab.gateway, BIN, &[]);
             for port in [5000, 5001] {
                 let to = loopback(Ip::V4, port);
-                let stream = lab.client().enter(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+                let stream =
+                    lab.client().enter(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2)));
                 let err = stream.and_then(|mut stream| stream.read(&mut [0])).unwrap_err();
                 assert!(kinds.contains(&err.kind()), "{routed}: {err}");
             }

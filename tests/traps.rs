@@ -152,7 +152,8 @@ fn narrow(shape: Shape) {
 fn mptcp_pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream, TcpListener) {
     let address = lab.server_at(ip, 7);
     let socket = |host: &Host| {
-        let socket = host.enter(|| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)));
+        let socket =
+            host.enter(|| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP)));
         socket.unwrap()
     };
     let (listener, near) = (socket(&lab.server), socket(lab.client()));
@@ -260,7 +261,8 @@ fn trap_12_connections_with_md5_signatures_are_routed() {
         let lab = Lab::new();
         fs_write("/run/md5.py", MD5);
         intercepting(&lab, &[], |ip, daemon| {
-            let (client, server) = (lab.client_at(0, ip, 0).ip().to_string(), lab.server_at(ip, 0).ip().to_string());
+            let (client, server) =
+                (lab.client_at(0, ip, 0).ip().to_string(), lab.server_at(ip, 0).ip().to_string());
             let mut listener = lab.server.spawn("python3", &["/run/md5.py", "listen", &server, &client]);
             listener.wait_for("listening", SOON);
             let said = lab.client().run(&format!("python3 /run/md5.py connect {client} {server}"));

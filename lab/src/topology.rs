@@ -93,7 +93,8 @@ impl Lab {
             end.to_string()
         });
         let sockets = self.gateway.ss("-tn state established");
-        let between = |line: &&str| ends.iter().all(|end| line.split_ascii_whitespace().any(|word| word == end));
+        let between =
+            |line: &&str| ends.iter().all(|end| line.split_ascii_whitespace().any(|word| word == end));
         sockets.lines().filter(between).count()
     }
 

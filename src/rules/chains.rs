@@ -113,8 +113,8 @@ fn divert(mark: Mark) -> String {
 }
 
 /// A SYN cookie is answered within a round trip; if that answer is lost, data comes again after 1, 3, 7 and 15 s.
-/// At 8,700 new connections a second this set is full.
-const TAKEN: &str = "timeout 15s; size 131072";
+/// At 17,000 new connections a second this set is full, and what comes beyond is routed.
+const TAKEN: &str = "timeout 15s; size 262144";
 /// TIME_WAIT lasts a minute (TCP_TIMEWAIT_LEN). Only connections that meet a leftover socket are in this set.
 const ROUTED: &str = "timeout 70s; size 65536";
 
@@ -132,16 +132,12 @@ fn hook(point: &str, priority: i32) -> Option<Hook> {
     Some(Hook { point: point.to_owned(), priority, policy: "accept".to_owned() })
 }
 
-/// A SYN that the listener gets. A full set takes nothing more: the connection goes on, only a SYN cookie's answer is lost.
+/// A SYN that the listener gets.
 fn take(words: &Words) -> Chain {
     let rules = words.per_family(|family| {
         let flow = family.flow();
         let text = format!("meta nfproto {} delete @{} {{ {flow} }}", family.nfproto, family.routed);
-        let remember = format!("meta nfproto {} update @{} {{ {flow} }}", family.nfproto, family.taken);
-        vec![
-            rule(text, "a port that is used again: no longer routed"),
-            rule(remember, "remember the SYN, for the answer to a SYN cookie"),
-        ]
+        vec![rule(text, "a port that is used again: no longer routed")]
     });
     Chain { name: "take", hook: None, rules }
 }
@@ -193,13 +189,16 @@ fn syn(words: &Words, own: OwnMark) -> Chain {
     ];
     rules.extend(words.per_family(|family| {
         let (tproxy, divert) = (family.tproxy(words.port), &words.divert);
-        let take = format!("{tproxy} {divert} notrack counter goto take");
+        // A SYN that cannot be remembered (a flood has filled the set) is routed: were it answered with a SYN cookie, nobody
+        // would know that the answer is for us.
+        let remember = format!("update @{} {{ {} }}", family.taken, family.flow());
+        let take = format!("{remember} {tproxy} {divert} notrack counter goto take");
         vec![rule(
             format!("meta nfproto {} meta l4proto tcp {take}", family.nfproto),
-            "intercept, if the daemon listens",
+            "intercept, if it can be remembered and the daemon listens",
         )]
     }));
-    rules.push(rule("goto route", "nobody listens"));
+    rules.push(rule("goto route", "nobody listens, or nothing can be remembered"));
     Chain { name: "syn", hook: None, rules }
 }
 

@@ -8,7 +8,7 @@ use lab::stream::{self, Pace};
 use lab::{BOTH, Ip, Lab, Shape};
 use socket2::{Domain, Protocol, Socket, Type};
 use tcp_intercept::config::Config;
-use tcp_intercept::rules::Caller;
+use tcp_intercept::rules::{self, Caller, Format};
 
 use crate::line::{asked, both_are_answered, install, quick, remove, servers};
 use crate::support::{Proxy, interfaces};
@@ -220,6 +220,28 @@ fn a_connection_that_was_answered_with_a_syn_cookie_is_intercepted_too() {
             }
         }
         assert_eq!(proxy.taken(), 38);
+    });
+}
+
+#[test]
+fn a_flood_that_fills_the_memory_for_syns_has_new_connections_routed_and_breaks_none() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        install(&lab, &Config::default());
+        // The same rules with a memory for one connection, which is full after the first.
+        let small = rules::print(&Config::default(), Format::Nft).replace("size 262144", "size 1");
+        lab.gateway.nft(&small);
+        // With cookies an answer that is not known to be ours would be routed, and the server would reset it.
+        lab.gateway.sysctl("net.ipv4.tcp_syncookies", "2");
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        quick(&lab, Ip::V4, 4000);
+        for port in 4001..4020 {
+            quick(&lab, Ip::V4, port);
+        }
+        assert_eq!(proxy.taken(), 1, "the nineteen are routed");
+        quick(&lab, Ip::V6, 4000);
+        assert_eq!(proxy.taken(), 2, "IPv6 has its own");
     });
 }
 
