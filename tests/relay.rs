@@ -192,6 +192,27 @@ fn urgent_data_stays_urgent_and_in_its_place() {
 }
 
 #[test]
+fn no_byte_of_a_stream_that_comes_in_crumbs_is_taken_for_an_urgent_one() {
+    let (client, server, relay) = relay_new();
+    // More bytes than a pipe has slots: after each, the relay looks whether that was all.
+    let (crumb, crumbs) = ([7; 1000], 50_000);
+    client.set_nodelay(true).unwrap();
+    let writer = std::thread::spawn(move || {
+        for n in 0..crumbs {
+            (&client).write_all(&crumb).unwrap();
+            // So long that one comes at every moment of the relay's look for the next.
+            (0..n * 7919 % 601).for_each(|_| std::hint::spin_loop());
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    });
+    let came = read_all(&server).unwrap();
+    assert_eq!(came.len(), crumbs * crumb.len());
+    drop((server, writer.join().unwrap()));
+    relay.join().unwrap();
+}
+
+#[test]
 fn a_relay_goes_on_with_what_another_left_in_its_pipes() {
     let (mut client, mut server, relay) = relay_from(
         |pool| {

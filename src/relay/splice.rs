@@ -62,8 +62,10 @@ fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>
 
 /// Takes the urgent byte at which splice() stops, if that is why it stopped: the one payload byte that goes by user memory,
 /// because the kernel offers no other way past it (tcp_read_sock() in net/ipv4/tcp.c).
+///
+/// Data may have come since splice() found none: only at the mark is the next byte an urgent one.
 pub fn take_urgent(source: &Leg) -> io::Result<Option<u8>> {
-    if there(source)? == 0 {
+    if source.copies() || !sys::at_urgent_mark(source.as_fd())? {
         return Ok(None);
     }
     let mut byte = [0];

@@ -6,5 +6,6 @@ mod sockopt;
 
 pub use event::async_socket;
 pub use sockopt::{
-    MemInfo, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open, set_fast_open_no_cookie,
+    MemInfo, at_urgent_mark, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open,
+    set_fast_open_no_cookie,
 };

@@ -11,6 +11,8 @@ const TCP_IS_MPTCP: c_int = 43;
 const TCP_FASTOPEN_NO_COOKIE: c_int = 34;
 /// `SO_MEMINFO` of include/uapi/asm-generic/socket.h (Linux 4.12).
 const SO_MEMINFO: c_int = 55;
+/// `SIOCATMARK` of include/uapi/asm-generic/sockios.h.
+const SIOCATMARK: libc::Ioctl = 0x8905;
 /// Places in the array that SO_MEMINFO fills: the `SK_MEMINFO_*` of include/uapi/linux/sock_diag.h.
 const SK_MEMINFO_SNDBUF: usize = 3;
 const SK_MEMINFO_WMEM_QUEUED: usize = 5;
@@ -35,6 +37,14 @@ pub fn mem_info(sock: BorrowedFd<'_>) -> io::Result<MemInfo> {
 /// `ENOPROTOOPT`: the kernel is older than 5.16.
 pub fn is_mptcp(sock: BorrowedFd<'_>) -> io::Result<bool> {
     get::<c_int>(sock, libc::IPPROTO_TCP, TCP_IS_MPTCP).map(|flag| flag != 0)
+}
+
+/// Whether the next byte that `sock` gives is an urgent one. Not for MPTCP, which has none and says `EOPNOTSUPP`.
+pub fn at_urgent_mark(sock: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut at_mark: c_int = 0;
+    // SAFETY: SIOCATMARK writes one c_int to its argument, which is writable for that.
+    cvt(unsafe { libc::ioctl(sock.as_raw_fd(), SIOCATMARK, &raw mut at_mark) })?;
+    Ok(at_mark != 0)
 }
 
 /// Puts off the choice of a port from bind() to connect(), so that a port is taken per destination and not for all of them.
