@@ -55,12 +55,15 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let lab = Lab::new();
-    let servers: Vec<_> = BOTH.map(|ip| Server::start(&lab.server, lab.server_at(ip, 7), echo)).into();
+    let servers: Vec<_> = BOTH.map(|ip| Server::start(&lab.server, lab.server_at(ip, 7), undaunted)).into();
     let bulk = Mutex::new(lab.server.listen(lab.server_at(Ip::V4, 9)));
-    let echo = servers.iter().map(|server| server.address).collect();
+    let echo: Vec<_> = servers.iter().map(|server| server.address).collect();
     let mut daemon = lab.gateway.spawn(&binary.display().to_string(), &["run", "--set", "log.level=warn"]);
     let rules = || lab.gateway.run("nft list tables").contains("tcp_intercept");
     report.check(becomes(ENDS, rules), "the daemon intercepts");
+    let works = || lab.client().connect(echo[0]).and_then(|stream| ask(&stream, 1)).is_ok();
+    report.check(becomes(ENDS, || works() && relayed(&lab)), "a connection is relayed");
+    becomes(ENDS, || !relayed(&lab));
     let idle = sample(&lab, &daemon);
     let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let soak = Soak { lab, bulk, echo, done: Done::default(), until };
@@ -208,6 +211,16 @@ impl Soak {
         report.check(self.lab.gateway.run("nft list tables").is_empty(), "the rules are gone");
         report.check(!daemon.stderr().contains("cannot"), "nothing in the log that could not be done");
     }
+}
+
+/// An echo server to which a reset is nothing to speak of.
+fn undaunted(stream: TcpStream) -> io::Result<()> {
+    let _ = echo(stream);
+    Ok(())
+}
+
+fn relayed(lab: &Lab) -> bool {
+    !lab.gateway.ss("-tn state connected").is_empty()
 }
 
 fn ask(mut stream: &TcpStream, len: usize) -> io::Result<()> {
