@@ -143,6 +143,14 @@ impl Kernel {
         self.client.apply(&socket, kind)?;
         Ok(socket)
     }
+
+    /// Gives an accepted TCP socket what an MPTCP listener could not hand down, because it refuses it itself.
+    pub fn complete_client(&self, accepted: &Socket) -> io::Result<()> {
+        match accepted.protocol()? {
+            Some(Protocol::TCP) if self.client.mptcp => self.client.apply(accepted, Kind::Tcp),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl LegOptions {
