@@ -1,4 +1,5 @@
 //! What the tests of the box in the path share: a daemon on it, and traffic through it.
+#![allow(dead_code, reason = "each of the test files uses its part")]
 use lab::peers;
 use lab::stream::{self, Pace};
 use lab::{BOTH, Daemon, Ip, Lab};
