@@ -146,10 +146,8 @@ impl Kernel {
 
     /// Gives an accepted TCP socket what an MPTCP listener could not hand down, because it refuses it itself.
     pub fn complete_client(&self, accepted: &Socket) -> io::Result<()> {
-        match accepted.protocol()? {
-            Some(Protocol::TCP) if self.client.mptcp => self.client.apply(accepted, Kind::Tcp),
-            _ => Ok(()),
-        }
+        let plain = self.client.mptcp && accepted.protocol()? == Some(Protocol::TCP);
+        if plain { self.client.apply(accepted, Kind::Tcp) } else { Ok(()) }
     }
 }
 
