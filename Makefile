@@ -1,7 +1,7 @@
 # The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build demo test lint packages
+.PHONY: build demo test lint soak packages
 
 build:
 	cargo build --release --locked
@@ -15,6 +15,11 @@ demo: packages
 test: packages
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(n=$$(nproc); echo $$((n > 2 ? n : 2)))} \
 	cargo test --workspace --locked --no-fail-fast
+
+# Mixed load, resets and churn for MINUTES (60): nothing may leak.
+soak: packages
+	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
+	@MINUTES=$(or $(MINUTES),60) cargo run --release --locked --quiet --package tcp-intercept-lab -- soak
 
 lint:
 	cargo fmt --all --check

@@ -1,10 +1,11 @@
 //! From the start to the stop of the whole program. WIRING.
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use socket2::Socket;
@@ -20,7 +21,7 @@ use crate::listener;
 use crate::lock::Lock;
 use crate::log;
 use crate::metrics::Counters;
-use crate::rules::{self, Gate};
+use crate::rules::{self, Gate, Keeper};
 use crate::worker::{self, Shared};
 
 /// Runs until SIGINT or SIGTERM.
@@ -42,7 +43,8 @@ pub fn run(config: Config) -> Result<(), Fatal> {
     let served = serve(&shared, listeners);
     tracing::info!("stopped: {}", shared.counters);
     // All our sockets are closed by now: what is left of them is not in use, and may be destroyed.
-    let removed = if installed { route_past(&shared.config) } else { Ok(()) };
+    let removed =
+        if installed { route_past(&shared.config) } else { leave_nothing_in_the_way(&shared.config) };
     served.and(removed)
 }
 
@@ -74,7 +76,7 @@ fn intercept(config: &Config) -> Result<bool, Fatal> {
         }
         return Ok(false);
     }
-    let installed = rules::install(config)?;
+    let installed = rules::install(config, Keeper::Daemon)?;
     rules::gate(Gate::Open).map_err(rules::Errors::from)?;
     for change in &installed.changes {
         tracing::info!("rules: {change}");
@@ -82,11 +84,11 @@ fn intercept(config: &Config) -> Result<bool, Fatal> {
     for remark in &installed.remarks {
         tracing::warn!("rules: {remark}");
     }
-    let found = installed.found == rules::Verdict::Installed;
-    if found {
-        tracing::info!("rules: found installed; they are used, and left when this ends");
+    let ours = installed.keeper == Keeper::Daemon;
+    if !ours {
+        tracing::info!("rules: installed by `rules install`; they are used, and left when this ends");
     }
-    Ok(!found)
+    Ok(ours)
 }
 
 fn route_past(config: &Config) -> Result<(), Fatal> {
@@ -94,6 +96,13 @@ fn route_past(config: &Config) -> Result<(), Fatal> {
     for change in removed.changes.iter().chain(&removed.remarks) {
         tracing::info!("rules: {change}");
     }
+    Ok(())
+}
+
+/// The rules stay: a client that uses its port again must not meet what is left of a session.
+fn leave_nothing_in_the_way(config: &Config) -> Result<(), Fatal> {
+    let destroyed = rules::destroy_leftovers(config.rules.own_mark).map_err(rules::Errors::from)?;
+    tracing::info!("rules: left as they are; {destroyed} leftover sockets destroyed");
     Ok(())
 }
 
@@ -123,12 +132,32 @@ fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal>
 }
 
 async fn until_signal(shared: &Shared, interrupt: &mut Signal, terminate: &mut Signal) {
+    let mut reserve = Reserve::take();
     loop {
         tokio::select! {
             _ = interrupt.recv() => return tracing::info!("SIGINT: stopping"),
             _ = terminate.recv() => return tracing::info!("SIGTERM: stopping"),
-            () = shared.gate.notified() => move_gate(shared),
+            () = shared.gate.notified() => reserve.lend(|| move_gate(shared)),
         }
+    }
+}
+
+/// Descriptors that are kept for the child that moves the gate: it is needed most when there are none left.
+struct Reserve(Vec<OwnedFd>);
+
+impl Reserve {
+    /// More than the pipes of a child take.
+    const DESCRIPTORS: usize = 16;
+
+    fn take() -> Self {
+        let stderr = std::io::stderr();
+        Self((0..Self::DESCRIPTORS).filter_map(|_| fcntl_dupfd_cloexec(&stderr, 0).ok()).collect())
+    }
+
+    fn lend(&mut self, work: impl FnOnce()) {
+        self.0.clear();
+        work();
+        *self = Self::take();
     }
 }
 

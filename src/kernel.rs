@@ -143,6 +143,12 @@ impl Kernel {
         self.client.apply(&socket, kind)?;
         Ok(socket)
     }
+
+    /// Gives an accepted TCP socket what an MPTCP listener could not hand down, because it refuses it itself.
+    pub fn complete_client(&self, accepted: &Socket) -> io::Result<()> {
+        let plain = self.client.mptcp && accepted.protocol()? == Some(Protocol::TCP);
+        if plain { self.client.apply(accepted, Kind::Tcp) } else { Ok(()) }
+    }
 }
 
 impl LegOptions {

@@ -95,7 +95,7 @@ pub fn listen(socket: &Socket) -> io::Result<()> {
 /// Only when the listener itself has failed.
 pub async fn accept(
     listener: Socket,
-    mptcp: bool,
+    kernel: &Kernel,
     room: impl Fn() -> bool,
     mut take: impl FnMut(Arrival),
 ) -> io::Result<()> {
@@ -105,7 +105,7 @@ pub async fn accept(
     let mut rests = 0;
     loop {
         let mut ready = listener.readable().await?;
-        match accept_some(&listener, mptcp, own, &room, &mut take)? {
+        match accept_some(&listener, kernel, own, &room, &mut take)? {
             Turn::Empty => {
                 ready.clear_ready();
                 rests = 0;
@@ -137,7 +137,7 @@ enum Turn {
 
 fn accept_some(
     listener: &AsyncFd<Socket>,
-    mptcp: bool,
+    kernel: &Kernel,
     own: Option<SocketAddr>,
     room: &impl Fn() -> bool,
     take: &mut impl FnMut(Arrival),
@@ -159,7 +159,7 @@ fn accept_some(
             // What accept(2) reports here is the connection's failure, not the listener's.
             Err(_) => continue,
         };
-        match identify(socket, mptcp, own) {
+        match identify(socket, kernel, own) {
             Ok(arrival) => take(arrival),
             Err(err) if Errno::from_io_error(&err) == Some(Errno::NOTCONN) => {}
             Err(err) => take(Arrival::Exhausted(err)),
@@ -180,14 +180,15 @@ fn shed_some(listener: &AsyncFd<Socket>, take: &mut impl FnMut(Arrival)) {
 }
 
 /// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).
-fn identify(socket: Socket, mptcp: bool, own: Option<SocketAddr>) -> io::Result<Arrival> {
+fn identify(socket: Socket, kernel: &Kernel, own: Option<SocketAddr>) -> io::Result<Arrival> {
     let inet = |addr: socket2::SockAddr| addr.as_socket().ok_or(io::ErrorKind::InvalidData.into());
     let client = socket.peer_addr().and_then(inet)?;
     let orig_dst = socket.local_addr().and_then(inet)?;
     if Some(orig_dst) == own {
         return Ok(Arrival::ToListener(client));
     }
-    let client_leg = Leg::new(socket, Side::Client, mptcp)?;
+    kernel.complete_client(&socket)?;
+    let client_leg = Leg::new(socket, Side::Client, kernel.client.mptcp)?;
     Ok(Arrival::Connection(Accepted {
         flow: Flow { client, orig_dst: OrigDst(orig_dst) },
         client: client_leg,

@@ -58,8 +58,8 @@ fn work(shared: &Arc<Shared>, listeners: Vec<Socket>, mut stopping: watch::Recei
         let worker = Rc::clone(&worker);
         rt.spawn_local(async move {
             let room = || !worker.shared.occupancy.is_full();
-            let mptcp = worker.shared.kernel.client.mptcp;
-            let failed = listener::accept(listener, mptcp, room, |arrival| worker.take(arrival)).await;
+            let kernel = &worker.shared.kernel;
+            let failed = listener::accept(listener, kernel, room, |arrival| worker.take(arrival)).await;
             tracing::error!("a listener has failed, new connections are routed past it: {failed:?}");
         });
     }

@@ -333,7 +333,8 @@ fn transparent_listener(host: &Host) -> Socket {
 
 fn intercept(host: &Host, config: &str) {
     let config = Config::parse(config, &[]).expect("no faults");
-    host.enter(|| tcp_intercept::rules::install(&config)).expect("the rules are installed");
+    host.enter(|| tcp_intercept::rules::install(&config, tcp_intercept::rules::Keeper::Operator))
+        .expect("the rules are installed");
 }
 
 /// The server does not listen: a connection is the listener's on the box, or none.

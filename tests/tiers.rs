@@ -22,6 +22,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("record", Tier::Pure),
     ("relay::half", Tier::Pure),
     ("relay::silence", Tier::Pure),
+    ("rules::chains", Tier::Pure),
     ("rules::change", Tier::Pure),
     ("rules::compare", Tier::Pure),
     ("rules::error", Tier::Pure),

@@ -1,4 +1,5 @@
 //! The product's daemon as a guarded process: started, ready, asked what it recorded, ended.
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -52,11 +53,25 @@ impl Daemon {
         records.filter(|record| record.get("client").is_some() && record.get("server").is_some()).collect()
     }
 
-    /// Waits until there are `count` close records; panics with the log when they do not come in five seconds.
+    /// Waits until there are `count` close records; panics with the log when they do not come in time.
     pub fn wait_for_records(&self, count: usize) -> Vec<Value> {
-        let came = becomes(Duration::from_secs(5), || self.close_records().len() >= count);
+        let came = becomes(STOP, || self.close_records().len() >= count);
         assert!(came, "{count} close records did not come:\n{}", self.log());
         self.close_records()
+    }
+
+    /// Waits for the close record of the connection from `client` to `server`; there must be exactly one.
+    pub fn record_of(&self, client: SocketAddr, server: SocketAddr) -> Value {
+        let flow = format!("{client} {server}");
+        let ours = || {
+            let records = self.close_records().into_iter();
+            records.filter(|record| words(record, "client server") == flow).collect::<Vec<_>>()
+        };
+        let came = becomes(STOP, || !ours().is_empty());
+        assert!(came, "no close record of {flow} came:\n{}", self.log());
+        let mut records = ours();
+        assert_eq!(records.len(), 1, "{flow}: {records:?}");
+        records.remove(0)
     }
 
     /// The process: its number, its output, its end.
@@ -80,6 +95,15 @@ impl Daemon {
     pub fn kill9(mut self) {
         self.process.kill();
     }
+}
+
+/// What `record` has under each of `keys`, as in `words(&record, "by phase cause")`: `client relay eof`.
+pub fn words(record: &Value, keys: &str) -> String {
+    let word = |key| match &record[key] {
+        Value::String(word) => word.clone(),
+        other => other.to_string(),
+    };
+    keys.split_ascii_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// `binary`, or the copy of it that the current user may run, when there had to be one.

@@ -15,7 +15,7 @@ pub mod stream;
 mod topology;
 mod wait;
 
-pub use daemon::{Daemon, reachable};
+pub use daemon::{Daemon, reachable, words};
 pub use host::{End, Host, link};
 pub use namespaces::{netns, netns_as_user, program};
 pub use process::Proc;

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 mod demo;
 mod report;
+mod soak;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("demo") => lab::program(demo::run),
+        Some("soak") => lab::program(soak::run),
         _ => {
-            eprintln!("usage: lab demo");
+            eprintln!("usage: lab demo | soak");
             ExitCode::from(64)
         }
     }

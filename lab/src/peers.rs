@@ -9,6 +9,7 @@ use rustix::net;
 use socket2::SockRef;
 
 use crate::host::Host;
+use crate::wait::becomes;
 
 /// A server that gives every connection to a thread of its own; closed when dropped.
 #[derive(Debug)]
@@ -80,6 +81,40 @@ pub fn deaf(stream: TcpStream) -> io::Result<()> {
     std::thread::sleep(Duration::from_secs(3600));
     drop(stream);
     Ok(())
+}
+
+/// Sends without end, until the connection fails.
+pub fn flood(mut stream: TcpStream) -> io::Result<()> {
+    let chunk = vec![0; 64 << 10];
+    loop {
+        stream.write_all(&chunk)?;
+    }
+}
+
+/// Writes until every buffer on the way is full, and says how many bytes that took.
+pub fn fill(mut stream: &TcpStream) -> u64 {
+    let full = "SO_SNDTIMEO is known to every kernel";
+    stream.set_write_timeout(Some(Duration::from_millis(500))).expect(full);
+    let (chunk, mut bytes) = (vec![0; 256 << 10], 0);
+    while let Ok(written) = stream.write(&chunk) {
+        bytes += written as u64;
+    }
+    stream.set_write_timeout(None).expect(full);
+    bytes
+}
+
+/// Waits until the peer's reset has arrived, be there unread data or not; panics when it does not.
+pub fn expect_reset(stream: &TcpStream) {
+    let error = || stream.take_error().unwrap_or_else(|err| panic!("SO_ERROR: {err}"));
+    let mut came = None;
+    becomes(Duration::from_secs(30), || {
+        came = error();
+        came.is_some()
+    });
+    // A reset behind the peer's FIN reads as EPIPE: tcp_reset() in net/ipv4/tcp_input.c.
+    let kind = came.map(|err| err.kind());
+    let reset = matches!(kind, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
+    assert!(reset, "a reset was expected, not {kind:?}");
 }
 
 /// Ends a connection with a reset.

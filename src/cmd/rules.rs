@@ -1,7 +1,7 @@
 //! `tcp-intercept rules install | remove | status | print`. WIRING.
 use crate::config::Config;
 use crate::exit::{Exit, Fatal};
-use crate::rules::{self, Caller, Format, Gate, Installed, Removed, Status, Verdict};
+use crate::rules::{self, Caller, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Action {
 /// Does it; the text is for standard output. `status` of rules that are not installed is an error (exit 69).
 pub fn run(action: Action, config: &Config) -> Result<String, Fatal> {
     match action {
-        Action::Install => Ok(installed(&rules::install(config)?)),
+        Action::Install => Ok(installed(&rules::install(config, Keeper::Operator)?)),
         Action::Remove => Ok(removed(&rules::remove(config.rules.own_mark, Caller::Operator)?)),
         Action::Status => status(&rules::status(config).map_err(rules::Errors::from)?),
         Action::Print(format) => Ok(rules::print(config, format)),

@@ -113,8 +113,8 @@ fn divert(mark: Mark) -> String {
 }
 
 /// A SYN cookie is answered within a round trip; if that answer is lost, data comes again after 1, 3, 7 and 15 s.
-/// At 8,700 new connections a second this set is full.
-const TAKEN: &str = "timeout 15s; size 131072";
+/// At 17,000 new connections a second this set is full, and what comes beyond is routed.
+const TAKEN: &str = "timeout 15s; size 262144";
 /// TIME_WAIT lasts a minute (TCP_TIMEWAIT_LEN). Only connections that meet a leftover socket are in this set.
 const ROUTED: &str = "timeout 70s; size 65536";
 
@@ -132,16 +132,12 @@ fn hook(point: &str, priority: i32) -> Option<Hook> {
     Some(Hook { point: point.to_owned(), priority, policy: "accept".to_owned() })
 }
 
-/// A SYN that the listener gets. A full set takes nothing more: the connection goes on, only a SYN cookie's answer is lost.
+/// A SYN that the listener gets.
 fn take(words: &Words) -> Chain {
     let rules = words.per_family(|family| {
         let flow = family.flow();
         let text = format!("meta nfproto {} delete @{} {{ {flow} }}", family.nfproto, family.routed);
-        let remember = format!("meta nfproto {} update @{} {{ {flow} }}", family.nfproto, family.taken);
-        vec![
-            rule(text, "a port that is used again: no longer routed"),
-            rule(remember, "remember the SYN, for the answer to a SYN cookie"),
-        ]
+        vec![rule(text, "a port that is used again: no longer routed")]
     });
     Chain { name: "take", hook: None, rules }
 }
@@ -150,18 +146,18 @@ fn take(words: &Words) -> Chain {
 /// its port again after the daemon has stopped: it must not get what follows.
 fn route(words: &Words, own: OwnMark) -> Chain {
     let in_use = format!("socket mark & {:#x} != 0x0 accept", own.mask());
+    let others = format!("socket mark & {:#x} == 0x0 accept", own.mask());
     let mut rules = vec![rule(in_use, "a connection of ours is not disturbed")];
     rules.extend(words.per_family(|family| {
-        let flow = family.flow();
-        let text = format!("meta nfproto {} delete @{} {{ {flow} }}", family.nfproto, family.taken);
-        let remember = format!(
-            "meta nfproto {} socket transparent 1 update @{} {{ {flow} }}",
-            family.nfproto, family.routed
-        );
-        vec![
-            rule(text, "a port that is used again: no longer taken"),
-            rule(remember, "a leftover socket is in its way: remember it"),
-        ]
+        let text =
+            format!("meta nfproto {} delete @{} {{ {} }}", family.nfproto, family.taken, family.flow());
+        vec![rule(text, "a port that is used again: no longer taken")]
+    }));
+    rules.push(rule(others, "the socket of another program"));
+    rules.extend(words.per_family(|family| {
+        let remember = format!("update @{} {{ {} }}", family.routed, family.flow());
+        let text = format!("meta nfproto {} socket transparent 1 {remember}", family.nfproto);
+        vec![rule(text, "a leftover socket is in its way: remember it")]
     }));
     rules.push(rule("accept", "routed"));
     Chain { name: "route", hook: None, rules }
@@ -193,20 +189,23 @@ fn syn(words: &Words, own: OwnMark) -> Chain {
     ];
     rules.extend(words.per_family(|family| {
         let (tproxy, divert) = (family.tproxy(words.port), &words.divert);
-        let take = format!("{tproxy} {divert} notrack counter goto take");
+        // A SYN that cannot be remembered (a flood has filled the set) is routed: were it answered with a SYN cookie, nobody
+        // would know that the answer is for us.
+        let remember = format!("update @{} {{ {} }}", family.taken, family.flow());
+        let take = format!("{remember} {tproxy} {divert} notrack counter goto take");
         vec![rule(
             format!("meta nfproto {} meta l4proto tcp {take}", family.nfproto),
-            "intercept, if the daemon listens",
+            "intercept, if it can be remembered and the daemon listens",
         )]
     }));
-    rules.push(rule("goto route", "nobody listens"));
+    rules.push(rule("goto route", "nobody listens, or nothing can be remembered"));
     Chain { name: "syn", hook: None, rules }
 }
 
 /// `socket mark` does not match what is in TIME_WAIT or not yet accepted. This accepts, so that it is routed, what is
 /// for no such socket: it belongs to a connection that was routed since, from a port that was used again.
 fn time_wait(words: &Words) -> Chain {
-    let mut rules = words.per_family(|family| {
+    let rules = words.per_family(|family| {
         let (flow, reply, routed) = (family.flow(), family.reply(), family.routed);
         let syn_ack = format!("meta nfproto {} {SYN_ACK} update @{routed} {{ {reply} }}", family.nfproto);
         vec![
@@ -215,7 +214,6 @@ fn time_wait(words: &Words) -> Chain {
             rule(format!("{reply} @{routed} accept"), ROUTED_FLOW),
         ]
     });
-    rules.push(rule("tcp flags & syn == syn accept", "a new connection: routed"));
     Chain { name: "time_wait", hook: None, rules }
 }
 

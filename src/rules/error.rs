@@ -11,7 +11,7 @@ use super::plan::ForeignRoute;
 pub enum RulesError {
     /// There is no program `nft`.
     #[error(
-        "there is no program nft in the directories of PATH ({path}): install the package nftables, or add the \
+        "there is no program nft that can be run in the directories of PATH ({path}): install the package nftables, or add the \
          directory that has it (/usr/sbin) to PATH"
     )]
     NoNft {

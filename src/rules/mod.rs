@@ -37,12 +37,15 @@ use leftovers::Cleared;
 use plan::{Plan, Seen};
 pub use removal::{Removed, remove};
 pub use ruleset::Gate;
+pub use state::Keeper;
 
 /// What [`install`] found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// What was there before; [`Verdict::Installed`]: exactly these rules, and nothing was changed.
     pub found: Verdict,
+    /// Who removes the rules: a daemon removes at its end what is [`Keeper::Daemon`]'s, also what a SIGKILL left.
+    pub keeper: Keeper,
     /// What differed, one sentence each.
     pub differences: Vec<String>,
     /// What was done, sysctls included: "add …", "set …".
@@ -73,9 +76,11 @@ pub enum Format {
     Iptables,
 }
 
-/// Makes the host as `config` asks for: all or nothing. What is right already is not touched.
-pub fn install(config: &Config) -> Result<Installed, Errors> {
+/// Makes the host as `config` asks for: all or nothing. What is right already is not touched. `keeper` says on whose
+/// behalf; what an operator installed stays his ([`Installed::keeper`]).
+pub fn install(config: &Config, keeper: Keeper) -> Result<Installed, Errors> {
     let (plan, seen, ipv6) = look(config)?;
+    let plan = plan.installed_by(keeper);
     if let Some(route) = plan.obstacle(&seen) {
         let table = config.rules.table.get();
         return Err(RulesError::TableTaken { table, route: route.clone() }.into());
@@ -84,6 +89,7 @@ pub fn install(config: &Config) -> Result<Installed, Errors> {
     apply::apply(&ops)?;
     Ok(Installed {
         found: compare::verdict(&plan, &seen),
+        keeper: plan.keeper(&seen),
         differences: compare::differences(&plan, &seen),
         changes: ops.iter().map(Op::to_string).collect(),
         remarks: compare::remarks(&plan, &seen, ipv6),
@@ -126,7 +132,7 @@ pub fn destroy_leftovers(own: OwnMark) -> Result<usize, RulesError> {
 
 /// What [`install`] would do on this host if nothing were installed, as text to read or to run.
 pub fn print(config: &Config, format: Format) -> String {
-    let plan = Plan::new(config, observe::ipv6());
+    let plan = Plan::new(config, observe::ipv6()).installed_by(Keeper::Operator);
     match format {
         Format::Iptables => iptables::commands(config, &plan),
         Format::Nft => print_nft(&plan),

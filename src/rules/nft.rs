@@ -17,7 +17,10 @@ pub fn list(step: &str, arguments: &[&str]) -> Result<String, RulesError> {
 
 fn run(step: &str, arguments: &[&str], script: &str) -> Result<String, RulesError> {
     let output = start(arguments, script).map_err(|err| match err.kind() {
-        io::ErrorKind::NotFound => RulesError::NoNft { path: env::var("PATH").unwrap_or_default() },
+        // The second is the answer where a directory of PATH cannot be searched.
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            RulesError::NoNft { path: env::var("PATH").unwrap_or_default() }
+        }
         _ => RulesError::Failed { step: step.to_owned(), why: format!("nft does not run: {err}") },
     })?;
     let stderr = String::from_utf8_lossy(&output.stderr);

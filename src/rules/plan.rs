@@ -4,7 +4,7 @@ use crate::units::OwnMark;
 
 use super::change::{Family, LocalRoute, Op, PRIORITY, PolicyRule};
 use super::ruleset::{Gate, Outline, Ruleset, TABLE};
-use super::state::{Saved, State, Sysctl};
+use super::state::{Keeper, Saved, State, Sysctl};
 
 /// A route in our table that is not ours: never touched, but it may stand in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,7 @@ pub struct Plan {
     ruleset: Ruleset,
     sysctls: Vec<Sysctl>,
     own: OwnMark,
+    keeper: Keeper,
 }
 
 impl Plan {
@@ -82,7 +83,13 @@ impl Plan {
             ruleset: Ruleset::new(config, ipv6),
             sysctls,
             own: config.rules.own_mark,
+            keeper: Keeper::Daemon,
         }
+    }
+
+    /// The same, installed by `keeper`.
+    pub fn installed_by(self, keeper: Keeper) -> Self {
+        Self { keeper, ..self }
     }
 
     /// What stands in the way: somebody else's default route in the table that we want.
@@ -134,9 +141,18 @@ impl Plan {
         self.ruleset.fingerprint()
     }
 
+    /// What an operator installed stays his, also when a daemon has to mend or replace it.
+    pub fn keeper(&self, seen: &Seen) -> Keeper {
+        match seen.table.as_ref().and_then(|table| table.state.as_ref()) {
+            Some(State { keeper: Keeper::Operator, .. }) => Keeper::Operator,
+            _ => self.keeper,
+        }
+    }
+
     fn state(&self, seen: &Seen) -> State {
         let saved = self.sysctls.iter().filter_map(|&sysctl| Some(Saved { sysctl, was: was(seen, sysctl)? }));
-        State { fingerprint: self.ruleset.fingerprint(), own: self.own, saved: saved.collect() }
+        let fingerprint = self.ruleset.fingerprint();
+        State { fingerprint, own: self.own, keeper: self.keeper(seen), saved: saved.collect() }
     }
 
     fn table_op(&self, seen: &Seen, state: &State) -> Option<Op> {

@@ -7,7 +7,7 @@ use super::change::{Family, LocalRoute, Op, PRIORITY, PolicyRule, script};
 use super::compare::{Verdict, differences, verdict};
 use super::plan::{Effect, ForeignRoute, Plan, Seen, SeenTable};
 use super::ruleset::{Outline, Ruleset};
-use super::state::{Saved, State, Sysctl};
+use super::state::{Keeper, Saved, State, Sysctl};
 use super::{Gate, iptables};
 use crate::config::{Config, FastOpen, Interface};
 use crate::units::{OwnMark, Port};
@@ -243,7 +243,12 @@ fn the_gate_is_switched_by_one_rule() {
 
 #[test]
 fn a_comment_fits_into_the_kernel() {
-    let state = State { fingerprint: 0, own: Config::default().rules.own_mark, saved: Vec::new() };
+    let state = State {
+        fingerprint: 0,
+        own: Config::default().rules.own_mark,
+        keeper: Keeper::Operator,
+        saved: Vec::new(),
+    };
     let texts = [Ruleset::new(&Config::default(), true).to_string(), state.to_string()].concat();
     let comments = texts.lines().filter_map(|line| line.split_once(" comment \""));
     assert!(comments.clone().count() > 15);
@@ -309,4 +314,16 @@ fn the_words_of_a_rule_and_a_route_are_those_of_ip() {
         script(None).ends_with("delete table inet tcp_intercept\n"),
         "deleting is the same for any half state"
     );
+}
+
+#[test]
+fn what_an_operator_installed_stays_his_and_what_a_daemon_installed_can_become_his() {
+    let plan = |keeper| Plan::new(&Config::default(), true).installed_by(keeper);
+    let keeper = |seen: &Seen| seen.table.as_ref().unwrap().state.as_ref().unwrap().keeper;
+    let his = installed(&plan(Keeper::Operator), fresh());
+    assert_eq!(plan(Keeper::Daemon).ops(&his), []);
+    assert_eq!(keeper(&installed(&Plan::new(&other_marks(), true), his)), Keeper::Operator);
+    let left = installed(&plan(Keeper::Daemon), fresh());
+    assert_eq!(plan(Keeper::Daemon).keeper(&left), Keeper::Daemon);
+    assert_eq!(keeper(&installed(&plan(Keeper::Operator), left)), Keeper::Operator);
 }

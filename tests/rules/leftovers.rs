@@ -1,6 +1,6 @@
 //! Sockets that outlive their daemon, and the gate: who gets the packets of a port that is used again.
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use lab::stream::{self, Pace};
@@ -40,8 +40,17 @@ fn trap_13_and_22_when_nobody_listens_connections_are_routed_at_once_also_from_p
     });
 }
 
-/// In TIME_WAIT on both legs: the connection from `port` is over, and the box closed both sides first.
-fn leave_time_wait(lab: &Lab, port: u16) {
+/// Who ends a connection, and so which legs of the box are in TIME_WAIT afterwards.
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    /// Both legs.
+    Box,
+    /// The server leg.
+    Client,
+}
+
+/// A connection from `port` in each family is over, and the box has what is left of it.
+fn leave_time_wait(lab: &Lab, port: u16, ends: Ends) {
     lab.gateway.sysctl("net.ipv4.tcp_rfc1337", "1"); // nothing but time ends TIME_WAIT
     let proxy = Proxy::start(&lab.gateway, &Config::default());
     for ip in BOTH {
@@ -50,11 +59,17 @@ fn leave_time_wait(lab: &Lab, port: u16) {
         let (mut far, _) = listener.accept().unwrap();
         far.write_all(b"x").unwrap();
         near.read_exact(&mut [0]).unwrap();
-        proxy.close_all();
-        assert_eq!((near.read(&mut [0]).unwrap(), far.read(&mut [0]).unwrap()), (0, 0));
+        match ends {
+            Ends::Box => proxy.close_all(),
+            Ends::Client => near.shutdown(Shutdown::Write).unwrap(),
+        }
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+        drop(far);
+        assert_eq!(near.read(&mut [0]).unwrap(), 0);
     }
-    lab::wait_until("TIME_WAIT on both legs", Duration::from_secs(5), || {
-        lab.gateway.ss("-tan state time-wait").lines().count() == 4
+    let left = if ends == Ends::Box { 4 } else { 2 };
+    lab::wait_until("TIME_WAIT", Duration::from_secs(5), || {
+        lab.gateway.ss("-tan state time-wait").lines().count() == left
     });
 }
 
@@ -74,7 +89,7 @@ fn trap_22_a_closed_gate_routes_at_once_from_ports_that_are_in_time_wait_here() 
     lab::netns(|| {
         let lab = Lab::new();
         install(&lab, &Config::default());
-        leave_time_wait(&lab, 4001);
+        leave_time_wait(&lab, 4001, Ends::Box);
         let proxy = Proxy::start(&lab.gateway, &Config::default());
         lab.gateway.enter(|| rules::gate(Gate::Closed)).unwrap();
         // As after 15 s; until then the gate takes a SYN from the same port for a repeated one.
@@ -90,11 +105,21 @@ fn trap_22_a_closed_gate_routes_at_once_from_ports_that_are_in_time_wait_here() 
 }
 
 #[test]
+fn trap_22_without_a_daemon_a_port_whose_server_leg_is_in_time_wait_is_routed_at_once() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        install(&lab, &Config::default());
+        leave_time_wait(&lab, 4001, Ends::Client);
+        reuse(&lab, 4001);
+    });
+}
+
+#[test]
 fn trap_22_a_daemon_that_leaves_its_rules_destroys_its_leftovers() {
     lab::netns(|| {
         let lab = Lab::new();
         install(&lab, &Config::default());
-        leave_time_wait(&lab, 4001);
+        leave_time_wait(&lab, 4001, Ends::Box);
         let destroyed = lab.gateway.enter(|| rules::destroy_leftovers(Config::default().rules.own_mark));
         assert_eq!(destroyed.unwrap(), 4);
         reuse(&lab, 4001);

@@ -8,7 +8,7 @@ use lab::stream::{self, Pace};
 use lab::{BOTH, Ip, Lab, Shape};
 use socket2::{Domain, Protocol, Socket, Type};
 use tcp_intercept::config::Config;
-use tcp_intercept::rules::Caller;
+use tcp_intercept::rules::{self, Caller, Format};
 
 use crate::line::{asked, both_are_answered, install, quick, remove, servers};
 use crate::support::{Proxy, interfaces};
@@ -24,6 +24,8 @@ fn what_is_forwarded_is_intercepted_and_the_server_sees_the_client() {
             let proxy = Proxy::start(&lab.gateway, &config);
             both_are_answered(&lab, port);
             assert_eq!(proxy.taken(), 2, "{config:?}");
+            let routed = lab.gateway.run("for ip in 4 6; do nft list set inet tcp_intercept routed$ip; done");
+            assert!(!routed.contains("elements"), "only what meets a leftover socket is in it: {routed}");
         }
     });
 }
@@ -218,6 +220,63 @@ fn a_connection_that_was_answered_with_a_syn_cookie_is_intercepted_too() {
             }
         }
         assert_eq!(proxy.taken(), 38);
+    });
+}
+
+#[test]
+fn a_flood_that_fills_the_memory_for_syns_has_new_connections_routed_and_breaks_none() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        install(&lab, &Config::default());
+        // The same rules with a memory for one connection, which is full after the first.
+        let small = rules::print(&Config::default(), Format::Nft).replace("size 262144", "size 1");
+        lab.gateway.nft(&small);
+        // With cookies an answer that is not known to be ours would be routed, and the server would reset it.
+        lab.gateway.sysctl("net.ipv4.tcp_syncookies", "2");
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        quick(&lab, Ip::V4, 4000);
+        for port in 4001..4020 {
+            quick(&lab, Ip::V4, port);
+        }
+        assert_eq!(proxy.taken(), 1, "the nineteen are routed");
+        quick(&lab, Ip::V6, 4000);
+        assert_eq!(proxy.taken(), 2, "IPv6 has its own");
+    });
+}
+
+#[test]
+fn trap_11_what_carries_our_own_mark_is_not_intercepted() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        // As where our own packets come back over a bridge.
+        lab.gateway.nft(
+            "table inet operator {
+                chain early { type filter hook prerouting priority -310; iifname \"lan0\" meta mark set 0x2; }
+            }",
+        );
+        install(&lab, &Config::default());
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        both_are_answered(&lab, 4001);
+        assert_eq!(proxy.taken(), 0);
+    });
+}
+
+#[test]
+fn conntrack_knows_server_legs_as_it_knows_any_connection_of_the_box() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        let _servers = servers(&lab);
+        lab.gateway.nft(
+            "table inet operator {
+                chain input { type filter hook input priority filter; tcp sport 80 ct state untracked drop; }
+            }",
+        );
+        install(&lab, &Config::default());
+        let proxy = Proxy::start(&lab.gateway, &Config::default());
+        both_are_answered(&lab, 4001);
+        assert_eq!(proxy.taken(), 2);
     });
 }
 

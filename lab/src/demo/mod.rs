@@ -54,7 +54,7 @@ fn introduce(report: &Report) {
 }
 
 /// The program, built in the same directory as this one.
-fn binary() -> Option<PathBuf> {
+pub fn binary() -> Option<PathBuf> {
     let binary = std::env::current_exe().ok()?.with_file_name("tcp-intercept");
     let binary = lab::reachable(&binary);
     binary.is_file().then_some(binary)
