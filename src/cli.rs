@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
 
 fn answer(command: Command) -> Result<(String, Exit), Fatal> {
     match command {
-        Command::Run(args) => daemon::run(args.load()?).map(|()| (String::new(), Exit::Ok)),
+        Command::Run(args) => daemon::run(args.load()?.into(), || Ok(())).map(|()| (String::new(), Exit::Ok)),
         Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
         Command::Rules { action } => {
             let (action, config) = action.resolve();
