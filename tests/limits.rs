@@ -80,9 +80,9 @@ fn by_default_nothing_but_the_kernels_keepalive_watches_a_session() {
             let (half, mut other, _) = pair(&lab, ip);
             half.shutdown(Shutdown::Write).unwrap();
             assert_eq!(other.read(&mut [0]).unwrap(), 0);
-            let timers = lab.gateway.ss("-tno");
-            assert!(timers.lines().count() >= 4, "{timers}");
-            assert!(timers.lines().all(|leg| leg.contains("timer:(keepalive,")), "{timers}");
+            let timers = || lab.gateway.ss("-tno");
+            let calm = becomes(SOON, || timers().lines().all(|leg| leg.contains("timer:(keepalive,")));
+            assert!(calm && timers().lines().count() >= 4, "{}", timers());
             // Of a timer of our own it can only be seen that it does not strike.
             thread::sleep(Duration::from_secs(2));
             passes(&idle, &peer);

@@ -25,7 +25,7 @@ fn run_refused(lab: &Lab, arguments: &[&str], code: i32, words: &[&str]) {
 /// What a start changes when it succeeds.
 fn host(lab: &Lab) -> String {
     lab.gateway.run(
-        "nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
+        "nft -st list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
          cat /proc/sys/net/ipv4/tcp_early_demux /proc/sys/net/ipv4/tcp_fastopen; ss -Htan",
     )
 }
