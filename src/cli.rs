@@ -4,21 +4,29 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::cmd;
 use crate::cmd::rules::Action;
 use crate::config::{Config, Faults};
 use crate::daemon;
+use crate::dropin::{self, Flags};
 use crate::exit::{Exit, Fatal};
 use crate::rules::Format;
 
 /// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
+///
+/// With a subcommand it does what that says. Without one, with the options of tcp-intercept 1.1.0 or none, it does what 1.1.0 did:
+/// it installs no rules, listens where -b says, and goes into the background.
 #[derive(Debug, Parser)]
-#[command(name = "tcp-intercept", version, arg_required_else_help = true)]
+#[command(name = "tcp-intercept", version, args_conflicts_with_subcommands = true)]
+// As with getopt_long(3), which 1.1.0 used: the last of several counts, and a long name may be cut short.
+#[command(args_override_self = true, infer_long_args = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +83,11 @@ struct ConfigArgs {
     set: Vec<String>,
 }
 
+/// The command line as clap knows it: what the manual page is made from.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Does what the command line asks.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -86,7 +99,7 @@ pub fn main() -> ExitCode {
             return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
         }
     };
-    match answer(cli.command) {
+    match answer(cli) {
         Ok((text, exit)) => {
             print!("{text}");
             exit.into()
@@ -98,9 +111,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn answer(command: Command) -> Result<(String, Exit), Fatal> {
+fn answer(cli: Cli) -> Result<(String, Exit), Fatal> {
+    let Some(command) = cli.command else { return dropin::run(&cli.flags) };
     match command {
-        Command::Run(args) => daemon::run(args.load()?).map(|()| (String::new(), Exit::Ok)),
+        Command::Run(args) => daemon::run(args.load()?.into(), || Ok(())).map(|()| (String::new(), Exit::Ok)),
         Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
         Command::Rules { action } => {
             let (action, config) = action.resolve();

@@ -1,4 +1,5 @@
 //! From the start to the stop of the whole program. WIRING.
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-use crate::config::Config;
+use crate::config::{Config, LogTarget};
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::limits::{self, Occupancy};
@@ -24,23 +25,70 @@ use crate::metrics::Counters;
 use crate::rules::{self, Gate, Keeper};
 use crate::worker::{self, Shared};
 
-/// Runs until SIGINT or SIGTERM.
+/// What a daemon is to do.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What the operator asked for.
+    pub config: Config,
+    /// Where to listen. Where there are several, an IPv6 one is left out on a host without IPv6.
+    pub listen: Vec<SocketAddr>,
+    /// How connections come to the listeners.
+    pub interception: Interception,
+    /// SIGHUP has the log opened again; else it ends the process, as it does by default.
+    pub reopens_log: bool,
+}
+
+/// How connections come to the listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interception {
+    /// The daemon installs the rules, and removes them when it ends.
+    Managed,
+    /// `rules install` did, or should have done: what differs is said.
+    Expected,
+    /// By whatever the operator has installed, be it ours or commands for iptables.
+    Foreign,
+}
+
+impl From<Config> for Setup {
+    fn from(config: Config) -> Self {
+        Self {
+            listen: listener::addresses(&config).to_vec(),
+            interception: if config.rules.manage { Interception::Managed } else { Interception::Expected },
+            reopens_log: matches!(config.log.target, LogTarget::File(_)),
+            config,
+        }
+    }
+}
+
+/// Runs until SIGINT or SIGTERM; calls `started` when it listens and takes connections.
 ///
 /// # Errors
-/// Whatever keeps it from starting; then nothing is left behind.
-pub fn run(config: Config) -> Result<(), Fatal> {
+/// Whatever keeps it from starting, `started` too; then nothing is left behind.
+pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<(), Fatal> {
     let _lock = Lock::take()?;
-    let occupancy = Occupancy::new(most_sessions(&config)?);
-    let kernel = Kernel::probe(&config)?;
-    let listeners = bind_all(&config, &kernel)?;
-    let _log = log::init(&config.log)?;
+    let config = &setup.config;
+    let occupancy = Occupancy::new(most_sessions(config)?);
+    let kernel = Kernel::probe(config)?;
+    let listeners = bind_all(&setup, &kernel)?;
+    let log = log::init(&config.log)?;
     for degraded in &kernel.degraded {
         tracing::warn!("{degraded}");
     }
-    let installed = intercept(&config)?;
+    let installed = intercept(config, setup.interception)?;
     let counters = Counters::default();
+    let workers = listeners.len();
+    let Setup { config, listen, reopens_log, .. } = setup;
     let shared = Arc::new(Shared { config, kernel, counters, occupancy, gate: Notify::new() });
-    let served = serve(&shared, listeners);
+    let served = serve(&shared, listeners, reopens_log.then_some(&log), || {
+        started()?;
+        let limit = shared.occupancy.limit();
+        let listen: Vec<_> = listen.iter().map(SocketAddr::to_string).collect();
+        tracing::info!(
+            "ready: {workers} workers, at most {limit} sessions, listening on {}",
+            listen.join(" and ")
+        );
+        Ok(())
+    });
     tracing::info!("stopped: {}", shared.counters);
     // All our sockets are closed by now: what is left of them is not in use, and may be destroyed.
     let removed =
@@ -68,14 +116,34 @@ fn most_sessions(config: &Config) -> Result<u32, Fatal> {
 }
 
 /// Has connections come to the listeners; says whether it is ours to end that.
-fn intercept(config: &Config) -> Result<bool, Fatal> {
-    if !config.rules.manage {
-        let status = rules::status(config).map_err(rules::Errors::from)?;
-        for difference in status.differences.iter().chain(&status.remarks) {
-            tracing::warn!("rules (not managed by this program): {difference}");
+fn intercept(config: &Config, how: Interception) -> Result<bool, Fatal> {
+    match how {
+        Interception::Managed => manage(config),
+        Interception::Expected => {
+            let status = rules::status(config).map_err(rules::Errors::from)?;
+            for difference in status.differences.iter().chain(&status.remarks) {
+                tracing::warn!("rules (not managed by this program): {difference}");
+            }
+            reopen_gate(&status).map_err(rules::Errors::from)?;
+            Ok(false)
         }
-        return Ok(false);
+        Interception::Foreign => {
+            // A host that has only iptables has no gate either.
+            let reopened = rules::status(config).and_then(|status| reopen_gate(&status));
+            if let Err(err) = reopened {
+                tracing::debug!("rules: {err}");
+            }
+            Ok(false)
+        }
     }
+}
+
+/// Another daemon may have left the gate closed.
+fn reopen_gate(status: &rules::Status) -> Result<(), rules::RulesError> {
+    if status.gate == Some(Gate::Closed) { rules::gate(Gate::Open) } else { Ok(()) }
+}
+
+fn manage(config: &Config) -> Result<bool, Fatal> {
     let installed = rules::install(config, Keeper::Daemon)?;
     rules::gate(Gate::Open).map_err(rules::Errors::from)?;
     for change in &installed.changes {
@@ -106,39 +174,70 @@ fn leave_nothing_in_the_way(config: &Config) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn serve(shared: &Arc<Shared>, listeners: Vec<Vec<Socket>>) -> Result<(), Fatal> {
+fn serve(
+    shared: &Arc<Shared>,
+    listeners: Vec<Vec<Socket>>,
+    hangup: Option<&log::Guard>,
+    started: impl FnOnce() -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
     let rt = runtime::Builder::new_current_thread().enable_all().build().map_err(os("making the runtime"))?;
     rt.block_on(async {
-        // Before "ready", so that a signal that comes right behind it is not deadly.
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(os("watching for SIGINT"))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(os("watching for SIGTERM"))?;
+        // Before anybody is told, so that a signal that comes right behind it is not deadly.
+        let signals = Signals::watch(hangup).map_err(os("watching for signals"))?;
         let (stop, stopping) = watch::channel(false);
         let start = |(n, listeners)| worker::start(n, listeners, shared, &stopping);
         let workers: Result<Vec<_>, _> = listeners.into_iter().enumerate().map(start).collect();
         let workers = workers.map_err(os("starting a worker thread"))?;
-        tracing::info!(
-            "ready: {} workers, at most {} sessions, listening on {}",
-            workers.len(),
-            shared.occupancy.limit(),
-            listener::addresses(&shared.config).map(|addr| addr.to_string()).join(" and ")
-        );
-        tell_service_manager(NotifyState::Ready);
-        until_signal(shared, &mut interrupt, &mut terminate).await;
-        tell_service_manager(NotifyState::Stopping);
+        let began = started();
+        if began.is_ok() {
+            tell_service_manager(NotifyState::Ready);
+            signals.until_the_end(shared).await;
+            tell_service_manager(NotifyState::Stopping);
+        }
         let _ = stop.send(true);
         let failed = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+        began?;
         if failed > 0 { Err(Fatal::new(Exit::Software, "a worker thread failed")) } else { Ok(()) }
     })
 }
 
-async fn until_signal(shared: &Shared, interrupt: &mut Signal, terminate: &mut Signal) {
-    let mut reserve = Reserve::take();
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => return tracing::info!("SIGINT: stopping"),
-            _ = terminate.recv() => return tracing::info!("SIGTERM: stopping"),
-            () = shared.gate.notified() => reserve.lend(|| move_gate(shared)),
+/// What can reach the daemon from outside.
+struct Signals<'l> {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<(Signal, &'l log::Guard)>,
+}
+
+impl<'l> Signals<'l> {
+    fn watch(hangup: Option<&'l log::Guard>) -> io::Result<Self> {
+        let hangup = hangup.map(|log| signal(SignalKind::hangup()).map(|hangup| (hangup, log)));
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: hangup.transpose()?,
+        })
+    }
+
+    async fn until_the_end(mut self, shared: &Shared) {
+        let mut reserve = Reserve::take();
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return tracing::info!("SIGINT: stopping"),
+                _ = self.terminate.recv() => return tracing::info!("SIGTERM: stopping"),
+                log = hung_up(&mut self.hangup) => log.reopen(),
+                () = shared.gate.notified() => reserve.lend(|| move_gate(shared)),
+            }
         }
+    }
+}
+
+async fn hung_up<'l>(hangup: &mut Option<(Signal, &'l log::Guard)>) -> &'l log::Guard {
+    match hangup {
+        Some((signal, log)) => {
+            signal.recv().await;
+            log
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -150,7 +249,7 @@ impl Reserve {
     const DESCRIPTORS: usize = 16;
 
     fn take() -> Self {
-        let stderr = std::io::stderr();
+        let stderr = io::stderr();
         Self((0..Self::DESCRIPTORS).filter_map(|_| fcntl_dupfd_cloexec(&stderr, 0).ok()).collect())
     }
 
@@ -183,33 +282,32 @@ fn move_gate(shared: &Shared) {
     }
 }
 
-/// One list of listeners (IPv4, and IPv6 where there is any) for each worker.
-fn bind_all(config: &Config, kernel: &Kernel) -> Result<Vec<Vec<Socket>>, Fatal> {
+/// One list of listeners for each worker.
+fn bind_all(setup: &Setup, kernel: &Kernel) -> Result<Vec<Vec<Socket>>, Fatal> {
     let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let bind = |addr: SocketAddr| match listener::bind(addr, config, kernel) {
+    let several = setup.listen.len() > 1;
+    let bind = |addr: SocketAddr| match listener::bind(addr, &setup.config, kernel) {
         Ok(listener) => Ok(Some(listener)),
-        Err(err) if addr.is_ipv6() && no_ipv6(&err) => Ok(None),
+        Err(err) if several && addr.is_ipv6() && no_ipv6(&err) => Ok(None),
         Err(err) => Err(cannot_bind(addr, &err)),
     };
-    let bind_some =
-        |_| listener::addresses(config).into_iter().filter_map(|addr| bind(addr).transpose()).collect();
+    let bind_some = |_| setup.listen.iter().filter_map(|&addr| bind(addr).transpose()).collect();
     let all: Vec<Vec<Socket>> = (0..workers).map(bind_some).collect::<Result<_, _>>()?;
     all.iter().flatten().try_for_each(listener::listen).map_err(os("listening"))?;
     Ok(all)
 }
 
-fn no_ipv6(err: &std::io::Error) -> bool {
+fn no_ipv6(err: &io::Error) -> bool {
     matches!(Errno::from_io_error(err), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-fn cannot_bind(addr: SocketAddr, err: &std::io::Error) -> Fatal {
+fn cannot_bind(addr: SocketAddr, err: &io::Error) -> Fatal {
     match Errno::from_io_error(err) {
         Some(Errno::ADDRINUSE) => Fatal::new(
             Exit::Unavailable,
             format!(
-                "listen.port = {}: {addr} is taken by another program ({err}); \
-                 stop it (ss -tlnp shows it) or choose another port",
-                addr.port()
+                "{addr} is taken by another program ({err}): \
+                 stop it (ss -tlnp shows it) or choose another port (listen.port, -b)"
             ),
         ),
         Some(Errno::PERM | Errno::ACCESS) => Fatal::new(

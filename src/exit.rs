@@ -25,6 +25,15 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// The one that a process has ended with, if this program ends so.
+    pub fn from_status(status: i32) -> Option<Self> {
+        use Exit::{CantCreat, Config, DataErr, NoPerm, Ok, OsErr, Software, Unavailable, Usage};
+        let all = [Ok, Usage, DataErr, Unavailable, Software, OsErr, CantCreat, NoPerm, Config];
+        all.into_iter().find(|exit| i32::from(*exit as u8) == status)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

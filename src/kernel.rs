@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::config::{self, Config, Keepalive};
+use crate::config::{self, Config, Congestion, Keepalive};
 use crate::exit::{Exit, Fatal};
 use crate::leg::IPPROTO_MPTCP;
 
@@ -268,18 +268,22 @@ fn keepalive(config: Keepalive) -> Option<TcpKeepalive> {
     Some(keepalive)
 }
 
-/// The congestion control to set; `None`: the kernel's default is taken, because none was named and the preferred one is not there.
+/// The congestion control to set; `None`: none, the host's own stays.
 fn congestion_control(
     leg: &str,
     config: &config::Leg,
     socket: &Socket,
 ) -> Result<Option<String>, KernelError> {
-    let named = config.congestion_control.as_ref().map(|name| name.as_str());
-    let name = named.unwrap_or(PREFERRED_CONGESTION_CONTROL).to_owned();
+    let name = match &config.congestion_control {
+        Congestion::Host => return Ok(None),
+        Congestion::Preferred => {
+            let preferred = PREFERRED_CONGESTION_CONTROL;
+            let taken = socket.set_tcp_congestion(preferred.as_bytes()).is_ok();
+            return Ok(taken.then(|| preferred.to_owned()));
+        }
+        Congestion::Named(name) => name.as_str().to_owned(),
+    };
     let Err(err) = socket.set_tcp_congestion(name.as_bytes()) else { return Ok(Some(name)) };
-    if named.is_none() {
-        return Ok(None);
-    }
     let key = format!("{leg}.congestion-control");
     let has = fs::read_to_string(AVAILABLE).unwrap_or_default().trim().to_owned();
     match Errno::from_io_error(&err) {

@@ -10,6 +10,7 @@ pub mod cmd;
 pub mod config;
 pub mod daemon;
 pub mod dial;
+pub mod dropin;
 pub mod exit;
 pub mod flow;
 pub mod kernel;

@@ -1,12 +1,12 @@
-//! Where intercepted connections arrive: one listener a worker and address family, on loopback, behind TPROXY. EFFECT.
+//! Where intercepted connections arrive: one listener a worker and address, behind TPROXY. EFFECT.
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SocketFlags, accept_with};
-use socket2::{Domain, Socket};
+use socket2::{Domain, SockAddr, Socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -47,7 +47,7 @@ pub enum Arrival {
     Shed,
 }
 
-/// The addresses that listeners are bound to. Loopback, not the wildcard: that would keep a client with the same port number
+/// The addresses that `run` listens on. Loopback, not the wildcard: that would keep a client with the same port number
 /// from being dialled for.
 pub fn addresses(config: &Config) -> [SocketAddr; 2] {
     let port = config.listen.port.get();
@@ -63,7 +63,8 @@ pub fn bind(addr: SocketAddr, config: &Config, kernel: &Kernel) -> io::Result<So
     if addr.is_ipv4() {
         socket.set_ip_transparent_v4(true)?;
     } else {
-        socket.set_only_v6(true)?;
+        // `[::]` takes both families, as 1.1.0's did.
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
         socket.set_ip_transparent_v6(true)?;
     }
     reset_on_close(&socket)?;
@@ -99,7 +100,7 @@ pub async fn accept(
     room: impl Fn() -> bool,
     mut take: impl FnMut(Arrival),
 ) -> io::Result<()> {
-    let own = listener.local_addr()?.as_socket();
+    let own = listener.local_addr().and_then(inet)?;
     let listener = sys::async_socket(listener, Interest::READABLE)?;
     let mut spare = fcntl_dupfd_cloexec(&listener, 0).ok();
     let mut rests = 0;
@@ -138,7 +139,7 @@ enum Turn {
 fn accept_some(
     listener: &AsyncFd<Socket>,
     kernel: &Kernel,
-    own: Option<SocketAddr>,
+    own: SocketAddr,
     room: &impl Fn() -> bool,
     take: &mut impl FnMut(Arrival),
 ) -> io::Result<Turn> {
@@ -180,11 +181,10 @@ fn shed_some(listener: &AsyncFd<Socket>, take: &mut impl FnMut(Arrival)) {
 }
 
 /// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).
-fn identify(socket: Socket, kernel: &Kernel, own: Option<SocketAddr>) -> io::Result<Arrival> {
-    let inet = |addr: socket2::SockAddr| addr.as_socket().ok_or(io::ErrorKind::InvalidData.into());
+fn identify(socket: Socket, kernel: &Kernel, own: SocketAddr) -> io::Result<Arrival> {
     let client = socket.peer_addr().and_then(inet)?;
     let orig_dst = socket.local_addr().and_then(inet)?;
-    if Some(orig_dst) == own {
+    if is_listener(own, orig_dst)? {
         return Ok(Arrival::ToListener(client));
     }
     kernel.complete_client(&socket)?;
@@ -193,4 +193,30 @@ fn identify(socket: Socket, kernel: &Kernel, own: Option<SocketAddr>) -> io::Res
         flow: Flow { client, orig_dst: OrigDst(orig_dst) },
         client: client_leg,
     }))
+}
+
+/// The address as its family has it: an IPv4 address that came through an IPv6 listener is one again.
+fn inet(addr: SockAddr) -> io::Result<SocketAddr> {
+    let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(match addr.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
+        IpAddr::V6(_) => addr,
+    })
+}
+
+/// Whether what went to `orig_dst` was not intercepted, but sent to the listener at `own`.
+fn is_listener(own: SocketAddr, orig_dst: SocketAddr) -> io::Result<bool> {
+    if orig_dst.port() != own.port() || !own.ip().is_unspecified() {
+        return Ok(orig_dst == own);
+    }
+    is_local(orig_dst.ip())
+}
+
+/// Whether `ip` is this host's. (To bind to it proves nothing where `net.ipv4.ip_nonlocal_bind` is set.)
+fn is_local(ip: IpAddr) -> io::Result<bool> {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    // Nothing is sent. The kernel talks to an address of its own from that address.
+    let reached_from = socket.connect((ip, 9)).and_then(|()| socket.local_addr());
+    Ok(ip.is_loopback() || reached_from.is_ok_and(|from| from.ip() == ip))
 }

@@ -1,12 +1,14 @@
 //! What is said and where it goes: diagnostics and close records, one line each, by one thread that may wait for a disk. EFFECT.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
+use rustix::fs::OFlags;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::SystemTime;
 
@@ -20,6 +22,14 @@ const QUEUE: usize = 8192;
 /// Where journald listens: sd_journal_send(3).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
+/// What the writer is told.
+enum Message {
+    Line(Line),
+    Reopen,
+    /// The subscriber keeps a sender of its own, so the queue never ends by itself.
+    Last,
+}
+
 struct Line {
     priority: u8,
     text: Vec<u8>,
@@ -27,7 +37,7 @@ struct Line {
 
 /// Lets the last lines out when it is dropped.
 pub struct Guard {
-    lines: Option<SyncSender<Line>>,
+    messages: SyncSender<Message>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -35,7 +45,7 @@ pub struct Guard {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The file cannot be opened.
-    #[error("log.target = {path:?}: cannot open it for appending: {err}")]
+    #[error("the log {path:?} (log.target, -l) cannot be opened for appending: {err}")]
     File {
         /// The path.
         path: String,
@@ -56,7 +66,7 @@ pub enum LogError {
 /// When the target cannot be opened.
 pub fn init(config: &Log) -> Result<Guard, LogError> {
     let mut out = Target::open(&config.target)?;
-    let (lines, queue) = sync_channel(QUEUE);
+    let (messages, queue) = sync_channel(QUEUE);
     let dropped = Arc::new(Counter::default());
     let writer = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&queue, &mut out));
     let writer = writer.map_err(LogError::Thread)?;
@@ -67,7 +77,7 @@ pub fn init(config: &Log) -> Result<Guard, LogError> {
         Level::Debug => tracing::Level::DEBUG,
     };
     let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
-    let builder = builder.with_timer(SystemTime).with_writer(Queue { lines: lines.clone(), dropped });
+    let builder = builder.with_timer(SystemTime).with_writer(Queue { messages: messages.clone(), dropped });
     let set = match config.format {
         LogFormat::Text => tracing::subscriber::set_global_default(builder.finish()),
         LogFormat::Json => {
@@ -76,7 +86,7 @@ pub fn init(config: &Log) -> Result<Guard, LogError> {
     };
     // Only a second call in one process can fail here, and the first one's target stays.
     let _ = set;
-    Ok(Guard { lines: Some(lines), writer: Some(writer) })
+    Ok(Guard { messages, writer: Some(writer) })
 }
 
 /// The close record: the one line of a connection.
@@ -103,18 +113,26 @@ pub fn record(record: &Record) {
     );
 }
 
+impl Guard {
+    /// Has a file closed and opened again under its name, behind the lines that wait for it: logrotate may have moved it.
+    /// Any other target stays as it is. Waits while the queue is full.
+    pub fn reopen(&self) {
+        // Only a writer that has failed does not listen, and then there is no log.
+        let _ = self.messages.send(Message::Reopen);
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
-        // An empty line is the last one: the subscriber keeps a sender of its own, so the queue never ends by itself.
-        let last = self.lines.take().map(|lines| lines.send(Line { priority: 0, text: Vec::new() }));
-        if let (Some(Ok(())), Some(writer)) = (last, self.writer.take()) {
+        let last = self.messages.send(Message::Last);
+        if let (Ok(()), Some(writer)) = (last, self.writer.take()) {
             let _ = writer.join();
         }
     }
 }
 
 struct Queue {
-    lines: SyncSender<Line>,
+    messages: SyncSender<Message>,
     dropped: Arc<Counter>,
 }
 
@@ -146,13 +164,13 @@ impl Write for Entry<'_> {
     /// The subscriber hands over one whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let line = Line { priority: self.priority, text: event.to_vec() };
-        if let Err(TrySendError::Full(_)) = self.queue.lines.try_send(line) {
+        if let Err(TrySendError::Full(_)) = self.queue.messages.try_send(Message::Line(line)) {
             self.queue.dropped.count();
             let dropped = self.queue.dropped.get();
             if worth_a_line(dropped) {
                 let text =
                     format!("the log cannot keep up: {dropped} lines were dropped so far\n").into_bytes();
-                let _ = self.queue.lines.try_send(Line { priority: 4, text });
+                let _ = self.queue.messages.try_send(Message::Line(Line { priority: 4, text }));
             }
         }
         Ok(event.len())
@@ -163,11 +181,18 @@ impl Write for Entry<'_> {
     }
 }
 
-fn write_all(queue: &Receiver<Line>, out: &mut Target) {
-    while let Ok(line) = queue.recv() {
-        if line.text.is_empty() {
-            return;
-        }
+fn write_all(queue: &Receiver<Message>, out: &mut Target) {
+    while let Ok(message) = queue.recv() {
+        let line = match message {
+            Message::Line(line) => line,
+            Message::Reopen => match out.reopen() {
+                Ok(()) => continue,
+                Err(err) => {
+                    Line { priority: 3, text: format!("{err}; the old one stays in use\n").into_bytes() }
+                }
+            },
+            Message::Last => return,
+        };
         // There is nobody to tell when the log itself cannot be written; the next line may go through.
         let _ = out.write(&line);
     }
@@ -175,7 +200,7 @@ fn write_all(queue: &Receiver<Line>, out: &mut Target) {
 
 enum Target {
     Stderr,
-    File(File),
+    File { file: File, path: PathBuf },
     Journal(UnixDatagram),
 }
 
@@ -183,22 +208,34 @@ impl Target {
     fn open(target: &LogTarget) -> Result<Self, LogError> {
         match target {
             LogTarget::Stderr => Ok(Self::Stderr),
-            LogTarget::File(path) => append(path).map(Self::File),
+            LogTarget::File(path) => Ok(Self::File { file: append(path)?, path: path.clone() }),
             LogTarget::Journal => journal().map(Self::Journal).map_err(LogError::Journal),
         }
+    }
+
+    fn reopen(&mut self) -> Result<(), LogError> {
+        if let Self::File { file, path } = self {
+            *file = append(path)?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, line: &Line) -> io::Result<()> {
         match self {
             Self::Stderr => io::stderr().lock().write_all(&line.text),
-            Self::File(file) => file.write_all(&line.text),
+            Self::File { file, .. } => file.write_all(&line.text),
             Self::Journal(socket) => socket.send(&journal_entry(line)).map(drop),
         }
     }
 }
 
 fn append(path: &Path) -> Result<File, LogError> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
+    // A daemon must not get a terminal that it logs to as the one that controls it.
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(path);
     opened.map_err(|err| LogError::File { path: path.display().to_string(), err })
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use insta::assert_snapshot;
 use proptest::prelude::*;
-use tcp_intercept::config::{Config, FastOpen, Keepalive, LogTarget, Source};
+use tcp_intercept::config::{Config, Congestion, CongestionControl, FastOpen, Keepalive, LogTarget, Source};
 
 const SHIPPED: &str = include_str!("../packaging/config.toml");
 const GUIDE: &str = include_str!("../docs/configuration.md");
@@ -95,7 +95,8 @@ fn a_set_overrides_the_file_and_a_later_set_an_earlier_one() {
         "server.source=192.0.2.1:0",
     ]);
     let config = Config::parse(file, &list).unwrap();
-    assert_eq!(config.server.leg.congestion_control.unwrap().as_str(), "bbr");
+    let bbr = CongestionControl::new("bbr").unwrap();
+    assert_eq!(config.server.leg.congestion_control, Congestion::Named(bbr));
     let idle = Some(Duration::from_secs(7));
     assert_eq!(config.server.leg.keepalive, Keepalive::On { idle, interval: None, probes: Some(3) });
     assert_eq!(config.client.leg.keepalive, Keepalive::On { idle: None, interval: None, probes: Some(2) });

@@ -68,7 +68,7 @@ fn a_port_that_is_taken_ends_with_69_and_names_the_port() {
     netns(|| {
         let lab = Lab::new();
         let _other = lab.gateway.listen("127.0.0.1:5000".parse().unwrap());
-        run_refused(&lab, &[], 69, &["listen.port = 5000", "127.0.0.1:5000 is taken", "ss -tlnp"]);
+        run_refused(&lab, &[], 69, &["127.0.0.1:5000 is taken", "ss -tlnp", "listen.port"]);
         let _daemon = Daemon::start(&lab.gateway, BIN, &["listen.port=5001"]);
     });
 }

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::facts::{Congestion, Degraded, Errno, Facts, Interface, LegacyInput, Privileges, Rules};
 use super::sysctls;
-use crate::config::{Config, Leg};
+use crate::config::{self, Config, Leg};
 use crate::kernel::Kernel;
 use crate::rules::{self, Verdict};
 
@@ -123,7 +123,10 @@ fn socket(mptcp: bool) -> io::Result<Socket> {
 }
 
 fn congestion(leg: &Leg) -> Congestion {
-    let name = leg.congestion_control.as_ref().map_or(PREFERRED, |name| name.as_str()).to_owned();
+    let name = match &leg.congestion_control {
+        config::Congestion::Named(name) => name.as_str().to_owned(),
+        config::Congestion::Preferred | config::Congestion::Host => PREFERRED.to_owned(),
+    };
     let refused = errno(socket(false).and_then(|socket| socket.set_tcp_congestion(name.as_bytes())));
     Congestion { name, refused }
 }
@@ -132,7 +135,9 @@ fn congestion(leg: &Leg) -> Congestion {
 /// refused would be all that is told.
 fn degraded(config: &Config) -> Vec<Degraded> {
     let mut config = config.clone();
-    (config.client.leg.congestion_control, config.server.leg.congestion_control) = (None, None);
+    for leg in [&mut config.client.leg, &mut config.server.leg] {
+        leg.congestion_control = config::Congestion::Host;
+    }
     let found = Kernel::probe(&config).map(|kernel| kernel.degraded).unwrap_or_default();
     let found = found.into_iter().filter_map(|left_out| {
         let errno = Errno(left_out.err.raw_os_error()?);

@@ -49,7 +49,7 @@ fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts
     let list =
         |key: &str| facts.sysctl(key).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(", ");
     let has = list(AVAILABLE);
-    if config.congestion_control.is_none() {
+    if !matches!(config.congestion_control, config::Congestion::Named(_)) {
         let default = facts.sysctl("net.ipv4.tcp_congestion_control").unwrap_or("its default");
         let what =
             format!("{leg}.congestion-control: {default}, because this kernel refuses {name}: {errno}");

@@ -79,8 +79,8 @@ impl Interface {
 /// What both legs have in common.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leg {
-    /// Congestion control; `None`: BBR where the kernel has it, else the kernel's default.
-    pub congestion_control: Option<CongestionControl>,
+    /// Congestion control.
+    pub congestion_control: Congestion,
     /// Multipath TCP, with fallback to TCP.
     pub mptcp: bool,
     /// TCP_NODELAY.
@@ -109,6 +109,18 @@ pub struct ServerLeg {
     pub source: Source,
     /// How long a connection attempt may take; `None`: as long as the kernel tries (`tcp_syn_retries`).
     pub connect_timeout: Option<Duration>,
+}
+
+/// Which congestion control a leg gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// The key is left out: BBR where the kernel has it, else as the host has it.
+    #[default]
+    Preferred,
+    /// As the host has it: `net.ipv4.tcp_congestion_control`, or what a route says. 1.1.0 knew nothing else.
+    Host,
+    /// This one.
+    Named(CongestionControl),
 }
 
 /// The name of a congestion control algorithm: 1 to 15 letters, digits, `_` or `-`. Whether the kernel has it is found out at start.
@@ -253,6 +265,12 @@ impl Default for Rules {
 impl Default for Leg {
     fn default() -> Self {
         let keepalive = Keepalive::On { idle: None, interval: None, probes: None };
-        Self { congestion_control: None, mptcp: false, no_delay: true, keepalive, user_timeout: None }
+        Self {
+            congestion_control: Congestion::Preferred,
+            mptcp: false,
+            no_delay: true,
+            keepalive,
+            user_timeout: None,
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::fault::Why;
 use super::tree::{Node, Value};
-use super::{CongestionControl, FastOpen, Interface, Keepalive, Level, LogFormat, LogTarget, Source};
+use super::{
+    Congestion, CongestionControl, FastOpen, Interface, Keepalive, Level, LogFormat, LogTarget, Source,
+};
 use crate::units::{BadMark, Mark, OwnMark, Port};
 
 /// TCP_KEEPIDLE and TCP_KEEPINTVL take no more seconds (MAX_TCP_KEEPIDLE in include/net/tcp.h).
@@ -67,9 +69,9 @@ pub(super) fn interface(node: &Node) -> Result<Interface, Why> {
     text(node).and_then(Interface::new).ok_or(Why::Allowed(why))
 }
 
-pub(super) fn congestion_control(node: &Node) -> Result<Option<CongestionControl>, Why> {
+pub(super) fn congestion_control(node: &Node) -> Result<Congestion, Why> {
     let why = "must be a congestion control's name, as \"bbr\" or \"cubic\": 1 to 15 letters, digits, _ or -";
-    text(node).and_then(CongestionControl::new).ok_or(Why::Allowed(why)).map(Some)
+    text(node).and_then(CongestionControl::new).ok_or(Why::Allowed(why)).map(Congestion::Named)
 }
 
 /// `true` or `false`; the table is read by its keys.

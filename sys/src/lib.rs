@@ -2,9 +2,13 @@
 //! typed result out, no policy, no logging. The only crate with `unsafe`.
 
 mod event;
+mod process;
+mod resolve;
 mod sockopt;
 
 pub use event::async_socket;
+pub use process::{Fork, fork};
+pub use resolve::{Part, resolve};
 pub use sockopt::{
     MemInfo, at_urgent_mark, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open,
     set_fast_open_no_cookie,

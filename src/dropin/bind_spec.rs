@@ -1,0 +1,163 @@
+//! 1.1.0's way to write an address: `HOST:PORT`, each in `[…]` when it is a number and nobody is to be asked for a name. PURE.
+use std::fmt;
+use std::str::FromStr;
+
+/// `HOST:PORT`, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindSpec {
+    /// Before the last colon.
+    pub host: Part,
+    /// Behind it.
+    pub port: Part,
+}
+
+/// A host or a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Without brackets: a name or a number.
+    Name(String),
+    /// In brackets: a number.
+    Number(String),
+}
+
+/// `-B`: where server legs come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    /// `client`: from the client's address and port.
+    Client,
+    /// From this address.
+    At(BindSpec),
+}
+
+/// Why a text is no [`BindSpec`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadSpec {
+    /// No colon at all.
+    #[error("there is no ':' between host and port; write HOST:PORT, as in [0.0.0.0]:[5000]")]
+    NoColon,
+    /// One bracket without the other, or something beside the pair.
+    #[error("the {0} has brackets that do not enclose it; write HOST:PORT, as in [::]:[5000]")]
+    Brackets(&'static str),
+    /// Nothing where something should be.
+    #[error("the {0} is empty; write HOST:PORT, as in [0.0.0.0]:[5000]")]
+    Empty(&'static str),
+}
+
+impl FromStr for BindSpec {
+    type Err = BadSpec;
+
+    fn from_str(text: &str) -> Result<Self, BadSpec> {
+        let (host, port) = text.rsplit_once(':').ok_or(BadSpec::NoColon)?;
+        Ok(Self { host: Part::read("host", host)?, port: Part::read("port", port)? })
+    }
+}
+
+impl Part {
+    fn read(what: &'static str, text: &str) -> Result<Self, BadSpec> {
+        let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let part = inner.unwrap_or(text);
+        match part {
+            _ if part.contains(['[', ']']) => Err(BadSpec::Brackets(what)),
+            "" => Err(BadSpec::Empty(what)),
+            _ => {
+                Ok(if inner.is_some() { Self::Number(part.to_owned()) } else { Self::Name(part.to_owned()) })
+            }
+        }
+    }
+}
+
+impl FromStr for Outgoing {
+    type Err = BadSpec;
+
+    fn from_str(text: &str) -> Result<Self, BadSpec> {
+        if text == "client" { Ok(Self::Client) } else { text.parse().map(Self::At) }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Number(number) => write!(f, "[{number}]"),
+        }
+    }
+}
+
+impl fmt::Display for BindSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Part {
+        Part::Name(text.to_owned())
+    }
+
+    fn number(text: &str) -> Part {
+        Part::Number(text.to_owned())
+    }
+
+    #[test]
+    fn brackets_make_a_number_and_the_last_colon_divides() {
+        for (text, host, port) in [
+            ("[0.0.0.0]:[5000]", number("0.0.0.0"), number("5000")),
+            ("[::]:[5000]", number("::"), number("5000")),
+            ("gateway.example:http", name("gateway.example"), name("http")),
+            ("[192.0.2.1]:http", number("192.0.2.1"), name("http")),
+            ("localhost:[80]", name("localhost"), number("80")),
+            ("2001:db8::1:80", name("2001:db8::1"), name("80")),
+        ] {
+            assert_eq!(text.parse(), Ok(BindSpec { host, port }), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_is_told_apart() {
+        use BadSpec::{Brackets, Empty, NoColon};
+        for (text, why) in [
+            ("", NoColon),
+            ("5000", NoColon),
+            ("[0.0.0.0]", NoColon),
+            ("[::]", Brackets("host")),
+            ("[::", Brackets("host")),
+            ("[::]:[5000", Brackets("port")),
+            ("[::]:5000]", Brackets("port")),
+            ("[::]x:[5000]", Brackets("host")),
+            ("[[::]]:[5000]", Brackets("host")),
+            (":[5000]", Empty("host")),
+            ("[]:[5000]", Empty("host")),
+            ("[::]:", Empty("port")),
+            ("[::]:[]", Empty("port")),
+        ] {
+            assert_eq!(text.parse::<BindSpec>(), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn client_is_a_word_and_no_host() {
+        assert_eq!("client".parse(), Ok(Outgoing::Client));
+        assert!(matches!("client:0".parse(), Ok(Outgoing::At(_))));
+        assert_eq!("clients".parse::<Outgoing>(), Err(BadSpec::NoColon));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_can_be_written_again(text in "[a-z\\[\\]:.0-9]{0,12}") {
+            if let Ok(spec) = text.parse::<BindSpec>() {
+                prop_assert_eq!(spec.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn every_pair_of_parts_is_read_as_it_was_meant(host in "[a-z0-9.:]{1,9}", port in "[a-z0-9]{1,5}", numbers: (bool, bool)) {
+            let part = |number, text| if number { Part::Number(text) } else { Part::Name(text) };
+            let spec = BindSpec { host: part(numbers.0, host), port: part(numbers.1, port) };
+            prop_assert_eq!(spec.to_string().parse(), Ok(spec));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The drop-in: what 1.1.0 did when it was called with its options, row by row. WIRING.
+//!
+//! Everything that can be wrong with the options is found, and names are looked up, before the process goes into the
+//! background; that is before any thread is there. What follows is the daemon of `run` with another [`Setup`].
+pub mod address;
+pub mod bind_spec;
+pub mod detach;
+pub mod flags;
+pub mod pid_file;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::config::{Config, Congestion, Keepalive, Leg, LogTarget, Source};
+use crate::daemon::{self, Interception, Setup};
+use crate::exit::{Exit, Fatal};
+
+use detach::{Process, Starting};
+pub use flags::Flags;
+use pid_file::PidFile;
+
+/// Said when it goes where nobody sees what it says.
+const UNSEEN: &str =
+    "tcp-intercept: it runs in the background, and as there is no -l FILE nothing is logged\n";
+
+/// Runs until SIGINT or SIGTERM; in the process that was called, until the daemon in the background has begun. The text is
+/// for standard output.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub fn run(flags: &Flags) -> Result<(String, Exit), Fatal> {
+    let listen = address::listen(&flags.bind_listen)?;
+    let source = address::outgoing(&flags.bind_outgoing)?;
+    flags.pid_file.as_deref().map(pid_file::check).transpose()?;
+    // A daemon works in /, but a relative path means the directory that it was called in.
+    let log = flags.log.as_deref().map(std::path::absolute).transpose();
+    let log =
+        log.map_err(|err| Fatal::new(Exit::OsErr, format!("-l: the current directory is gone: {err}")))?;
+    let setup = setup(flags, listen, source, log);
+    if flags.foreground {
+        return serve(flags, setup, None);
+    }
+    match detach::detach()? {
+        Process::Daemon(starting) => serve(flags, setup, Some(starting)),
+        Process::Called(Exit::Ok) if flags.log.is_none() => Ok((UNSEEN.to_owned(), Exit::Ok)),
+        Process::Called(exit) => Ok((String::new(), exit)),
+    }
+}
+
+fn serve(flags: &Flags, setup: Setup, starting: Option<Starting>) -> Result<(String, Exit), Fatal> {
+    let _pid_file = flags.pid_file.as_deref().map(PidFile::create).transpose()?;
+    daemon::run(setup, || starting.map_or(Ok(()), Starting::finish))?;
+    Ok((String::new(), Exit::Ok))
+}
+
+/// What 1.1.0 would have done: one listener, no rules, congestion control as the host has it.
+fn setup(flags: &Flags, listen: SocketAddr, source: Source, log: Option<PathBuf>) -> Setup {
+    let leg = Leg {
+        congestion_control: Congestion::Host,
+        no_delay: flags.tcp_nodelay,
+        keepalive: match flags.keepalive {
+            true => Keepalive::On { idle: None, interval: None, probes: None },
+            false => Keepalive::Off,
+        },
+        ..Leg::default()
+    };
+    let mut config = Config::default();
+    config.client.leg = leg.clone();
+    config.server.leg = leg;
+    config.server.source = source;
+    config.log.target = log.map_or(LogTarget::Stderr, LogTarget::File);
+    Setup { config, listen: vec![listen], interception: Interception::Foreign, reopens_log: true }
+}
