@@ -265,15 +265,20 @@ fn server_leg(words: &Words, own: OwnMark, mark: Mark) -> Chain {
     Chain { name: "server_leg", hook: hook("prerouting", BEHIND_DSTNAT), rules }
 }
 
-/// Conntrack sees neither direction of a client leg, or it would take both legs for one connection (trap 7).
+/// Conntrack sees neither direction of a client leg, or it would take both legs for one connection (trap 7). The kernel's
+/// reports of IGMP and MLD leave a length where the mark is read (`reserved_tailroom` in include/linux/skbuff.h).
 fn client_leg_out(own: OwnMark) -> Chain {
-    let text = format!("meta mark & {:#x} == {:#x} notrack counter", own.mask(), own.client());
+    let text =
+        format!("meta l4proto tcp meta mark & {:#x} == {:#x} notrack counter", own.mask(), own.client());
     let rules = vec![rule(text, "client leg: what we answer")];
     Chain { name: "client_leg_out", hook: hook("output", RAW), rules }
 }
 
+/// The same text whatever order they are written in: another order is no other ruleset.
 fn names(interfaces: &[Interface]) -> Option<String> {
-    let quoted: Vec<String> = interfaces.iter().map(|name| format!("\"{}\"", name.as_str())).collect();
+    let mut quoted: Vec<String> = interfaces.iter().map(|name| format!("\"{}\"", name.as_str())).collect();
+    quoted.sort();
+    quoted.dedup();
     match quoted.as_slice() {
         [] => None,
         [one] => Some(one.clone()),

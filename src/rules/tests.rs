@@ -139,6 +139,15 @@ fn a_second_installation_has_nothing_to_do() {
 }
 
 #[test]
+fn interfaces_in_another_order_or_named_twice_are_no_difference() {
+    let seen = installed(&Plan::new(&interfaces(&["lan0", "lan1"]), true), fresh());
+    for names in [&["lan1", "lan0"][..], &["lan0", "lan1", "lan0"]] {
+        let plan = Plan::new(&interfaces(names), true);
+        assert_eq!((verdict(&plan, &seen), differences(&plan, &seen)), (Verdict::Installed, vec![]));
+    }
+}
+
+#[test]
 fn what_a_sysctl_was_before_the_first_installation_is_kept_by_the_second() {
     let first = installed(&Plan::new(&Config::default(), true), fresh());
     let second = installed(&Plan::new(&fast_open(), true), first);

@@ -308,3 +308,24 @@ fn a_server_behind_the_same_interface_as_its_client_is_reached() {
         assert_eq!(proxy.taken(), 2);
     });
 }
+
+#[test]
+fn reports_of_multicast_groups_are_not_taken_for_what_a_client_leg_sends() {
+    lab::netns(|| {
+        let lab = Lab::new();
+        install(&lab, &Config::default());
+        lab.gateway.nft(
+            "table inet watch { chain output { type filter hook output priority filter;
+                icmpv6 type mld2-listener-report counter; }; }",
+        );
+        let counted = |table: &str| {
+            let text = lab.gateway.run(&format!("nft list chain inet {table}"));
+            let packets = text.split("packets ").nth(1).unwrap();
+            packets.split(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        // Each address has a multicast group of its own, which the kernel reports.
+        lab.gateway.ip("address add fd01::5/64 dev lan0 nodad");
+        lab::wait_until("a report", Duration::from_secs(20), || counted("watch output") > 0);
+        assert_eq!(counted("tcp_intercept client_leg_out"), 0);
+    });
+}
