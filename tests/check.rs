@@ -99,6 +99,7 @@ fn each_sysctl_in_the_way_is_found_and_mended() {
             ("net.ipv4.tcp_tw_reuse", "2"),
             ("net.ipv4.tcp_tw_reuse", "0"),
             ("net.ipv4.tcp_timestamps", "0"),
+            ("net.ipv4.tcp_rfc1337", "1"),
             ("net.core.somaxconn", "128"),
         ] {
             let what = format!("{key} = {value}");

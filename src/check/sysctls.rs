@@ -5,7 +5,7 @@ use crate::config::{Config, Source};
 use crate::exit::Exit;
 
 /// What [`judge`] reads; [`super::gather`] fetches these.
-pub const KEYS: [&str; 18] = [
+pub const KEYS: [&str; 19] = [
     "fs.pipe-max-size",
     "fs.pipe-user-pages-soft",
     "net.core.somaxconn",
@@ -17,6 +17,7 @@ pub const KEYS: [&str; 18] = [
     "net.ipv4.tcp_available_congestion_control",
     "net.ipv4.tcp_congestion_control",
     "net.ipv4.tcp_fwmark_accept",
+    "net.ipv4.tcp_rfc1337",
     "net.ipv4.tcp_timestamps",
     "net.ipv4.tcp_tw_reuse",
     "net.ipv6.conf.all.forwarding",
@@ -63,11 +64,17 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
 
 fn accepting(facts: &Facts) -> Vec<Finding> {
     let (somaxconn, fwmark_accept) = ("net.core.somaxconn", "net.ipv4.tcp_fwmark_accept");
+    let rfc1337 = "net.ipv4.tcp_rfc1337";
     let mut findings = Vec::new();
     if facts.number(somaxconn).is_some_and(|now| now < BACKLOG) {
         let why = "it cuts the listeners' backlog of 4096: in a burst of new connections the kernel answers with SYN cookies, \
                    which lose TCP options, or not at all";
         findings.push(wrong(facts, Level::Warning, somaxconn, BACKLOG, why));
+    }
+    if facts.number(rfc1337) == Some(1) {
+        let why = "a reset does not end TIME_WAIT: when tcp-intercept was killed, a client that uses a port again whose connection \
+                   the server had ended cannot connect from it for up to a minute";
+        findings.push(wrong(facts, Level::Warning, rfc1337, 0, why));
     }
     if facts.number(fwmark_accept) == Some(1) {
         let why = "connections that a listener without a mark accepts answer by the divert table: not one byte gets through. \
