@@ -1,7 +1,7 @@
 # The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build demo test lint soak packages
+.PHONY: build demo test bench lint soak packages
 
 build:
 	cargo build --release --locked
@@ -20,6 +20,12 @@ test: packages
 soak: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
 	@MINUTES=$(or $(MINUTES),60) cargo run --release --locked --quiet --package tcp-intercept-lab -- soak
+
+# Beside routing and HAProxy, for a quarter of an hour. ONLY=bulk1,bulk8,rtt,conn,idle ROUNDS=9 SECONDS=2 CONGESTION=cubic
+bench: packages
+	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- bench \
+		ROUNDS=$(ROUNDS) SECONDS=$(SECONDS) ONLY=$(ONLY) IDLE=$(IDLE) CONGESTION=$(CONGESTION)
 
 lint:
 	cargo fmt --all --check

@@ -4,8 +4,10 @@
 //! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 mod daemon;
 mod host;
+pub mod load;
 mod namespaces;
 pub mod peers;
 mod process;

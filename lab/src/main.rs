@@ -3,17 +3,41 @@
 #![allow(clippy::disallowed_macros, reason = "this program's purpose is what it prints")]
 use std::process::ExitCode;
 
+use lab::bench::Plan;
+
+use report::Report;
+
 mod demo;
 mod report;
 mod soak;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
+        Some("bench") => lab::program(bench),
         Some("demo") => lab::program(demo::run),
         Some("soak") => lab::program(soak::run),
         _ => {
-            eprintln!("usage: lab demo | soak");
+            eprintln!("usage: lab bench | demo | soak");
             ExitCode::from(64)
         }
     }
+}
+
+fn bench() -> ExitCode {
+    let Some(binary) = demo::binary() else {
+        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
+        return ExitCode::FAILURE;
+    };
+    let plan = match Plan::from_words(binary, std::env::args().skip(2)) {
+        Ok(plan) => plan,
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::from(64);
+        }
+    };
+    let results = lab::bench::run(plan, |what| eprintln!("  {what}"));
+    let report = Report::new();
+    report.section("tcp-intercept beside routing and HAProxy");
+    report.table(&lab::bench::rows(&results));
+    ExitCode::SUCCESS
 }

@@ -1,0 +1,50 @@
+//! HAProxy as a transparent proxy: its configuration, and the rules that bring connections to it.
+
+/// Where it listens. On loopback only, as our own listener, so that no port of a client is taken.
+pub(super) const PORT: u16 = 5001;
+
+/// As it should be for this: splice(2) through pipes as large as ours, a thread for each of two processors, and so many
+/// connections and pipes that two descriptors each stay below a limit of 20,000 beside 9,000 idle sessions.
+pub(super) fn config(idle: usize) -> String {
+    let connections = idle + 400;
+    format!(
+        "
+global
+    nbthread 2
+    maxconn {connections}
+    maxpipes 256
+    tune.pipesize 1048576
+defaults
+    mode tcp
+    option splice-auto
+    option transparent
+    source 0.0.0.0 usesrc client
+    timeout connect 10s
+    timeout client 1h
+    timeout server 1h
+listen clients
+    bind 127.0.0.1:{PORT} transparent
+"
+    )
+}
+
+/// SYNs from the clients to the listener, whatever belongs to one of its sockets to that.
+pub(super) const RULES: &str = "
+table inet haproxy {
+    chain prerouting {
+        type filter hook prerouting priority mangle; policy accept;
+        iifname \"lan0\" tcp flags & (fin | syn | rst | ack) == syn tproxy ip to 127.0.0.1:5001 meta mark set 0x1 accept
+        meta l4proto { tcp, icmp } socket transparent 1 meta mark set 0x1 accept
+    }
+}";
+
+/// Makes what is marked local, as the rules expect.
+pub(super) const ROUTES: &str = "
+    ip rule add fwmark 0x1 lookup 50 priority 100
+    ip route add local default dev lo table 50";
+
+/// Undoes both.
+pub(super) const REMOVE: &str = "
+    nft delete table inet haproxy
+    ip rule del fwmark 0x1 lookup 50 priority 100
+    ip route del local default dev lo table 50";

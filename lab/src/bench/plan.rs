@@ -1,0 +1,142 @@
+//! What is to be measured, how often and how long.
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::measure::Measurement;
+use super::ways::{Kind, Way};
+
+const KEYS: &str = "known are ROUNDS=, SECONDS=, ONLY=, IDLE=, CONGESTION= and BASE=";
+
+/// Everything that can be chosen.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// How long each single measurement takes.
+    pub seconds: f64,
+    /// What is measured.
+    pub only: Vec<Measurement>,
+    /// The congestion control of all sockets on all hosts.
+    pub congestion_control: String,
+    /// How many idle sessions there are while round trips are measured, in ascending order.
+    pub idle: Vec<usize>,
+    /// The program.
+    pub binary: PathBuf,
+    /// The program of another revision, to compare with.
+    pub base: Option<PathBuf>,
+}
+
+impl Plan {
+    /// What `make bench` does unless told otherwise.
+    pub fn new(binary: PathBuf) -> Self {
+        Self {
+            rounds: 9,
+            seconds: 2.0,
+            only: Measurement::ALL.to_vec(),
+            congestion_control: "cubic".to_owned(),
+            idle: vec![0, 1_000, 9_000],
+            binary,
+            base: None,
+        }
+    }
+
+    /// As told by words like `ROUNDS=1`; what is empty counts as not told.
+    ///
+    /// # Errors
+    /// Which word is wrong, and what it may be.
+    pub fn from_words(binary: PathBuf, words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut plan = Self::new(binary);
+        for word in words {
+            match word.split_once('=') {
+                Some((_, "")) => {}
+                Some((key, value)) => plan.set(key, value).map_err(|may_be| format!("{word}: {may_be}"))?,
+                None => return Err(format!("{word}: {KEYS}")),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "ROUNDS" => self.rounds = number(value, 1, 1000)?,
+            "SECONDS" => self.seconds = number(value, 0.1, 600.0)?,
+            "ONLY" => self.only = value.split(',').map(Measurement::named).collect::<Result<_, _>>()?,
+            "IDLE" => {
+                self.idle = value.split(',').map(|word| number(word, 0, 9_000)).collect::<Result<_, _>>()?
+            }
+            "CONGESTION" => self.congestion_control = value.to_owned(),
+            "BASE" => self.base = Some(PathBuf::from(value)),
+            _ => return Err(KEYS.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The most idle sessions that there will be.
+    pub(super) fn most_idle(&self) -> usize {
+        let measured = self.only.contains(&Measurement::Idle);
+        self.idle.iter().copied().filter(|_| measured).max().unwrap_or_default()
+    }
+
+    /// The ways that are compared; the first is what the others are compared with.
+    pub(super) fn ways(&self) -> Vec<Way> {
+        let ours = |binary: &PathBuf| Kind::Intercept { binary: binary.clone() };
+        let base = self.base.as_ref().map(|binary| ("base", ours(binary)));
+        let kinds = [("routing", Kind::Routing), ("tcp-intercept", ours(&self.binary))];
+        let kinds = kinds.into_iter().chain(base).chain([("haproxy", Kind::Haproxy)]);
+        kinds.zip(0..).map(|((name, kind), nth)| Way { name: name.to_owned(), kind, nth }).collect()
+    }
+}
+
+fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| (&least..=&most).contains(&number));
+    number.ok_or_else(|| format!("a number from {least} to {most}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(words: &[&str]) -> Result<Plan, String> {
+        Plan::from_words(PathBuf::from("tcp-intercept"), words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn words_override_and_empty_ones_do_not() {
+        let plan = plan(&["ROUNDS=1", "SECONDS=0.2", "ONLY=conn,bulk1", "IDLE=0,10", "CONGESTION="]).unwrap();
+        assert_eq!((plan.rounds, plan.seconds, plan.congestion_control.as_str()), (1, 0.2, "cubic"));
+        assert_eq!(plan.only, [Measurement::Connections, Measurement::Bulk { streams: 1 }]);
+        assert_eq!(plan.idle, [0, 10]);
+    }
+
+    #[test]
+    fn a_bad_word_is_told_with_what_it_may_be() {
+        for (word, may_be) in [
+            ("ROUNDS=0", "from 1 to 1000"),
+            ("SECONDS=long", "from 0.1 to 600"),
+            ("ONLY=bulk9", "bulk1, bulk8, rtt, conn, idle"),
+            ("IDLE=0,9001", "from 0 to 9000"),
+            ("ROUND=1", "ROUNDS="),
+            ("quick", "ROUNDS="),
+        ] {
+            let message = plan(&[word]).unwrap_err();
+            assert!(message.starts_with(word) && message.contains(may_be), "{message}");
+        }
+    }
+
+    #[test]
+    fn another_revision_is_one_way_more() {
+        let names = |words: &[_]| {
+            let ways = plan(words).unwrap().ways();
+            ways.into_iter().map(|way| way.name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(&[]), "routing tcp-intercept haproxy");
+        assert_eq!(names(&["BASE=old"]), "routing tcp-intercept base haproxy");
+    }
+
+    #[test]
+    fn descriptors_are_needed_for_idle_sessions_that_are_measured() {
+        assert_eq!(plan(&["IDLE=0,10"]).unwrap().most_idle(), 10);
+        assert_eq!(plan(&["IDLE=0,10", "ONLY=rtt"]).unwrap().most_idle(), 0);
+    }
+}

@@ -1,0 +1,159 @@
+//! The ways through the box that are compared, each started and stopped for every single measurement.
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::haproxy;
+use super::scene::Scene;
+use crate::daemon::reachable;
+use crate::host::Host;
+use crate::load::Echo;
+use crate::process::Proc;
+use crate::servers::scratch;
+use crate::wait::wait_until;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// One way.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub name: String,
+    pub kind: Kind,
+    /// Which of the ways it is.
+    pub nth: u16,
+}
+
+/// What is on the box.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Nothing: the kernel forwards.
+    Routing,
+    /// tcp-intercept.
+    Intercept { binary: PathBuf },
+    /// HAProxy.
+    Haproxy,
+}
+
+/// A way that is in use.
+#[derive(Debug)]
+pub(super) struct Started<'a> {
+    way: &'a Way,
+    scene: &'a Scene,
+    process: Option<Proc>,
+}
+
+impl Way {
+    /// Starts it, and waits until it demonstrably does what it is there for.
+    pub fn start<'a>(&'a self, scene: &'a Scene) -> Started<'a> {
+        let process = match &self.kind {
+            Kind::Routing => None,
+            Kind::Intercept { binary } => Some(intercept(scene, binary)),
+            Kind::Haproxy => Some(haproxy(scene)),
+        };
+        let mut started = Started { way: self, scene, process };
+        started.prove();
+        started
+    }
+
+    /// How many sockets the box has for a connection.
+    fn legs(&self) -> usize {
+        if matches!(self.kind, Kind::Routing) { 0 } else { 2 }
+    }
+}
+
+fn intercept(scene: &Scene, binary: &Path) -> Proc {
+    let cc = &scene.plan.congestion_control;
+    let settings = [
+        format!("client.congestion-control={cc}"),
+        format!("server.congestion-control={cc}"),
+        // HAProxy, as configured here, writes no line a connection either.
+        "log.level=warn".to_owned(),
+        "log.target=stderr".to_owned(),
+    ];
+    let set = settings.iter().flat_map(|setting| ["--set", setting]);
+    let arguments: Vec<_> = std::iter::once("run").chain(set).collect();
+    scene.lab.gateway.spawn(&reachable(binary).display().to_string(), &arguments)
+}
+
+fn haproxy(scene: &Scene) -> Proc {
+    let gateway = &scene.lab.gateway;
+    let config = scratch("haproxy").join("conf");
+    fs::write(&config, haproxy::config(scene.plan.most_idle()))
+        .unwrap_or_else(|err| panic!("{}: {err}", config.display()));
+    let process = gateway.spawn("haproxy", &["-db", "-f", &config.display().to_string()]);
+    let port = haproxy::PORT;
+    let ready = || !gateway.ss(&format!("-tln sport = :{port}")).is_empty();
+    wait_until("HAProxy listens", SOON, || ready() || process.stderr().contains("ALERT"));
+    assert!(ready(), "HAProxy does not start:\n{}", process.stderr());
+    gateway.nft(haproxy::RULES);
+    gateway.run(haproxy::ROUTES);
+    process
+}
+
+impl Started<'_> {
+    /// The server's address for a measurement: no two ways, and no two servers, share a port.
+    pub fn server(&self, port: u16) -> SocketAddr {
+        self.scene.server(port + self.way.nth)
+    }
+
+    /// The process's number; none for routing.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Proc::pid)
+    }
+
+    /// How many connections the box has sockets for.
+    pub fn sessions(&self) -> usize {
+        self.scene.lab.gateway.ss("-tn state established").lines().count() / 2
+    }
+
+    /// Ends it, and takes its rules away.
+    pub fn stop(self) {
+        let Some(mut process) = self.process else { return };
+        process.signal(Signal::TERM);
+        process.wait(SOON);
+        if matches!(self.way.kind, Kind::Haproxy) {
+            self.scene.lab.gateway.run(haproxy::REMOVE);
+        }
+    }
+
+    /// Waits until a new connection has as many sockets on the box as it must, and all have the right congestion control.
+    fn prove(&mut self) {
+        let (lab, address) = (&self.scene.lab, self.server(7100));
+        let _echo = Echo::start(&lab.server, address);
+        let mut proven = None;
+        // Until the rules are there, connections are routed.
+        wait_until(&format!("{}: a connection as it must be", self.way.name), SOON, || {
+            let ended = self.process.as_mut().and_then(Proc::try_wait);
+            let said = self.process.as_ref().map(Proc::stderr).unwrap_or_default();
+            assert!(ended.is_none(), "{} has ended:\n{said}", self.way.name);
+            let stream = lab.client().connect(address).and_then(used);
+            proven = stream.ok().filter(|stream| lab.legs(stream) == self.way.legs());
+            proven.is_some()
+        });
+        for host in [lab.client(), &lab.gateway, &lab.server] {
+            self.check_congestion_control(host, address.port());
+        }
+    }
+
+    fn check_congestion_control(&self, host: &Host, port: u16) {
+        let sockets = host.ss(&format!("-tin state established sport = :{port} or dport = :{port}"));
+        let wanted = &self.scene.plan.congestion_control;
+        // A line of addresses, then an indented one of what the socket is like.
+        let details = sockets.lines().filter(|line| line.starts_with(char::is_whitespace));
+        let wrong: Vec<_> =
+            details.filter(|line| !line.split_ascii_whitespace().any(|word| word == wanted)).collect();
+        assert!(wrong.is_empty(), "{}: not {wanted} on {host}:\n{}", self.way.name, wrong.join("\n"));
+    }
+}
+
+/// A connection over which something has gone there and back.
+fn used(mut stream: TcpStream) -> std::io::Result<TcpStream> {
+    use std::io::{Read, Write};
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut [0])?;
+    Ok(stream)
+}

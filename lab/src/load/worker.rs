@@ -1,0 +1,50 @@
+//! A thread that works until it is told to stop.
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crate::host::Host;
+
+/// Tells a worker's thread when to end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A thread on a host; told to stop, and waited for, when it is dropped.
+#[derive(Debug)]
+pub(super) struct Worker<T> {
+    stop: Stop,
+    thread: Option<JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    /// Runs `work` on a thread that lives on `host`.
+    pub(super) fn start(host: &Host, work: impl FnOnce(Stop) -> T + Send + 'static) -> Self {
+        let (stop, host) = (Stop::default(), host.clone());
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || host.enter(|| work(told)));
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl<T> Worker<T> {
+    /// Tells it to stop, and gives what it came to.
+    pub(super) fn finish(mut self) -> T {
+        self.stop.0.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().unwrap_or_else(|| unreachable!("a worker ends once"));
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl<T> Drop for Worker<T> {
+    fn drop(&mut self) {
+        self.stop.0.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
