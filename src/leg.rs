@@ -17,6 +17,10 @@ use crate::record::{LegFacts, Mptcp};
 pub const IPPROTO_MPTCP: i32 = 262;
 /// What is asked of a sink whose write side is closed: the write will say why.
 const ONE_PAGE: usize = 4096;
+/// With so much room left the kernel need not be asked again.
+const ENOUGH_ROOM: usize = 16 << 10;
+/// More than the kernel adds to what one call sends: sizeof(struct sk_buff) and a small head.
+const OVERHEAD: usize = 2048;
 
 /// A connected socket that resets its peer when it is dropped: whatever happens to this process, a cut connection does not
 /// look like a complete one. Only [`Leg::end_in_order`] changes that.
@@ -28,6 +32,8 @@ pub struct Leg {
     /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
     error: Cell<Option<i32>>,
     urgent: Cell<bool>,
+    /// What surely fits into the send buffer still: what did when the kernel was last asked, less what was sent since.
+    room: Cell<usize>,
 }
 
 impl Leg {
@@ -43,7 +49,7 @@ impl Leg {
         };
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let io = sys::async_socket(socket, interest)?;
-        Ok(Self { io, side, mptcp, error: Cell::new(None), urgent: Cell::new(false) })
+        Ok(Self { io, side, mptcp, error: Cell::new(None), urgent: Cell::new(false), room: Cell::new(0) })
     }
 
     /// Which of the session's two it is.
@@ -107,6 +113,9 @@ impl Leg {
     /// Waits for room in the send buffer and says how many bytes surely fit. It keeps a quarter back for what the kernel adds
     /// to each segment, so that what was taken for this sink need not wait in a pipe.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.room.get() >= ENOUGH_ROOM {
+            return Poll::Ready(Ok(self.room.get()));
+        }
         loop {
             let mut ready = ready!(self.io.poll_write_ready(cx))?;
             if ready.ready().is_write_closed() {
@@ -119,12 +128,18 @@ impl Leg {
         }
     }
 
+    /// So many bytes were sent: they and what the kernel adds to them have taken of the room.
+    pub fn sent(&self, len: usize) {
+        self.room.set(self.room.get().saturating_sub(len + OVERHEAD));
+    }
+
     fn room_now(&self) -> io::Result<Option<usize>> {
         let memory = sys::mem_info(self.as_fd())?;
         let free = memory.send_buffer.saturating_sub(memory.queued);
         // The kernel calls a stream writable while a third of its buffer is free: sk_stream_is_writeable() in include/net/sock.h.
         if free > memory.queued / 2 {
-            return Ok(Some((free / 4 * 3) as usize));
+            self.room.set((free / 4 * 3) as usize);
+            return Ok(Some(self.room.get()));
         }
         // Only a poll that finds no room makes the kernel report room later (SOCK_NOSPACE in tcp_poll()).
         let mut fds = [PollFd::new(&self.io, PollFlags::OUT)];

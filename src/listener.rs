@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketAddrAny, SocketFlags, accept_with, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -147,8 +147,8 @@ fn accept_some(
         if !room() {
             return Ok(Turn::Rest);
         }
-        let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok(fd) => Socket::from(fd),
+        let (socket, client) = match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, client)) => (Socket::from(fd), client),
             Err(Errno::AGAIN) => return Ok(Turn::Empty),
             Err(err @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                 take(Arrival::Exhausted(err.into()));
@@ -160,7 +160,7 @@ fn accept_some(
             // What accept(2) reports here is the connection's failure, not the listener's.
             Err(_) => continue,
         };
-        match identify(socket, kernel, own) {
+        match identify(socket, client, kernel, own) {
             Ok(arrival) => take(arrival),
             Err(err) if Errno::from_io_error(&err) == Some(Errno::NOTCONN) => {}
             Err(err) => take(Arrival::Exhausted(err)),
@@ -181,8 +181,14 @@ fn shed_some(listener: &AsyncFd<Socket>, take: &mut impl FnMut(Arrival)) {
 }
 
 /// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).
-fn identify(socket: Socket, kernel: &Kernel, own: SocketAddr) -> io::Result<Arrival> {
-    let client = socket.peer_addr().and_then(inet)?;
+fn identify(
+    socket: Socket,
+    client: Option<SocketAddrAny>,
+    kernel: &Kernel,
+    own: SocketAddr,
+) -> io::Result<Arrival> {
+    let client = client.and_then(|addr| SocketAddr::try_from(addr).ok()).map(canonical);
+    let client = client.ok_or(io::ErrorKind::NotConnected)?;
     let orig_dst = socket.local_addr().and_then(inet)?;
     if is_listener(own, orig_dst)? {
         return Ok(Arrival::ToListener(client));
@@ -195,13 +201,16 @@ fn identify(socket: Socket, kernel: &Kernel, own: SocketAddr) -> io::Result<Arri
     }))
 }
 
-/// The address as its family has it: an IPv4 address that came through an IPv6 listener is one again.
 fn inet(addr: SockAddr) -> io::Result<SocketAddr> {
-    let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(match addr.ip().to_canonical() {
+    Ok(canonical(addr.as_socket().ok_or(io::ErrorKind::InvalidData)?))
+}
+
+/// The address as its family has it: an IPv4 address that came through an IPv6 listener is one again.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
         IpAddr::V6(_) => addr,
-    })
+    }
 }
 
 /// Whether what went to `orig_dst` was not intercepted, but sent to the listener at `own`.

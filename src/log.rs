@@ -90,7 +90,11 @@ pub fn init(config: &Log) -> Result<Guard, LogError> {
 }
 
 /// The close record: the one line of a connection.
-pub fn record(record: &Record) {
+pub fn record(record: impl FnOnce() -> Record) {
+    if !tracing::enabled!(tracing::Level::INFO) {
+        return;
+    }
+    let record = record();
     let ms = |d: std::time::Duration| d.as_micros() as f64 / 1000.0;
     let server = record.server.as_ref();
     tracing::info!(

@@ -108,7 +108,8 @@ impl<'a> Recorder<'a> {
             (Phase::Connect, Cause::Errno(_)) if end.by == By::Server => self.counters.dial_failed.count(),
             _ => {}
         }
-        log::record(&Record {
+        // Some of it is the kernel's to say, which nobody needs who does not hear it.
+        log::record(|| Record {
             flow: self.flow,
             source: self.server.get().and_then(|leg| leg.socket().local_addr().ok()?.as_socket()),
             dialled: self.dialled.map(|(how, _)| how),

@@ -46,7 +46,10 @@ fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
 /// Moves at most `len` bytes from `pipe` to `sink`; `None`: no room.
 pub fn drain(pipe: &Pipe, sink: &Leg, len: NonZeroUsize) -> io::Result<Option<NonZeroUsize>> {
     match moved(&pipe.read, sink, len.get()) {
-        Ok(n) => Ok(n.and_then(NonZeroUsize::new)),
+        Ok(n) => {
+            sink.sent(n.unwrap_or(0));
+            Ok(n.and_then(NonZeroUsize::new))
+        }
         Err(err) => Err(sink.keep(err)),
     }
 }

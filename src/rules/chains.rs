@@ -224,18 +224,20 @@ fn client_leg(words: &Words, own: OwnMark, interfaces: &[Interface]) -> Chain {
         rules.push(rule(format!("iifname != {names} return"), "not from where clients are"));
     }
     let divert = &words.divert;
-    let (mask, client) = (own.mask(), own.client());
+    let (mask, client, server) = (own.mask(), own.client(), own.server());
     rules.push(rule(format!("{SYN} goto syn"), "a new connection"));
+    // Each `socket` looks the socket up anew, so what comes most often is decided with the fewest of them.
     rules.extend([
         rule(
             format!(
-                "socket transparent 1 socket mark & {mask:#x} == {client:#x} {divert} notrack counter accept"
+                "socket mark & {mask:#x} == {client:#x} socket transparent 1 {divert} notrack counter accept"
             ),
             "client leg: to its socket",
         ),
+        rule(format!("socket mark & {mask:#x} == {server:#x} return"), "server leg: met behind dstnat"),
         rule(
             format!("socket transparent 1 socket mark & {mask:#x} != {client:#x} return"),
-            "no client leg: a server leg is met behind dstnat",
+            "the socket of another program",
         ),
         rule("socket transparent 1 jump time_wait", TIME_WAIT),
         rule(format!("socket transparent 1 {divert} notrack counter accept"), HALF),
@@ -254,11 +256,11 @@ fn server_leg(words: &Words, own: OwnMark, mark: Mark) -> Chain {
     let rules = vec![
         rule(format!("{} return", words.others), OTHERS),
         rule(format!("meta mark & {:#x} == {:#x} return", mark.mask(), mark.value()), "diverted already"),
-        rule(format!("socket mark & {own:#x} == 0x0 return"), "the socket of another program"),
         rule(
             format!("socket mark & {own:#x} != 0x0 socket transparent 1 {divert} counter accept"),
             "server leg: to its socket",
         ),
+        rule(format!("socket mark & {own:#x} == 0x0 return"), "the socket of another program"),
         rule("socket transparent 1 jump time_wait", TIME_WAIT),
         rule(format!("socket transparent 1 {divert} counter accept"), HALF),
     ];
