@@ -144,7 +144,7 @@ async fn attempt(
         }
         _ => {}
     }
-    let leg = Leg::new(socket, Side::Server, kernel.server.mptcp).map_err(DialError::Socket)?;
+    let leg = Leg::new(socket, Side::Server, &kernel.server).map_err(DialError::Socket)?;
     leg.connected().await.map_err(DialError::Connect)?;
     Ok(leg)
 }

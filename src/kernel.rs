@@ -2,6 +2,8 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
@@ -34,6 +36,8 @@ pub struct Kernel {
 pub struct LegOptions {
     /// Make MPTCP sockets.
     pub mptcp: bool,
+    /// TCP_NOTSENT_LOWAT, in bytes; all ones when it is not set.
+    pub notsent_lowat: u32,
     on_tcp: Options,
     on_mptcp: Options,
 }
@@ -45,6 +49,7 @@ struct Options {
     no_delay: bool,
     keepalive: Option<TcpKeepalive>,
     user_timeout: Option<std::time::Duration>,
+    notsent_lowat: Option<NonZeroU32>,
     urgent_in_line: bool,
 }
 
@@ -199,6 +204,9 @@ impl Options {
         if self.user_timeout.is_some() {
             socket.set_tcp_user_timeout(self.user_timeout)?;
         }
+        if let Some(bytes) = self.notsent_lowat {
+            sys::set_notsent_lowat(socket.as_fd(), bytes.get())?;
+        }
         if self.urgent_in_line {
             socket.set_out_of_band_inline(true)?;
         }
@@ -214,7 +222,8 @@ fn probe_leg(
 ) -> Result<LegOptions, KernelError> {
     let tcp = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
     let on_tcp = probe_options(leg, config, Kind::Tcp, &tcp, degraded)?;
-    let mut options = LegOptions { mptcp: false, on_mptcp: on_tcp.clone(), on_tcp };
+    let notsent_lowat = on_tcp.notsent_lowat.map_or(u32::MAX, NonZeroU32::get);
+    let mut options = LegOptions { mptcp: false, notsent_lowat, on_mptcp: on_tcp.clone(), on_tcp };
     if config.mptcp {
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {
@@ -246,11 +255,14 @@ fn probe_options(
     let keepalive = keepalive(config.keepalive).filter(|on| takes("keepalive", socket.set_tcp_keepalive(on)));
     let user_timeout =
         config.user_timeout.filter(|&after| takes("user-timeout", socket.set_tcp_user_timeout(Some(after))));
+    let notsent_lowat = config
+        .notsent_lowat
+        .filter(|bytes| takes("notsent-lowat", sys::set_notsent_lowat(socket.as_fd(), bytes.get())));
     let no_delay = config.no_delay && takes("no-delay", socket.set_tcp_nodelay(true));
     // Urgent data is TCP's own; MPTCP (RFC 8684, section 3.3.7) does not carry it, so its absence there is no loss.
     let urgent_in_line = socket.set_out_of_band_inline(true).is_ok();
     let congestion_control = congestion_control(leg, config, socket)?;
-    Ok(Options { congestion_control, no_delay, keepalive, user_timeout, urgent_in_line })
+    Ok(Options { congestion_control, no_delay, keepalive, user_timeout, notsent_lowat, urgent_in_line })
 }
 
 fn keepalive(config: Keepalive) -> Option<TcpKeepalive> {

@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
 use crate::flow::Side;
+use crate::kernel::LegOptions;
 use crate::record::{LegFacts, Mptcp};
 
 /// The protocol number of Multipath TCP (RFC 8684) on Linux: IPPROTO_MPTCP.
@@ -32,24 +33,33 @@ pub struct Leg {
     /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
     error: Cell<Option<i32>>,
     urgent: Cell<bool>,
+    notsent_lowat: u32,
     /// What surely fits into the send buffer still: what did when the kernel was last asked, less what was sent since.
     room: Cell<usize>,
 }
 
 impl Leg {
-    /// Takes over a non-blocking socket; `mptcp_wanted`: its configuration asked for Multipath TCP.
+    /// Takes over a non-blocking socket that was given `options`.
     ///
     /// # Errors
     /// When it cannot be registered with this thread's runtime (ENOMEM, ENOSPC: `fs.epoll.max_user_watches`).
-    pub fn new(socket: Socket, side: Side, mptcp_wanted: bool) -> io::Result<Self> {
-        let mptcp = match mptcp_wanted {
+    pub fn new(socket: Socket, side: Side, options: &LegOptions) -> io::Result<Self> {
+        let mptcp = match options.mptcp {
             false => Mptcp::Off,
             true if socket.protocol()?.is_some_and(|p| i32::from(p) == IPPROTO_MPTCP) => Mptcp::Yes,
             true => Mptcp::Fallback,
         };
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let io = sys::async_socket(socket, interest)?;
-        Ok(Self { io, side, mptcp, error: Cell::new(None), urgent: Cell::new(false), room: Cell::new(0) })
+        Ok(Self {
+            io,
+            side,
+            mptcp,
+            notsent_lowat: options.notsent_lowat,
+            error: Cell::new(None),
+            urgent: Cell::new(false),
+            room: Cell::new(0),
+        })
     }
 
     /// Which of the session's two it is.
@@ -135,10 +145,12 @@ impl Leg {
 
     fn room_now(&self) -> io::Result<Option<usize>> {
         let memory = sys::mem_info(self.as_fd())?;
+        let unsent = sys::unsent(self.as_fd())?;
         let free = memory.send_buffer.saturating_sub(memory.queued);
-        // The kernel calls a stream writable while a third of its buffer is free: sk_stream_is_writeable() in include/net/sock.h.
-        if free > memory.queued / 2 {
-            self.room.set((free / 4 * 3) as usize);
+        // The kernel calls a stream writable while a third of its buffer is free and less than half of TCP_NOTSENT_LOWAT is
+        // unsent: sk_stream_is_writeable() in include/net/sock.h.
+        if free > memory.queued / 2 && unsent < self.notsent_lowat / 2 {
+            self.room.set((free / 4 * 3).min(self.notsent_lowat - unsent) as usize);
             return Ok(Some(self.room.get()));
         }
         // Only a poll that finds no room makes the kernel report room later (SOCK_NOSPACE in tcp_poll()).

@@ -194,7 +194,7 @@ fn identify(
         return Ok(Arrival::ToListener(client));
     }
     kernel.complete_client(&socket)?;
-    let client_leg = Leg::new(socket, Side::Client, kernel.client.mptcp)?;
+    let client_leg = Leg::new(socket, Side::Client, &kernel.client)?;
     Ok(Arrival::Connection(Accepted {
         flow: Flow { client, orig_dst: OrigDst(orig_dst) },
         client: client_leg,

@@ -45,6 +45,7 @@ fn every_key_is_read_into_its_place() {
         no-delay = false
         keepalive = false
         user-timeout = "1m 500ms"
+        notsent-lowat = 65536
         fast-open = "no-cookie"
         [server]
         congestion-control = "bbr"
@@ -136,6 +137,7 @@ mptcp = 1
 no-delay = []
 keepalive = "60s"
 user-timeout = "25days"
+notsent-lowat = 4096
 fast-open = "yes"
 [server]
 user-timeout = 60

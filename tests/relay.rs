@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{SockRef, Socket};
-use tcp_intercept::config::Timeouts;
+use tcp_intercept::config::{Config, Timeouts};
 use tcp_intercept::flow::Side;
+use tcp_intercept::kernel::{Kernel, LegOptions};
 use tcp_intercept::leg::{Leg, reset_on_close};
 use tcp_intercept::record::{By, Cause, End, Phase, Timeout};
 use tcp_intercept::relay::pool::{Pipe, Pool};
@@ -28,6 +29,11 @@ fn pair() -> (TcpStream, Socket) {
     (outer, inner)
 }
 
+/// A leg that was configured in no way.
+fn plain() -> LegOptions {
+    Kernel::probe(&Config::default()).unwrap().client
+}
+
 fn on_a_worker<T>(work: impl Future<Output = T>) -> T {
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     rt.block_on(async { tokio::time::timeout(Duration::from_secs(20), work).await.expect("it ends in time") })
@@ -41,8 +47,8 @@ fn relay_from(
     let ((client, client_leg), (server, server_leg)) = (pair(), pair());
     let relay = std::thread::spawn(move || {
         on_a_worker(async move {
-            let client = Leg::new(client_leg, Side::Client, false).unwrap();
-            let server = Leg::new(server_leg, Side::Server, false).unwrap();
+            let client = Leg::new(client_leg, Side::Client, &plain()).unwrap();
+            let server = Leg::new(server_leg, Side::Server, &plain()).unwrap();
             let pool = Pool::default();
             let end = relay::run(&client, &server, &way(&pool), Silence::new(&timeouts), &pool).await;
             if end.cause == Cause::Eof {
@@ -244,8 +250,8 @@ fn a_relay_finds_again_what_had_ended_before_it_took_over() {
     server.write_all(b"answer").unwrap();
     server.shutdown(Shutdown::Write).unwrap();
     let end = on_a_worker(async {
-        let client = Leg::new(client_leg, Side::Client, false).unwrap();
-        let server = Leg::new(server_leg, Side::Server, false).unwrap();
+        let client = Leg::new(client_leg, Side::Client, &plain()).unwrap();
+        let server = Leg::new(server_leg, Side::Server, &plain()).unwrap();
         let end = relay::run(&client, &server, &Directions::default(), None, &Pool::default()).await;
         client.end_in_order();
         server.end_in_order();
@@ -288,8 +294,8 @@ fn spawn_relay(pool: &Rc<Pool>, client: Socket, server: Socket) -> Rc<Directions
     let (pool, way) = (Rc::clone(pool), Rc::new(Directions::default()));
     let seen = Rc::clone(&way);
     tokio::task::spawn_local(async move {
-        let client = Leg::new(client, Side::Client, false).unwrap();
-        let server = Leg::new(server, Side::Server, false).unwrap();
+        let client = Leg::new(client, Side::Client, &plain()).unwrap();
+        let server = Leg::new(server, Side::Server, &plain()).unwrap();
         relay::run(&client, &server, &way, None, &pool).await
     });
     seen

@@ -89,6 +89,9 @@ pub struct Leg {
     pub keepalive: Keepalive,
     /// TCP_USER_TIMEOUT; `None`: the kernel's own retransmission limit.
     pub user_timeout: Option<Duration>,
+    /// TCP_NOTSENT_LOWAT: so many bytes may wait in the send buffer before more is taken from the other leg;
+    /// `None`: as `net.ipv4.tcp_notsent_lowat` says.
+    pub notsent_lowat: Option<NonZeroU32>,
 }
 
 /// `[client]`
@@ -264,6 +267,8 @@ impl Default for Rules {
 
 impl Default for Leg {
     fn default() -> Self {
+        // Sent in 0.4 ms at 10 Gbit/s: long enough to be refilled, and far less than a send buffer grows to.
+        const NOTSENT_LOWAT: NonZeroU32 = NonZeroU32::new(1 << 20).expect("not 0");
         let keepalive = Keepalive::On { idle: None, interval: None, probes: None };
         Self {
             congestion_control: Congestion::Preferred,
@@ -271,6 +276,7 @@ impl Default for Leg {
             no_delay: true,
             keepalive,
             user_timeout: None,
+            notsent_lowat: Some(NOTSENT_LOWAT),
         }
     }
 }

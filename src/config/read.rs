@@ -74,6 +74,7 @@ fn leg(section: &mut Section<'_>) -> Leg {
         no_delay: section.take("no-delay", value::switch, default.no_delay),
         keepalive: keepalive(section, default.keepalive),
         user_timeout: section.take("user-timeout", value::user_timeout, default.user_timeout),
+        notsent_lowat: section.take("notsent-lowat", value::notsent_lowat, default.notsent_lowat),
     }
 }
 

@@ -17,6 +17,9 @@ const KEEPALIVE_SECONDS: u64 = 32_767;
 const KEEPALIVE_PROBES: u32 = 127;
 /// TCP_USER_TIMEOUT is a signed number of milliseconds: a negative one is EINVAL.
 const USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+/// With less, one burst from the other leg would not fit; more than any send buffer can be.
+const NOTSENT_LEAST: u32 = 16 << 10;
+const NOTSENT_MOST: u32 = 1 << 30;
 /// Our own timers; longer ones are better never.
 const TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// RT_TABLE_DEFAULT, RT_TABLE_MAIN and RT_TABLE_LOCAL.
@@ -101,6 +104,12 @@ pub(super) fn user_timeout(node: &Node) -> Result<Option<Duration>, Why> {
     let why = "must be a time in quotes, as \"60s\", in whole milliseconds, at most \"24days 20h\"; \"0s\": the kernel's own limit";
     let whole = |time: &Duration| time.subsec_nanos().is_multiple_of(1_000_000) && *time <= USER_TIMEOUT;
     duration(node).filter(whole).ok_or(Why::Allowed(why)).map(unless_zero)
+}
+
+pub(super) fn notsent_lowat(node: &Node) -> Result<Option<NonZeroU32>, Why> {
+    let why = "must be a number of bytes from 16384 to 1073741824, or 0: as net.ipv4.tcp_notsent_lowat says";
+    let allowed = |bytes: &u32| *bytes == 0 || (NOTSENT_LEAST..=NOTSENT_MOST).contains(bytes);
+    number(node).filter(allowed).ok_or(Why::Allowed(why)).map(NonZeroU32::new)
 }
 
 pub(super) fn timeout(node: &Node) -> Result<Option<Duration>, Why> {

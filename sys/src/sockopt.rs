@@ -13,6 +13,8 @@ const TCP_FASTOPEN_NO_COOKIE: c_int = 34;
 const SO_MEMINFO: c_int = 55;
 /// `SIOCATMARK` of include/uapi/asm-generic/sockios.h.
 const SIOCATMARK: libc::Ioctl = 0x8905;
+/// `SIOCOUTQNSD` of include/uapi/linux/sockios.h.
+const SIOCOUTQNSD: libc::Ioctl = 0x894b;
 /// Places in the array that SO_MEMINFO fills: the `SK_MEMINFO_*` of include/uapi/linux/sock_diag.h.
 const SK_MEMINFO_SNDBUF: usize = 3;
 const SK_MEMINFO_WMEM_QUEUED: usize = 5;
@@ -45,6 +47,21 @@ pub fn at_urgent_mark(sock: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: SIOCATMARK writes one c_int to its argument, which is writable for that.
     cvt(unsafe { libc::ioctl(sock.as_raw_fd(), SIOCATMARK, &raw mut at_mark) })?;
     Ok(at_mark != 0)
+}
+
+/// Bytes of payload that `sock` has taken and not yet sent for the first time.
+pub fn unsent(sock: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: c_int = 0;
+    // SAFETY: SIOCOUTQNSD writes one c_int to its argument, which is writable for that.
+    cvt(unsafe { libc::ioctl(sock.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) })?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// Lets `sock` take more only while fewer than `bytes` of payload are unsent; it is writable below half of that
+/// (`__sk_stream_memory_free()` in include/net/sock.h).
+pub fn set_notsent_lowat(sock: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    // The kernel reads it as unsigned.
+    set(sock, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes.cast_signed())
 }
 
 /// Puts off the choice of a port from bind() to connect(), so that a port is taken per destination and not for all of them.
@@ -106,6 +123,18 @@ mod tests {
         while sender.write(&[0; 65536]).is_ok() {}
         let full = mem_info(sender.as_fd()).unwrap();
         assert!(full.queued > empty.queued && full.queued >= full.send_buffer / 2, "{full:?}");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_may_be_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_stuck, _) = listener.accept().unwrap();
+        set_notsent_lowat(sender.as_fd(), 65_536).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        while sender.write(&[0; 16_384]).is_ok() {}
+        let unsent = unsent(sender.as_fd()).unwrap();
+        assert!((65_536..131_072).contains(&unsent), "{unsent}");
     }
 
     #[test]
