@@ -20,19 +20,22 @@ impl Part<'_> {
         let (Self::Name(text) | Self::Number(text)) = self;
         CString::new(text).map_err(io::Error::from)
     }
-
-    fn flag(self, flag: libc::c_int) -> libc::c_int {
-        if matches!(self, Self::Number(_)) { flag } else { 0 }
-    }
 }
 
-/// The addresses of TCP's `service` on `host`, in the order of getaddrinfo(3); one at least. The error says what it said.
+/// The addresses of TCP's `service` on `host`, in the order of getaddrinfo(3), each once; one at least. A name has none of a
+/// family that this machine has no address of. The error says what it said.
 pub fn resolve(host: Part<'_>, service: Part<'_>) -> io::Result<Vec<SocketAddr>> {
     let (node, port) = (host.text()?, service.text()?);
     // SAFETY: zeros are a valid `addrinfo`: numbers, and pointers to nothing.
     let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
     hints.ai_socktype = libc::SOCK_STREAM;
-    hints.ai_flags = host.flag(libc::AI_NUMERICHOST) | service.flag(libc::AI_NUMERICSERV);
+    hints.ai_flags = match host {
+        Part::Name(_) => libc::AI_ADDRCONFIG,
+        Part::Number(_) => libc::AI_NUMERICHOST,
+    };
+    if let Part::Number(_) = service {
+        hints.ai_flags |= libc::AI_NUMERICSERV;
+    }
     let mut found = null_mut();
     // SAFETY: both texts end with a NUL, `hints` lives through the call, and `found` takes one pointer.
     match unsafe { libc::getaddrinfo(node.as_ptr(), port.as_ptr(), &hints, &mut found) } {
@@ -64,7 +67,8 @@ impl Found {
                 std::ptr::copy_nonoverlapping(entry.ai_addr.cast::<u8>(), to, len as usize);
             }
             // SAFETY: the first `len` bytes are an address of the family that it says, the others are zero.
-            addresses.extend(unsafe { SockAddr::new(storage, len) }.as_socket());
+            let address = unsafe { SockAddr::new(storage, len) }.as_socket();
+            addresses.extend(address.filter(|address| !addresses.contains(address)));
             at = entry.ai_next;
         }
         addresses
