@@ -41,6 +41,9 @@ pub enum BadSpec {
     /// Nothing where something should be.
     #[error("the {0} is empty; write HOST:PORT, as in [0.0.0.0]:[5000]")]
     Empty(&'static str),
+    /// A number that getaddrinfo(3) would take and cut to 16 bits.
+    #[error("the port is greater than 65535")]
+    PortTooGreat,
 }
 
 impl FromStr for BindSpec {
@@ -48,7 +51,8 @@ impl FromStr for BindSpec {
 
     fn from_str(text: &str) -> Result<Self, BadSpec> {
         let (host, port) = text.rsplit_once(':').ok_or(BadSpec::NoColon)?;
-        Ok(Self { host: Part::read("host", host)?, port: Part::read("port", port)? })
+        let (host, port) = (Part::read("host", host)?, Part::read("port", port)?);
+        if port.is_too_great() { Err(BadSpec::PortTooGreat) } else { Ok(Self { host, port }) }
     }
 }
 
@@ -63,6 +67,11 @@ impl Part {
                 Ok(if inner.is_some() { Self::Number(part.to_owned()) } else { Self::Name(part.to_owned()) })
             }
         }
+    }
+
+    fn is_too_great(&self) -> bool {
+        let (Self::Name(text) | Self::Number(text)) = self;
+        text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_err()
     }
 }
 
@@ -117,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_told_apart() {
-        use BadSpec::{Brackets, Empty, NoColon};
+    fn what_is_no_address_is_told_apart() {
+        use BadSpec::{Brackets, Empty, NoColon, PortTooGreat};
         for (text, why) in [
             ("", NoColon),
             ("5000", NoColon),
@@ -133,6 +142,8 @@ mod tests {
             ("[]:[5000]", Empty("host")),
             ("[::]:", Empty("port")),
             ("[::]:[]", Empty("port")),
+            ("[::]:[65536]", PortTooGreat),
+            ("localhost:99999999999", PortTooGreat),
         ] {
             assert_eq!(text.parse::<BindSpec>(), Err(why), "{text}");
         }
@@ -154,7 +165,7 @@ mod tests {
         }
 
         #[test]
-        fn every_pair_of_parts_is_read_as_it_was_meant(host in "[a-z0-9.:]{1,9}", port in "[a-z0-9]{1,5}", numbers: (bool, bool)) {
+        fn every_pair_of_parts_is_read_as_it_was_meant(host in "[a-z0-9.:]{1,9}", port in "[a-z][a-z0-9]{0,4}|[0-9]{1,4}", numbers: (bool, bool)) {
             let part = |number, text| if number { Part::Number(text) } else { Part::Name(text) };
             let spec = BindSpec { host: part(numbers.0, host), port: part(numbers.1, port) };
             prop_assert_eq!(spec.to_string().parse(), Ok(spec));
