@@ -28,6 +28,9 @@ pub enum PidFileError {
         /// The process.
         pid: u32,
     },
+    /// Whatever it is, it was not written by a daemon.
+    #[error("-p {}: what is in it is no number of a process: is it a pid file? Choose another path, or remove it", .0.display())]
+    Foreign(PathBuf),
     /// It cannot be read, removed or written.
     #[error("-p {}: cannot {what} it: {err}; does its directory exist?", path.display())]
     File {
@@ -52,7 +55,7 @@ impl PidFile {
     /// Writes the number of this process; what a dead one left is replaced.
     ///
     /// # Errors
-    /// When the file names a process of this program that lives, or cannot be written.
+    /// When the file names a process of this program that lives, is no pid file, or cannot be written.
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
         check(path)?;
         let failed = |what| move |err| PidFileError::File { path: path.to_owned(), what, err };
@@ -60,6 +63,10 @@ impl PidFile {
             Ok(content) => {
                 if let Some(pid) = holder(&content) {
                     return Err(PidFileError::Held { path: path.to_owned(), pid });
+                }
+                // An empty one was left by somebody who was killed before the number was in it.
+                if number(&content).is_none() && !content.is_empty() {
+                    return Err(PidFileError::Foreign(path.to_owned()));
                 }
                 fs::remove_file(path).map_err(failed("replace"))?;
             }
@@ -99,7 +106,7 @@ impl From<PidFileError> for Fatal {
         let exit = match err {
             PidFileError::Relative(_) => Exit::Usage,
             PidFileError::Held { .. } => Exit::Unavailable,
-            PidFileError::File { .. } => Exit::CantCreat,
+            PidFileError::Foreign(_) | PidFileError::File { .. } => Exit::CantCreat,
         };
         Self::new(exit, err.to_string())
     }
