@@ -91,9 +91,11 @@ pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<
     });
     tracing::info!("stopped: {}", shared.counters);
     // All our sockets are closed by now: what is left of them is not in use, and may be destroyed.
-    let removed =
-        if installed { route_past(&shared.config) } else { leave_nothing_in_the_way(&shared.config) };
-    served.and(removed)
+    if installed {
+        return served.and(route_past(&shared.config));
+    }
+    leave_nothing_in_the_way(&shared.config);
+    served
 }
 
 /// Raises the descriptor limit as far as it goes, and sees what it carries.
@@ -167,11 +169,15 @@ fn route_past(config: &Config) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// The rules stay: a client that uses its port again must not meet what is left of a session.
-fn leave_nothing_in_the_way(config: &Config) -> Result<(), Fatal> {
-    let destroyed = rules::destroy_leftovers(config.rules.own_mark).map_err(rules::Errors::from)?;
-    tracing::info!("rules: left as they are; {destroyed} leftover sockets destroyed");
-    Ok(())
+/// The rules stay: a client that uses its port again must not meet what is left of a session. A kernel that does not let it be
+/// destroyed makes no bad end of a good one.
+fn leave_nothing_in_the_way(config: &Config) {
+    match rules::destroy_leftovers(config.rules.own_mark) {
+        Ok(destroyed) => tracing::info!("rules: left as they are; {destroyed} leftover sockets destroyed"),
+        Err(err) => tracing::warn!(
+            "rules: left as they are; for up to a minute a port just used may not connect again, as leftover sockets stay: {err}"
+        ),
+    }
 }
 
 fn serve(
