@@ -1,7 +1,7 @@
 # The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build demo test bench lint soak packages
+.PHONY: build demo test bench lint soak man packages
 
 build:
 	cargo build --release --locked
@@ -32,6 +32,10 @@ lint:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --locked check --hide-inclusion-graph licenses bans sources
+
+# The manual page of the program, from its frame (tcp-intercept.8.in) and the command line. The other one is written by hand.
+man:
+	UPDATE_MAN=1 cargo test --locked --quiet --test man every_command_and_option
 
 packages:
 	@scripts/install-packages

@@ -37,7 +37,7 @@ enum Command {
     Check {
         #[command(flatten)]
         config: ConfigArgs,
-        /// For programs
+        /// Print JSON, for programs
         #[arg(long)]
         json: bool,
     },
@@ -60,7 +60,7 @@ enum RulesAction {
     Print {
         #[command(flatten)]
         config: ConfigArgs,
-        /// What nft gets, or commands for a shell on a host that has only iptables
+        /// "nft": what nft gets; "iptables": commands for a shell on a host that has only iptables
         #[arg(long, value_enum, default_value_t = PrintFormat::Nft)]
         format: PrintFormat,
     },

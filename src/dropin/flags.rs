@@ -10,8 +10,8 @@ pub struct Flags {
     /// Probe silent connections on both legs (SO_KEEPALIVE), as the sysctls tcp_keepalive_time, _intvl and _probes say
     #[arg(short, long)]
     pub keepalive: bool,
-    /// Send small segments at once on both legs (TCP_NODELAY)
-    #[arg(short = 'n', long = "tcp_nodelay", visible_alias = "tcp-nodelay")]
+    /// Send small segments at once on both legs (TCP_NODELAY); --tcp-nodelay does, too
+    #[arg(short = 'n', long = "tcp_nodelay", alias = "tcp-nodelay")]
     pub tcp_nodelay: bool,
     // A version before 1.1.0 knew the long name with a slip of the pen only.
     /// Stay in the foreground instead of going into the background once the listener is bound
