@@ -21,11 +21,13 @@ soak: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
 	@MINUTES=$(or $(MINUTES),60) cargo run --release --locked --quiet --package tcp-intercept-lab -- soak
 
-# Beside routing and HAProxy, for a quarter of an hour. ONLY=bulk1,bulk8,rtt,conn,idle ROUNDS=9 SECONDS=2 CONGESTION=cubic
+# Beside routing and HAProxy, for a quarter of an hour; docs/bench.md explains it. ROUNDS=1 ONLY=bulk1,rtt is quick,
+# BASE=REVISION compares with that revision.
 bench: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
-	@cargo run --release --locked --quiet --package tcp-intercept-lab -- bench \
-		ROUNDS=$(ROUNDS) SECONDS=$(SECONDS) ONLY=$(ONLY) IDLE=$(IDLE) CONGESTION=$(CONGESTION)
+	@$(if $(BASE),base=$$(scripts/build-revision $(BASE)) &&) \
+	cargo run --release --locked --quiet --package tcp-intercept-lab -- bench BASE=$(if $(BASE),"$$base") \
+		ROUNDS=$(ROUNDS) SECONDS=$(SECONDS) ONLY=$(ONLY) IDLE=$(IDLE) CONGESTION=$(CONGESTION) OUT=$(OUT)
 
 lint:
 	cargo fmt --all --check

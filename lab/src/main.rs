@@ -1,9 +1,10 @@
 //! The lab as a program: `lab demo` shows on real traffic what tcp-intercept does.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_macros, reason = "this program's purpose is what it prints")]
+use std::path::Path;
 use std::process::ExitCode;
 
-use lab::bench::Plan;
+use lab::bench::{Plan, Results};
 
 use report::Report;
 
@@ -35,9 +36,26 @@ fn bench() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    let out = plan.out.clone();
     let results = lab::bench::run(plan, |what| eprintln!("  {what}"));
     let report = Report::new();
-    report.section("tcp-intercept beside routing and HAProxy");
+    report.section("tcp-intercept beside the other ways");
+    report.say(&results.conditions());
     report.table(&lab::bench::rows(&results));
+    if let Err(err) = keep(&results, &out) {
+        eprintln!("the results cannot be kept in {}: {err}", out.display());
+        return ExitCode::FAILURE;
+    }
+    let out = out.display();
+    report.say(&format!(
+        "\n  Kept in {out}: results.json and bench.svg. To renew the documentation, put this table into"
+    ));
+    report.say(&format!("docs/bench.md, then: cp {out}/bench.svg docs/"));
     ExitCode::SUCCESS
+}
+
+fn keep(results: &Results, out: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(out)?;
+    std::fs::write(out.join("results.json"), format!("{:#}\n", lab::bench::json(results)))?;
+    std::fs::write(out.join("bench.svg"), lab::bench::plot(results))
 }

@@ -1,9 +1,10 @@
-//! The figures that come of the measurements, what each should be, and what it was in every round.
-use std::collections::BTreeMap;
-
+//! The figures that come of the measurements, and what each should be.
 use super::measure::Measurement;
 use super::plan::Plan;
-use super::spread::{Spread, ratios};
+use super::spread::Spread;
+
+/// The way that is judged.
+pub(super) const OURS: &str = "tcp-intercept";
 
 /// One thing that is measured for every way.
 #[derive(Debug, Clone)]
@@ -12,6 +13,7 @@ pub(super) struct Figure {
     pub name: String,
     /// For people.
     pub title: String,
+    /// What it is counted in; nothing for what is only counted.
     pub unit: &'static str,
     /// How many decimals are worth showing.
     pub decimals: usize,
@@ -28,70 +30,49 @@ pub(super) struct Target {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Bound {
+    /// The median is not less.
     AtLeast(f64),
+    /// The median is not more.
     AtMost(f64),
+    /// Not in any round.
+    Never,
 }
 
 impl Bound {
-    pub fn is_met(self, value: f64) -> bool {
+    pub fn is_met(self, spread: &Spread) -> bool {
         match self {
-            Self::AtLeast(bound) => value >= bound,
-            Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => spread.median >= bound,
+            Self::AtMost(bound) => spread.median <= bound,
+            Self::Never => spread.max == 0.0,
         }
     }
 }
 
-/// The way that is judged.
-pub(super) const OURS: &str = "tcp-intercept";
-
-const fn at_least(ratio: f64, against: &'static str) -> Target {
-    Target { against: Some(against), bound: Bound::AtLeast(ratio) }
-}
-
-const fn at_most(value: f64) -> Target {
-    Target { against: None, bound: Bound::AtMost(value) }
-}
+/// By how much the most idle sessions slow the round trips of the same way in the same round down.
+pub(super) const IDLE_COST: &str = "idle-cost";
 
 /// What is measured under `plan`, in the order in which it is shown.
-fn figures(plan: &Plan) -> Vec<Figure> {
+pub(super) fn figures(plan: &Plan) -> Vec<Figure> {
     plan.only.iter().flat_map(|measurement| of_measurement(*measurement, &plan.idle)).collect()
 }
 
 fn of_measurement(measurement: Measurement, idle: &[usize]) -> Vec<Figure> {
-    let figure = |name: &str, title: &str, unit, decimals, targets: &[Target]| Figure {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        unit,
-        decimals,
-        targets: targets.to_vec(),
-    };
     match measurement {
         Measurement::Bulk { streams: 1 } => vec![
-            figure(
-                "bulk1",
-                "one bulk stream",
-                "Gbit/s",
-                1,
-                &[at_least(0.9, "routing"), at_least(1.8, "haproxy")],
-            ),
-            figure("bulk1-cpu", "  CPU of the process", "s/GB", 3, &[]),
+            figure("bulk1", "one bulk stream", "Gbit/s", 1).of("routing", 0.9).of("haproxy", 1.8),
+            figure("bulk1-cpu", "CPU of the process, one stream", "s/GB", 3),
         ],
         Measurement::Bulk { .. } => vec![
-            figure(
-                "bulk8",
-                "eight bulk streams",
-                "Gbit/s",
-                1,
-                &[at_least(0.6, "routing"), at_least(1.6, "haproxy")],
-            ),
-            figure("bulk8-cpu", "  CPU of the process", "s/GB", 3, &[]),
+            figure("bulk8", "eight bulk streams", "Gbit/s", 1).of("routing", 0.6).of("haproxy", 1.6),
+            figure("bulk8-cpu", "CPU of the process, eight streams", "s/GB", 3),
         ],
         Measurement::RoundTrips => {
-            vec![figure("rtt", "round trips, 64 connections", "1/s", 0, &[at_least(1.0, "haproxy")])]
+            vec![figure("rtt", "round trips on 64 connections", "1/s", 0).of("haproxy", 1.0)]
         }
         Measurement::Connections => vec![
-            figure("conn", "connections, 16 clients", "1/s", 0, &[at_least(1.0, "haproxy")]),
-            figure("conn-failed", "  failed, of a million", "", 0, &[at_most(0.0)]),
+            figure("conn", "connections from 16 addresses", "1/s", 0).of("haproxy", 1.0),
+            figure("conn-tried", "connections tried", "", 0),
+            figure("conn-failed", "connections failed", "", 0).should(Bound::Never),
         ],
         Measurement::Idle => of_idle(idle),
     }
@@ -99,73 +80,37 @@ fn of_measurement(measurement: Measurement, idle: &[usize]) -> Vec<Figure> {
 
 fn of_idle(idle: &[usize]) -> Vec<Figure> {
     let most = idle.iter().max().copied().unwrap_or_default();
-    let figure = |name: String, title: String, unit, decimals, target: Option<Target>| {
-        let targets = target.into_iter().collect();
-        Figure { name, title, unit, decimals, targets }
-    };
-    let mut all = Vec::new();
-    for count in idle {
-        let title = format!("round trips, {count} idle sessions");
-        all.push(figure(format!("rtt-{count}"), title, "1/s", 0, None));
-    }
-    let cost = Some(at_most(5.0)).filter(|_| most > 0);
-    all.push(figure(COST.to_owned(), format!("  cost of {most} idle sessions"), "%", 1, cost));
+    let rate =
+        |count| figure(&format!("rtt-{count}"), &format!("round trips, {count} idle sessions"), "1/s", 0);
+    let mut all: Vec<_> = idle.iter().map(rate).collect();
+    all.push(figure(IDLE_COST, &format!("cost of {most} idle sessions"), "%", 1).should(Bound::AtMost(5.0)));
     for count in idle.iter().filter(|count| **count > 0) {
-        let target = Some(at_most(2.0)).filter(|_| *count == most);
-        all.push(figure(format!("kib-{count}"), format!("memory of each of {count}"), "KiB", 2, target));
-        all.push(figure(format!("sessions-{count}"), "  of them on the box".to_owned(), "", 0, None));
+        let memory =
+            figure(&format!("kib-{count}"), &format!("memory of one of {count} idle sessions"), "KiB", 2);
+        all.push(if *count == most { memory.should(Bound::AtMost(2.0)) } else { memory });
+        all.push(figure(&format!("sessions-{count}"), "those that the box has", "", 0));
     }
     all
 }
 
-/// By how much the most idle sessions slow the round trips of the same way in the same round down.
-const COST: &str = "idle-cost";
-
-/// Every value of every figure, way and round.
-#[derive(Debug)]
-pub struct Results {
-    pub(super) plan: Plan,
-    pub(super) figures: Vec<Figure>,
-    pub(super) ways: Vec<String>,
-    values: BTreeMap<(String, String), Vec<f64>>,
+fn figure(name: &str, title: &str, unit: &'static str, decimals: usize) -> Figure {
+    Figure { name: name.to_owned(), title: title.to_owned(), unit, decimals, targets: Vec::new() }
 }
 
-impl Results {
-    pub(super) fn new(plan: &Plan) -> Self {
-        let ways = plan.ways().into_iter().map(|way| way.name).collect();
-        Self { plan: plan.clone(), figures: figures(plan), ways, values: BTreeMap::new() }
+impl Figure {
+    /// It should be at least so much of what another way has.
+    fn of(mut self, against: &'static str, ratio: f64) -> Self {
+        self.targets.push(Target { against: Some(against), bound: Bound::AtLeast(ratio) });
+        self
     }
 
-    /// Adds what a round brought.
-    pub(super) fn put(&mut self, figure: &str, way: &str, value: f64) {
-        self.values.entry((figure.to_owned(), way.to_owned())).or_default().push(value);
+    fn should(mut self, bound: Bound) -> Self {
+        self.targets.push(Target { against: None, bound });
+        self
     }
 
-    /// A figure of a way, round by round; none where it has none, as routing has no process.
-    pub(super) fn rounds(&self, figure: &str, way: &str) -> Vec<f64> {
-        if figure == COST {
-            return self.idle_cost(way);
-        }
-        self.values.get(&(figure.to_owned(), way.to_owned())).cloned().unwrap_or_default()
-    }
-
-    fn idle_cost(&self, way: &str) -> Vec<f64> {
-        let idle = &self.plan.idle;
-        let (Some(least), Some(most)) = (idle.iter().min(), idle.iter().max()) else { return Vec::new() };
-        let [without, with] = [least, most].map(|count| self.rounds(&format!("rtt-{count}"), way));
-        ratios(&with, &without).into_iter().map(|ratio| 100.0 * (1.0 - ratio)).collect()
-    }
-
-    /// The ratio of two ways in each round.
-    pub(super) fn ratios(&self, figure: &str, way: &str, against: &str) -> Vec<f64> {
-        ratios(&self.rounds(figure, way), &self.rounds(figure, against))
-    }
-
-    /// What a target is judged by; none when it was not measured.
-    pub(super) fn reached(&self, figure: &str, target: &Target) -> Option<Spread> {
-        Spread::of(&match target.against {
-            Some(against) => self.ratios(figure, OURS, against),
-            None => self.rounds(figure, OURS),
-        })
+    /// Whether a ratio of two ways says anything.
+    pub fn compares(&self) -> bool {
+        !matches!(self.unit, "" | "%")
     }
 }

@@ -3,10 +3,24 @@
 /// Where it listens. On loopback only, as our own listener, so that no port of a client is taken.
 pub(super) const PORT: u16 = 5001;
 
-/// As it should be for this: splice(2) through pipes as large as ours, a thread for each of two processors, and so many
-/// connections and pipes that two descriptors each stay below a limit of 20,000 beside 9,000 idle sessions.
-pub(super) fn config(idle: usize) -> String {
+/// When it moves bytes by splice(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Splice {
+    /// When it finds that this pays (`option splice-auto`). 2.6 sees that a stream is a fast one after a few reads, but acts
+    /// on it only when the stream's task runs next, which is when a timeout of the stream is looked at.
+    Auto,
+    /// From the first byte on. Good for bulk, and for nothing else.
+    Always,
+}
+
+/// As it should be for this: pipes as large as ours, a thread for each of two processors, and so many connections and pipes
+/// that two descriptors each stay below a limit of 20,000 beside 9,000 idle sessions.
+pub(super) fn config(splice: Splice, idle: usize) -> String {
     let connections = idle + 400;
+    let splice = match splice {
+        Splice::Auto => "option splice-auto",
+        Splice::Always => "option splice-request\n    option splice-response",
+    };
     format!(
         "
 global
@@ -16,7 +30,7 @@ global
     tune.pipesize 1048576
 defaults
     mode tcp
-    option splice-auto
+    {splice}
     option transparent
     source 0.0.0.0 usesrc client
     timeout connect 10s

@@ -1,15 +1,20 @@
 //! The measurements, each on a way that has just been started.
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::scene::Scene;
 use super::ways::Started;
-use crate::load::{Bulk, Connects, Echo, Flood, Idle, Silent};
+use crate::load::{Bulk, Connects, Echo, Idle, RoundTrips};
+use crate::wait::wait_until;
 
 /// How long the load runs before it is measured.
 const WARM_UP: f64 = 0.25;
 /// Round trips and connections at once.
 const AT_ONCE: usize = 64;
+
+/// More than any way needs for what is only the beginning.
+const A_WHILE: Duration = Duration::from_secs(300);
 
 /// One kind of load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +84,10 @@ fn rate(scene: &Scene, counter: impl Fn() -> u64) -> f64 {
 
 fn bulk(scene: &Scene, on: &Started<'_>, streams: usize) -> Vec<Measured> {
     let address = on.server(7200);
-    let _server = Flood::start(&scene.lab.server, address);
     let before = on.pid().map(cpu_seconds);
-    let bulk = Bulk::start(scene.lab.client(), address, streams);
+    let bulk = Bulk::start(scene.lab.client(), &scene.lab.server, address, streams);
     let bytes = rate(scene, || bulk.bytes());
-    assert_eq!(bulk.ended(), 0, "bulk streams have ended by themselves");
+    assert_eq!(bulk.ended(), 0, "{on}: bulk streams have ended by themselves");
     let used = on.pid().map(cpu_seconds).zip(before).map(|(after, before)| after - before);
     let gigabytes = bulk.bytes() as f64 / 1e9;
     let cpu = used.map(|used| (format!("bulk{streams}-cpu"), used / gigabytes));
@@ -93,39 +97,51 @@ fn bulk(scene: &Scene, on: &Started<'_>, streams: usize) -> Vec<Measured> {
 fn round_trips(scene: &Scene, on: &Started<'_>) -> f64 {
     let address = on.server(7300);
     let _server = Echo::start(&scene.lab.server, address);
-    asked(scene, Silent::open(scene.lab.client(), address, AT_ONCE))
+    asked(scene, on, opened(scene, address, AT_ONCE))
 }
 
-fn asked(scene: &Scene, connections: Silent) -> f64 {
-    let asking = connections.ask();
+fn opened(scene: &Scene, address: SocketAddr, count: usize) -> Idle {
+    let mut idle = Idle::default();
+    idle.grow(scene.lab.client(), &scene.addresses, address, count);
+    idle
+}
+
+fn asked(scene: &Scene, on: &Started<'_>, connections: Idle) -> f64 {
+    let asking = RoundTrips::start(scene.lab.client(), connections);
     let rate = rate(scene, || asking.done());
-    assert_eq!(asking.lost(), 0, "connections have broken during round trips");
+    let lost = asking.lost();
+    assert!(lost.is_empty(), "{on}: connections have broken during round trips: {lost:?}");
     rate
 }
 
 fn connections(scene: &Scene, on: &Started<'_>) -> Vec<Measured> {
     let address = on.server(7400);
     let _server = Echo::start(&scene.lab.server, address);
-    let connects = Connects::start(scene.lab.client(), scene.addresses.clone(), address, AT_ONCE);
+    let from = (scene.addresses.clone(), scene.plan.ports);
+    let connects = Connects::start(scene.lab.client(), from, address, AT_ONCE);
+    // From here on every port is one that has been used a moment ago.
+    wait_until("every port has been used once", A_WHILE, || connects.turns() > 0);
     let rate = rate(scene, || connects.done());
     let outcome = connects.finish();
-    let share = 1e6 * outcome.failed as f64 / (outcome.done + outcome.failed) as f64;
-    vec![("conn".to_owned(), rate), ("conn-failed".to_owned(), share)]
+    outcome.why.iter().for_each(|why| eprintln!("{on}: a connection failed: {why}"));
+    let tried = outcome.done + outcome.failed;
+    let named = [("conn", rate), ("conn-tried", tried as f64), ("conn-failed", outcome.failed as f64)];
+    named.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// Round trips beside more and more idle sessions, and what those cost the process. The memory is what it has after the
 /// round trips: what it takes for itself only once is then there before the first idle session is.
 fn idle(scene: &Scene, on: &Started<'_>) -> Vec<Measured> {
-    let (address, client) = (on.server(7500), scene.lab.client());
+    let address = on.server(7500);
     let _server = Echo::start(&scene.lab.server, address);
     let (mut idle, mut measured) = (Idle::default(), Vec::new());
     let mut empty = None;
     for count in &scene.plan.idle {
         // These first: near its limit a box may let the last ones pass.
-        let asking = Silent::open(client, address, AT_ONCE);
-        idle.grow(client, &scene.addresses, address, *count);
+        let asking = opened(scene, address, AT_ONCE);
+        idle.grow(scene.lab.client(), &scene.addresses, address, *count);
         let sessions = on.sessions().saturating_sub(AT_ONCE) as f64;
-        measured.push((format!("rtt-{count}"), asked(scene, asking)));
+        measured.push((format!("rtt-{count}"), asked(scene, on, asking)));
         let Some(memory) = on.pid().map(resident_kib) else { continue };
         let empty = *empty.get_or_insert(memory);
         if sessions > 0.0 {

@@ -7,38 +7,48 @@ use crate::topology::Lab;
 
 mod figures;
 mod haproxy;
+mod json;
+mod machine;
 mod measure;
 mod plan;
+mod plot;
+mod results;
 mod rows;
 mod scene;
 mod spread;
 mod ways;
 
-pub use figures::Results;
+pub use json::json;
+pub use measure::Measurement;
 pub use plan::Plan;
+pub use plot::plot;
+pub use results::Results;
 pub use rows::rows;
-pub use spread::Spread;
 
+use machine::Machine;
 use scene::Scene;
+use ways::Way;
 
-/// Measures what `plan` asks for, in a new [`Lab`]; `tell` hears what is being done.
+/// Measures what `plan` asks for, in a new [`Lab`]; `tell` hears what has been done.
 ///
 /// # Panics
-/// When something that is measured does not work.
+/// When something that is to be measured does not work.
 pub fn run(plan: Plan, tell: impl Fn(&str)) -> Results {
     let ways = plan.ways();
     let scene = Scene::set(Lab::new(), plan);
-    let mut results = Results::new(&scene.plan);
+    let mut results = Results::new(&scene.plan, Machine::this());
     for round in 0..scene.plan.rounds {
         for measurement in &scene.plan.only {
-            for turn in 0..ways.len() {
-                let way = &ways[(round + turn) % ways.len()];
+            let mut ways: Vec<&Way> = ways.iter().filter(|way| way.takes(*measurement)).collect();
+            // No way is always the first, or always the one after the same other.
+            let first = round % ways.len();
+            ways.rotate_left(first);
+            for way in ways {
                 let started = way.start(&scene);
-                for (figure, value) in measurement.take(&scene, &started) {
-                    results.put(&figure, &way.name, value);
-                }
-                tell(&format!("round {}/{}  {measurement:6} {}", round + 1, scene.plan.rounds, way.name));
+                let measured = measurement.take(&scene, &started);
                 started.stop();
+                measured.iter().for_each(|(figure, value)| results.put(figure, &way.name, *value));
+                tell(&format!("round {} of {}: {measurement}, {}", round + 1, scene.plan.rounds, way.name));
             }
         }
     }

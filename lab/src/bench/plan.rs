@@ -3,10 +3,12 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::figures::OURS;
+use super::haproxy::Splice;
 use super::measure::Measurement;
 use super::ways::{Kind, Way};
 
-const KEYS: &str = "known are ROUNDS=, SECONDS=, ONLY=, IDLE=, CONGESTION= and BASE=";
+const KEYS: &str = "known are ROUNDS=, SECONDS=, ONLY=, IDLE=, CONGESTION=, BASE= and OUT=";
 
 /// Everything that can be chosen.
 #[derive(Debug, Clone)]
@@ -21,10 +23,16 @@ pub struct Plan {
     pub congestion_control: String,
     /// How many idle sessions there are while round trips are measured, in ascending order.
     pub idle: Vec<usize>,
+    /// How many ports of each of its addresses the client connects from. Before a port's turn comes again its last
+    /// connection must have ended a second ago, or the client's own kernel says no: with 16 addresses these are enough for
+    /// 32,000 connections a second.
+    pub ports: u16,
     /// The program.
     pub binary: PathBuf,
     /// The program of another revision, to compare with.
     pub base: Option<PathBuf>,
+    /// The directory in which the results are kept.
+    pub out: PathBuf,
 }
 
 impl Plan {
@@ -36,8 +44,10 @@ impl Plan {
             only: Measurement::ALL.to_vec(),
             congestion_control: "cubic".to_owned(),
             idle: vec![0, 1_000, 9_000],
+            ports: 2_000,
             binary,
             base: None,
+            out: PathBuf::from("target/bench"),
         }
     }
 
@@ -66,6 +76,7 @@ impl Plan {
                 self.idle = value.split(',').map(|word| number(word, 0, 9_000)).collect::<Result<_, _>>()?
             }
             "CONGESTION" => self.congestion_control = value.to_owned(),
+            "OUT" => self.out = PathBuf::from(value),
             "BASE" => self.base = Some(PathBuf::from(value)),
             _ => return Err(KEYS.to_owned()),
         }
@@ -82,8 +93,10 @@ impl Plan {
     pub(super) fn ways(&self) -> Vec<Way> {
         let ours = |binary: &PathBuf| Kind::Intercept { binary: binary.clone() };
         let base = self.base.as_ref().map(|binary| ("base", ours(binary)));
-        let kinds = [("routing", Kind::Routing), ("tcp-intercept", ours(&self.binary))];
-        let kinds = kinds.into_iter().chain(base).chain([("haproxy", Kind::Haproxy)]);
+        let kinds = [("routing", Kind::Routing), (OURS, ours(&self.binary))];
+        let haproxy = |splice| Kind::Haproxy { splice };
+        let rivals = [("haproxy", haproxy(Splice::Auto)), ("haproxy-splice", haproxy(Splice::Always))];
+        let kinds = kinds.into_iter().chain(base).chain(rivals);
         kinds.zip(0..).map(|((name, kind), nth)| Way { name: name.to_owned(), kind, nth }).collect()
     }
 }
@@ -130,8 +143,8 @@ mod tests {
             let ways = plan(words).unwrap().ways();
             ways.into_iter().map(|way| way.name).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(&[]), "routing tcp-intercept haproxy");
-        assert_eq!(names(&["BASE=old"]), "routing tcp-intercept base haproxy");
+        assert_eq!(names(&[]), "routing tcp-intercept haproxy haproxy-splice");
+        assert_eq!(names(&["BASE=old"]), "routing tcp-intercept base haproxy haproxy-splice");
     }
 
     #[test]

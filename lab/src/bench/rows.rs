@@ -1,29 +1,32 @@
 //! The results as a table for people.
-use super::figures::{Bound, Figure, OURS, Results, Target};
+use super::figures::{Bound, Figure, OURS, Target};
+use super::results::Results;
 use super::spread::Spread;
 
-/// A heading, then a line for each figure: every way, and how tcp-intercept compares.
+/// A heading, then a line for each figure of each way. What is tcp-intercept's has its absolute targets in the last column,
+/// what is another way's the ratio of tcp-intercept to it, and what that should be.
 pub fn rows(results: &Results) -> Vec<Vec<String>> {
-    let others: Vec<_> = results.ways.iter().filter(|way| *way != OURS).collect();
-    let mut heading = vec![format!("median (range) of {} rounds", results.plan.rounds), String::new()];
-    heading.extend(results.ways.iter().cloned());
-    heading.extend(others.iter().map(|way| format!("/ {way}")));
-    heading.push("target".to_owned());
-    let line = |figure: &Figure| {
-        let mut line = vec![figure.title.clone(), figure.unit.to_owned()];
-        let cell = |way: &String| shown(&results.rounds(&figure.name, way), figure.decimals);
-        line.extend(results.ways.iter().map(cell));
-        let compared = |way: &&String| {
-            let meaningful = !matches!(figure.unit, "" | "%");
-            let ratios = results.ratios(&figure.name, OURS, way);
-            if meaningful { shown(&ratios, 2) } else { String::new() }
-        };
-        line.extend(others.iter().map(compared));
-        let targets = figure.targets.iter().map(|target| judged(results, figure, target));
-        line.push(targets.collect::<Vec<_>>().join(", "));
-        line
-    };
-    std::iter::once(heading).chain(results.figures.iter().map(line)).collect()
+    let heading = ["", "", "median (range)", "", "tcp-intercept to it", "should be"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for figure in &results.figures {
+        let mut title = figure.title.as_str();
+        for way in &results.ways {
+            let rounds = results.rounds(&figure.name, way);
+            if rounds.is_empty() {
+                continue;
+            }
+            rows.push(vec![
+                title.to_owned(),
+                way.clone(),
+                shown(&rounds, figure.decimals),
+                figure.unit.to_owned(),
+                shown(&results.ratios(figure, way), 2),
+                targets(results, figure, way),
+            ]);
+            title = "";
+        }
+    }
+    rows
 }
 
 fn shown(values: &[f64], decimals: usize) -> String {
@@ -35,15 +38,20 @@ fn shown(values: &[f64], decimals: usize) -> String {
     })
 }
 
+fn targets(results: &Results, figure: &Figure, way: &str) -> String {
+    let here = figure.targets.iter().filter(|target| target.against.unwrap_or(OURS) == way);
+    here.map(|target| judged(results, figure, target)).collect::<Vec<_>>().join(", ")
+}
+
 fn judged(results: &Results, figure: &Figure, target: &Target) -> String {
-    let against = target.against.map(|way| format!(" of {way}")).unwrap_or_default();
     let bound = match target.bound {
-        Bound::AtLeast(bound) => format!(">= {bound}{against}"),
-        Bound::AtMost(bound) => format!("<= {bound}{against}"),
+        Bound::AtLeast(bound) => format!(">= {bound}"),
+        Bound::AtMost(bound) => format!("<= {bound}"),
+        Bound::Never => "none".to_owned(),
     };
-    match results.reached(&figure.name, target) {
-        Some(spread) if target.bound.is_met(spread.median) => format!("{bound}: yes"),
-        Some(_) => format!("{bound}: NO"),
+    match results.meets(figure, target) {
+        Some(true) => format!("{bound}: yes"),
+        Some(false) => format!("{bound}: NO"),
         None => bound,
     }
 }

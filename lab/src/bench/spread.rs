@@ -2,7 +2,7 @@
 
 /// What some rounds have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
+pub(super) struct Spread {
     /// As many rounds are below as above.
     pub median: f64,
     /// The least.

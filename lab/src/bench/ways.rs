@@ -1,4 +1,5 @@
 //! The ways through the box that are compared, each started and stopped for every single measurement.
+use std::fmt;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::haproxy;
+use super::haproxy::{self, Splice};
+use super::measure::Measurement;
 use super::scene::Scene;
 use crate::daemon::reachable;
 use crate::host::Host;
@@ -34,7 +36,7 @@ pub(super) enum Kind {
     /// tcp-intercept.
     Intercept { binary: PathBuf },
     /// HAProxy.
-    Haproxy,
+    Haproxy { splice: Splice },
 }
 
 /// A way that is in use.
@@ -51,11 +53,17 @@ impl Way {
         let process = match &self.kind {
             Kind::Routing => None,
             Kind::Intercept { binary } => Some(intercept(scene, binary)),
-            Kind::Haproxy => Some(haproxy(scene)),
+            Kind::Haproxy { splice } => Some(haproxy(scene, *splice)),
         };
         let mut started = Started { way: self, scene, process };
         started.prove();
         started
+    }
+
+    /// Whether it is worth a measurement.
+    pub fn takes(&self, measurement: Measurement) -> bool {
+        let bulk_only = matches!(self.kind, Kind::Haproxy { splice: Splice::Always });
+        !bulk_only || matches!(measurement, Measurement::Bulk { .. })
     }
 
     /// How many sockets the box has for a connection.
@@ -78,10 +86,10 @@ fn intercept(scene: &Scene, binary: &Path) -> Proc {
     scene.lab.gateway.spawn(&reachable(binary).display().to_string(), &arguments)
 }
 
-fn haproxy(scene: &Scene) -> Proc {
+fn haproxy(scene: &Scene, splice: Splice) -> Proc {
     let gateway = &scene.lab.gateway;
     let config = scratch("haproxy").join("conf");
-    fs::write(&config, haproxy::config(scene.plan.most_idle()))
+    fs::write(&config, haproxy::config(splice, scene.plan.most_idle()))
         .unwrap_or_else(|err| panic!("{}: {err}", config.display()));
     let process = gateway.spawn("haproxy", &["-db", "-f", &config.display().to_string()]);
     let port = haproxy::PORT;
@@ -114,7 +122,7 @@ impl Started<'_> {
         let Some(mut process) = self.process else { return };
         process.signal(Signal::TERM);
         process.wait(SOON);
-        if matches!(self.way.kind, Kind::Haproxy) {
+        if matches!(self.way.kind, Kind::Haproxy { .. }) {
             self.scene.lab.gateway.run(haproxy::REMOVE);
         }
     }
@@ -146,6 +154,12 @@ impl Started<'_> {
         let wrong: Vec<_> =
             details.filter(|line| !line.split_ascii_whitespace().any(|word| word == wanted)).collect();
         assert!(wrong.is_empty(), "{}: not {wanted} on {host}:\n{}", self.way.name, wrong.join("\n"));
+    }
+}
+
+impl fmt::Display for Started<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.way.name)
     }
 }
 

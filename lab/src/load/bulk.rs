@@ -6,54 +6,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crate::host::Host;
-use crate::peers::Server;
 
 /// What iperf3 reads and writes at once.
 const CHUNK: usize = 128 << 10;
 
-/// A server that sends without end on every connection, a thread each.
-#[derive(Debug)]
-pub struct Flood {
-    _server: Server,
-}
-
-impl Flood {
-    /// Listens on an address of `host`.
-    pub fn start(host: &Host, address: SocketAddr) -> Self {
-        Self { _server: Server::start(host, address, flood) }
-    }
-}
-
-fn flood(mut stream: TcpStream) -> std::io::Result<()> {
-    let chunk = vec![0; CHUNK];
-    // The client ends it, whichever way.
-    while stream.write_all(&chunk).is_ok() {}
-    Ok(())
-}
-
-/// Connections of a client that read all they get, a thread each; closed when dropped.
+/// Connections on which the server sends without end and the client reads all it gets, a thread for each end; closed when
+/// dropped.
 #[derive(Debug)]
 pub struct Bulk {
     bytes: Arc<AtomicU64>,
     streams: Vec<Arc<TcpStream>>,
-    readers: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Bulk {
-    /// Opens `streams` connections from `client` to a [`Flood`].
-    pub fn start(client: &Host, to: SocketAddr, streams: usize) -> Self {
-        let bytes = Arc::new(AtomicU64::new(0));
-        let connect = |_| {
-            let stream = client.connect(to);
-            Arc::new(stream.unwrap_or_else(|err| panic!("a bulk stream from {client} to {to}: {err}")))
-        };
-        let streams: Vec<_> = (0..streams).map(connect).collect();
-        let read = |stream: &Arc<TcpStream>| {
-            let (stream, bytes) = (Arc::clone(stream), Arc::clone(&bytes));
-            std::thread::spawn(move || read_all(&stream, &bytes))
-        };
-        let readers = streams.iter().map(read).collect();
-        Self { bytes, streams, readers }
+    /// Opens `streams` connections from `client` to `address` of `server`.
+    pub fn start(client: &Host, server: &Host, address: SocketAddr, streams: usize) -> Self {
+        let listener = server.listen(address);
+        let mut bulk = Self { bytes: Arc::default(), streams: Vec::new(), threads: Vec::new() };
+        for _ in 0..streams {
+            let near = client.connect(address);
+            let near = near.unwrap_or_else(|err| panic!("a bulk stream from {client} to {address}: {err}"));
+            let (far, _) = listener.accept().unwrap_or_else(|err| panic!("{server}: {err}"));
+            bulk.carry(far, near);
+        }
+        bulk
+    }
+
+    fn carry(&mut self, from: TcpStream, to: TcpStream) {
+        let (from, to, bytes) = (Arc::new(from), Arc::new(to), Arc::clone(&self.bytes));
+        self.streams.extend([Arc::clone(&from), Arc::clone(&to)]);
+        self.threads.push(std::thread::spawn(move || send_all(&from)));
+        self.threads.push(std::thread::spawn(move || read_all(&to, &bytes)));
     }
 
     /// How many bytes have arrived so far.
@@ -61,9 +45,9 @@ impl Bulk {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// How many streams have ended, which none should.
+    /// How many ends are at an end, which none should be.
     pub fn ended(&self) -> usize {
-        self.readers.iter().filter(|reader| reader.is_finished()).count()
+        self.threads.iter().filter(|thread| thread.is_finished()).count()
     }
 }
 
@@ -73,8 +57,13 @@ impl Drop for Bulk {
             // One that is gone already needs none.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
+}
+
+fn send_all(mut stream: &TcpStream) {
+    let chunk = vec![0; CHUNK];
+    while stream.write_all(&chunk).is_ok() {}
 }
 
 fn read_all(mut stream: &TcpStream, bytes: &AtomicU64) {

@@ -16,15 +16,20 @@ use crate::host::Host;
 
 /// What has not succeeded after this time has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A client address uses these ports by turns. At 10,000 connections a second from 16 addresses each port's turn comes
-/// again after three seconds; one is enough for the client's own kernel (`tcp_tw_reuse`).
-const PORTS: std::ops::Range<u16> = 2_000..4_000;
+/// The first of the ports that the clients use.
+const FIRST_PORT: u16 = 2_000;
 
 /// Clients that connect, ask and close.
 #[derive(Debug)]
 pub struct Connects {
-    done: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     worker: Worker<Outcome>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    done: AtomicU64,
+    turns: AtomicU64,
 }
 
 /// What became of all connections.
@@ -39,21 +44,28 @@ pub struct Outcome {
 }
 
 impl Connects {
-    /// Keeps `at_once` connections open from the addresses `from` of `client`, which take turns, to an [`super::Echo`].
-    pub fn start(client: &Host, from: Vec<IpAddr>, to: SocketAddr, at_once: usize) -> Self {
-        let done = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&done);
+    /// Keeps `at_once` connections open from `client` to an [`super::Echo`]. They come from all addresses and that many
+    /// ports of each, which take turns.
+    pub fn start(client: &Host, from: (Vec<IpAddr>, u16), to: SocketAddr, at_once: usize) -> Self {
+        let progress = Arc::new(Progress::default());
+        let shared = Arc::clone(&progress);
+        let (addresses, ports) = from;
         let worker = Worker::start(client, move |stop| {
-            let tuples = Tuples { from, to, next: 0 };
-            Clients { tuples, count, poll: Poll::new(), open: Table::new(), outcome: Outcome::default() }
-                .run(at_once, &stop)
+            let tuples = Tuples { addresses, ports: ports.into(), to, next: 0 };
+            let (poll, open, outcome) = (Poll::new(), Table::new(), Outcome::default());
+            Clients { tuples, progress: shared, poll, open, outcome }.run(at_once, &stop)
         });
-        Self { done, worker }
+        Self { progress, worker }
     }
 
     /// How many have been answered so far.
     pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+        self.progress.done.load(Ordering::Relaxed)
+    }
+
+    /// How often every address and port has been used.
+    pub fn turns(&self) -> u64 {
+        self.progress.turns.load(Ordering::Relaxed)
     }
 
     /// Opens no more, waits for those that are open, and tells what became of all.
@@ -64,7 +76,8 @@ impl Connects {
 
 /// The addresses and ports to connect from, by turns.
 struct Tuples {
-    from: Vec<IpAddr>,
+    addresses: Vec<IpAddr>,
+    ports: usize,
     to: SocketAddr,
     next: usize,
 }
@@ -73,17 +86,20 @@ impl Tuples {
     /// Starts a connection from the next address and port that the client's own kernel lets be used.
     fn connect(&mut self) -> io::Result<TcpStream> {
         loop {
-            let address = self.from[self.next % self.from.len()];
-            let turn = self.next / self.from.len() % PORTS.len();
+            let address = self.addresses[self.next % self.addresses.len()];
+            let nth = self.next / self.addresses.len() % self.ports;
             self.next += 1;
-            let port = PORTS.start + u16::try_from(turn).unwrap_or_default();
+            let port = FIRST_PORT + u16::try_from(nth).unwrap_or_else(|_| unreachable!("less than a u16"));
             match connect_from(SocketAddr::new(address, port), self.to) {
                 // Still open, or in TIME_WAIT for less than a second: any client takes another port then.
                 Err(err) if err.kind() == io::ErrorKind::AddrNotAvailable => {}
-                Err(err) if err.kind() == io::ErrorKind::AddrInUse => {}
                 other => return other,
             }
         }
+    }
+
+    fn turns(&self) -> u64 {
+        (self.next / self.addresses.len() / self.ports) as u64
     }
 }
 
@@ -108,7 +124,7 @@ struct Client {
 
 struct Clients {
     tuples: Tuples,
-    count: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     poll: Poll,
     open: Table<Client>,
     outcome: Outcome,
@@ -139,7 +155,9 @@ impl Clients {
 
     /// Opens one more; whether it could be begun.
     fn connect(&mut self) -> bool {
-        match self.tuples.connect() {
+        let connecting = self.tuples.connect();
+        self.progress.turns.store(self.tuples.turns(), Ordering::Relaxed);
+        match connecting {
             Ok(stream) => {
                 self.poll.add(&stream, EventFlags::OUT);
                 let client = Client { stream, since: Instant::now(), asked: false, answered: 0 };
@@ -158,7 +176,7 @@ impl Clients {
         match over {
             Ok(()) => {
                 self.outcome.done += 1;
-                self.count.fetch_add(1, Ordering::Relaxed);
+                self.progress.done.fetch_add(1, Ordering::Relaxed);
             }
             Err(err) => self.outcome.fail(&err),
         }

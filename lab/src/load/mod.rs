@@ -11,11 +11,11 @@ mod poll;
 mod round_trips;
 mod worker;
 
-pub use bulk::{Bulk, Flood};
+pub use bulk::Bulk;
 pub use connects::{Connects, Outcome};
 pub use echo::Echo;
 pub use idle::Idle;
-pub use round_trips::{RoundTrips, Silent};
+pub use round_trips::RoundTrips;
 
 /// What a request and its answer have, in bytes.
 pub const MESSAGE: usize = 64;

@@ -1,22 +1,15 @@
 //! A message and its answer, again and again, on many connections at once.
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::epoll::EventFlags;
 
-use super::MESSAGE;
 use super::poll::{Poll, Table, key};
 use super::worker::{Stop, Worker};
+use super::{Idle, MESSAGE};
 use crate::host::Host;
-
-/// Connections that have not asked yet.
-#[derive(Debug)]
-pub struct Silent {
-    client: Host,
-    streams: Vec<TcpStream>,
-}
 
 /// The clients; their connections end with it.
 #[derive(Debug)]
@@ -28,7 +21,7 @@ pub struct RoundTrips {
 #[derive(Debug, Default)]
 struct Counts {
     done: AtomicU64,
-    lost: AtomicU64,
+    lost: Mutex<Vec<String>>,
 }
 
 /// A connection, and how much of the answer has come.
@@ -37,36 +30,23 @@ struct Asking {
     answered: usize,
 }
 
-impl Silent {
-    /// Opens `connections` from `client` to an [`super::Echo`].
-    pub fn open(client: &Host, to: SocketAddr, connections: usize) -> Self {
-        let connect = |_| {
-            let stream = client.connect(to);
-            stream.unwrap_or_else(|err| panic!("a connection from {client} to {to}: {err}"))
-        };
-        Self { client: client.clone(), streams: (0..connections).map(connect).collect() }
-    }
-
-    /// Asks on all of them from now on.
-    pub fn ask(self) -> RoundTrips {
+impl RoundTrips {
+    /// Asks from now on, on all of the connections.
+    pub fn start(client: &Host, connections: Idle) -> Self {
         let counts = Arc::new(Counts::default());
         let shared = Arc::clone(&counts);
-        RoundTrips {
-            counts,
-            _worker: Worker::start(&self.client, move |stop| ask(self.streams, &shared, &stop)),
-        }
+        let streams = connections.into_streams();
+        Self { counts, _worker: Worker::start(client, move |stop| ask(streams, &shared, &stop)) }
     }
-}
 
-impl RoundTrips {
     /// How many answers have come so far.
     pub fn done(&self) -> u64 {
         self.counts.done.load(Ordering::Relaxed)
     }
 
-    /// How many connections have broken, which none should.
-    pub fn lost(&self) -> u64 {
-        self.counts.lost.load(Ordering::Relaxed)
+    /// What the connections that have broken have said; none should.
+    pub fn lost(&self) -> Vec<String> {
+        self.counts.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -83,9 +63,10 @@ fn ask(streams: Vec<TcpStream>, counts: &Counts, stop: &Stop) {
         for socket in poll.ready() {
             match asking.get(socket).map(Asking::go_on) {
                 Some(Ok(answers)) => drop(counts.done.fetch_add(answers, Ordering::Relaxed)),
-                Some(Err(_)) => {
-                    asking.take(socket);
-                    counts.lost.fetch_add(1, Ordering::Relaxed);
+                Some(Err(err)) => {
+                    let ends = asking.take(socket).map(|asking| asking.stream.local_addr());
+                    let mut lost = counts.lost.lock().unwrap_or_else(PoisonError::into_inner);
+                    lost.push(format!("{ends:?}: {err}"));
                 }
                 None => {}
             }

@@ -1,0 +1,86 @@
+//! The results as bars: an SVG of its own, so that the documentation needs no other program.
+use std::fmt::Write;
+
+use super::figures::Figure;
+use super::results::Results;
+use super::spread::Spread;
+
+const WIDTH: f64 = 860.0;
+const COLUMNS: usize = 2;
+const MARGIN: f64 = 20.0;
+/// For what is true of all panels.
+const HEAD: f64 = 66.0;
+/// For the names of the ways, on the left of the bars.
+const NAMES: f64 = 105.0;
+/// For the numbers, on their right.
+const NUMBERS: f64 = 70.0;
+const BAR: f64 = 14.0;
+const PITCH: f64 = 20.0;
+const TITLE: f64 = 26.0;
+/// For the ways, in their order.
+const COLOURS: [&str; 5] = ["#8a8f98", "#1f6feb", "#e09f3e", "#7fb069", "#b56576"];
+
+/// A panel for each figure that compares the ways; in it a bar as long as the median, and a line from the least round to
+/// the greatest.
+pub fn plot(results: &Results) -> String {
+    let shown: Vec<_> = results.figures.iter().filter(|figure| figure.compares()).collect();
+    let height = TITLE + PITCH * results.ways.len() as f64 + MARGIN;
+    let rows = shown.len().div_ceil(COLUMNS) as f64;
+    let full = HEAD + rows * height;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {full}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{WIDTH}\" height=\"{full}\" fill=\"white\"/>\n\
+         <text x=\"{MARGIN}\" y=\"24\">bar: median of the rounds, line: from the least to the greatest</text>\n\
+         <text x=\"{MARGIN}\" y=\"42\" fill=\"#555\">{}</text>\n",
+        results.conditions()
+    );
+    for (nth, figure) in shown.into_iter().enumerate() {
+        let left = MARGIN + (nth % COLUMNS) as f64 * WIDTH / COLUMNS as f64;
+        let top = HEAD + (nth / COLUMNS) as f64 * height;
+        panel(&mut svg, results, figure, (left, top));
+    }
+    svg + "</svg>\n"
+}
+
+fn panel(svg: &mut String, results: &Results, figure: &Figure, (left, top): (f64, f64)) {
+    let spreads = results.ways.iter().zip(COLOURS);
+    let spreads: Vec<_> = spreads
+        .filter_map(|(way, colour)| {
+            Spread::of(&results.rounds(&figure.name, way)).map(|spread| (way, colour, spread))
+        })
+        .collect();
+    let greatest = spreads.iter().map(|(.., spread)| spread.max).fold(f64::MIN_POSITIVE, f64::max);
+    let bars = left + NAMES;
+    let scale = (WIDTH / COLUMNS as f64 - MARGIN - NAMES - NUMBERS) / greatest;
+    let title = format!("{}, {}", figure.title, figure.unit);
+    line(svg, format_args!("<text x=\"{left}\" y=\"{:.1}\" font-weight=\"bold\">{title}</text>", top + 12.0));
+    for (nth, (way, colour, spread)) in spreads.into_iter().enumerate() {
+        let y = top + TITLE + PITCH * nth as f64;
+        let (middle, text) = (y + BAR / 2.0, y + BAR - 2.0);
+        let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| value * scale);
+        let decimals = figure.decimals;
+        line(
+            svg,
+            format_args!("<text x=\"{:.1}\" y=\"{text:.1}\" text-anchor=\"end\">{way}</text>", bars - 6.0),
+        );
+        line(
+            svg,
+            format_args!(
+                "<rect x=\"{bars:.1}\" y=\"{y:.1}\" width=\"{median:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>"
+            ),
+        );
+        line(
+            svg,
+            format_args!("<path d=\"M{:.1} {middle:.1}H{:.1}\" stroke=\"black\"/>", bars + min, bars + max),
+        );
+        let number = bars + max.max(median) + 5.0;
+        line(
+            svg,
+            format_args!("<text x=\"{number:.1}\" y=\"{text:.1}\">{:.decimals$}</text>", spread.median),
+        );
+    }
+}
+
+fn line(svg: &mut String, element: std::fmt::Arguments<'_>) {
+    writeln!(svg, "{element}").unwrap_or_else(|_| unreachable!("a String takes everything"));
+}
