@@ -176,50 +176,6 @@ fn the_user_timeout_ends_a_session_with_a_peer_that_confirms_nothing() {
     });
 }
 
-#[test]
-fn no_more_than_asked_for_waits_unsent_for_a_peer_that_does_not_read() {
-    netns(|| {
-        let lab = Lab::new();
-        // As after hours of good throughput: without the limit a send buffer takes all this.
-        lab.gateway.sysctl("net.ipv4.tcp_wmem", "4096 8388608 8388608");
-        for (leg, ip) in LEGS.into_iter().zip(BOTH) {
-            let key = format!("{leg}.notsent-lowat");
-            for (settings, expected) in [
-                (vec![], 1 << 18..(1 << 20) + 65_536),
-                (vec![format!("{key}=65536")], 1 << 14..2 * 65_536),
-                (vec![format!("{key}=0")], 2 << 20..8 << 20),
-            ] {
-                let settings: Vec<_> = settings.iter().map(String::as_str).collect();
-                let daemon = Daemon::start(&lab.gateway, BIN, &settings);
-                let line = Line::new(&lab, ip);
-                let (_, _, other_end) = line.beyond(&lab, leg);
-                other_end.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-                let all = vec![0; 32 << 20];
-                assert!(taken(other_end, &all) < all.len(), "somewhere it must stop");
-                let shown = line.leg(&lab, leg, "i");
-                let unsent: usize = number(&shown, "notsent:").unwrap_or_else(|| panic!("{shown}"));
-                assert!(expected.contains(&unsent), "{settings:?}: {shown}");
-                line.end();
-                daemon.stop();
-            }
-        }
-    });
-}
-
-/// Writes until nothing more is taken for a second, and says how much was.
-fn taken(mut stream: &TcpStream, bytes: &[u8]) -> usize {
-    let mut taken = 0;
-    while let Ok(n @ 1..) = stream.write(&bytes[taken..]) {
-        taken += n;
-    }
-    taken
-}
-
-/// The number behind `name` in what `ss` says.
-fn number(shown: &str, name: &str) -> Option<usize> {
-    shown.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok())
-}
-
 /// Sends a byte and then another to the end beyond `leg`, whose confirmations are lost. Tail loss probes, which send
 /// what Nagle's algorithm keeps back, are off.
 fn two_bytes(lab: &Lab, line: &Line, leg: &str) {
