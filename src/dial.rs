@@ -10,18 +10,24 @@ use socket2::{Domain, Socket};
 use crate::config::{ServerLeg, Source};
 use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
-use crate::leg::{Leg, reset_on_close};
+use crate::leg::{Leg, lacks, reset_on_close};
 use crate::record::Dialled;
 
-/// The waits before the same address and port are tried again: a session that just ends frees them within milliseconds,
-/// one in TIME_WAIT does not for a minute. A lack of descriptors or memory may pass as quickly.
-const MOMENT: [Duration; 5] = [
+/// The waits before the same address and port are tried again, a second in all when descriptors or memory have run out.
+const WAITS: [Duration; 9] = [
     Duration::from_millis(2),
     Duration::from_millis(4),
     Duration::from_millis(8),
     Duration::from_millis(16),
     Duration::from_millis(32),
+    Duration::from_millis(64),
+    Duration::from_millis(128),
+    Duration::from_millis(256),
+    Duration::from_millis(512),
 ];
+/// So many of them for an address that is taken: a session that just ends frees it within milliseconds, one in TIME_WAIT does
+/// not for a minute.
+const WAITS_FOR_AN_ADDRESS: usize = 5;
 
 /// Which step of dialling failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +69,8 @@ impl DialError {
     }
 
     /// The kernel has nothing left for one more socket just now.
-    fn exhausted(&self) -> bool {
-        matches!(self.errno(), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+    fn lack(&self) -> Option<&io::Error> {
+        self.io().filter(|err| lacks(err))
     }
 
     fn errno(&self) -> Option<Errno> {
@@ -72,7 +78,7 @@ impl DialError {
     }
 }
 
-/// Dials the flow's original destination, as `config` says where from.
+/// Dials the flow's original destination, as `config` says where from; tells `lacking` when there is no descriptor or memory for it.
 ///
 /// # Errors
 /// When the last step of the ladder failed; the client is then to be reset.
@@ -81,8 +87,9 @@ pub async fn connect(
     config: &ServerLeg,
     own_mark: u32,
     kernel: &Kernel,
+    lacking: &dyn Fn(&io::Error),
 ) -> Result<(Leg, Dialled), DialError> {
-    let dialled = ladder(flow, config, own_mark, kernel);
+    let dialled = ladder(flow, config, own_mark, kernel, lacking);
     match config.connect_timeout {
         None => dialled.await,
         Some(after) => {
@@ -96,15 +103,19 @@ async fn ladder(
     config: &ServerLeg,
     own_mark: u32,
     kernel: &Kernel,
+    lacking: &dyn Fn(&io::Error),
 ) -> Result<(Leg, Dialled), DialError> {
     let source = source(flow, config.source);
     let has_port = source.is_some_and(|addr| addr.port() != 0);
     let mut result = attempt(source, flow.orig_dst, own_mark, kernel).await.map(|leg| (leg, Dialled::First));
-    for wait in MOMENT {
-        match result {
-            Err(err) if err.exhausted() || err.address_taken() && has_port => tokio::time::sleep(wait).await,
-            _ => return result,
+    for (n, wait) in WAITS.into_iter().enumerate() {
+        let Err(err) = &result else { return result };
+        match err.lack() {
+            Some(lack) => lacking(lack),
+            None if n < WAITS_FOR_AN_ADDRESS && has_port && err.address_taken() => {}
+            None => break,
         }
+        tokio::time::sleep(wait).await;
         result = attempt(source, flow.orig_dst, own_mark, kernel).await.map(|leg| (leg, Dialled::Again));
     }
     match (result, config.source) {

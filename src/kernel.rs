@@ -32,12 +32,14 @@ pub struct Kernel {
 }
 
 /// The options of one leg, by kind of socket.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct LegOptions {
+    leg: &'static str,
     /// Make MPTCP sockets.
     pub mptcp: bool,
     /// TCP_NOTSENT_LOWAT, in bytes; all ones when it is not set.
     pub notsent_lowat: u32,
+    refused: AtomicBool,
     on_tcp: Options,
     on_mptcp: Options,
 }
@@ -137,7 +139,7 @@ impl Kernel {
             }
             made => made?,
         };
-        self.server.apply(&socket, kind)?;
+        self.server.apply(&socket, kind);
         Ok(socket)
     }
 
@@ -145,22 +147,30 @@ impl Kernel {
     pub fn client_socket(&self, domain: Domain) -> io::Result<Socket> {
         let kind = if self.client.mptcp { Kind::Mptcp } else { Kind::Tcp };
         let socket = kind.socket(domain)?;
-        self.client.apply(&socket, kind)?;
+        self.client.apply(&socket, kind);
         Ok(socket)
     }
 
     /// Gives an accepted TCP socket what an MPTCP listener could not hand down, because it refuses it itself.
     pub fn complete_client(&self, accepted: &Socket) -> io::Result<()> {
         let plain = self.client.mptcp && accepted.protocol()? == Some(Protocol::TCP);
-        if plain { self.client.apply(accepted, Kind::Tcp) } else { Ok(()) }
+        if plain {
+            self.client.apply(accepted, Kind::Tcp);
+        }
+        Ok(())
     }
 }
 
 impl LegOptions {
-    fn apply(&self, socket: &Socket, kind: Kind) -> io::Result<()> {
-        match kind {
-            Kind::Tcp => self.on_tcp.apply(socket),
-            Kind::Mptcp => self.on_mptcp.apply(socket),
+    /// Sets the options. One that was granted at the start and is refused now is left out, and that is said once: no connection
+    /// fails for it.
+    fn apply(&self, socket: &Socket, kind: Kind) {
+        let options = if kind == Kind::Tcp { &self.on_tcp } else { &self.on_mptcp };
+        if let Some((key, err)) = options.apply(socket)
+            && !self.refused.swap(true, Ordering::Relaxed)
+        {
+            let key = format!("{}.{key}", self.leg);
+            tracing::warn!("no longer granted: {}", Degraded { key, kind, err });
         }
     }
 }
@@ -191,39 +201,34 @@ impl fmt::Display for Degraded {
 }
 
 impl Options {
-    fn apply(&self, socket: &Socket) -> io::Result<()> {
-        if let Some(name) = &self.congestion_control {
-            socket.set_tcp_congestion(name.as_bytes())?;
-        }
-        if self.no_delay {
-            socket.set_tcp_nodelay(true)?;
-        }
-        if let Some(keepalive) = &self.keepalive {
-            socket.set_tcp_keepalive(keepalive)?;
-        }
-        if self.user_timeout.is_some() {
-            socket.set_tcp_user_timeout(self.user_timeout)?;
-        }
-        if let Some(bytes) = self.notsent_lowat {
-            sys::set_notsent_lowat(socket.as_fd(), bytes.get())?;
-        }
-        if self.urgent_in_line {
-            socket.set_out_of_band_inline(true)?;
-        }
-        Ok(())
+    /// Sets them all; the first that is refused, by its key.
+    fn apply(&self, socket: &Socket) -> Option<(&'static str, io::Error)> {
+        let congestion_control = self.congestion_control.as_deref();
+        let notsent_lowat = self.notsent_lowat.map(NonZeroU32::get);
+        let tried = [
+            ("congestion-control", congestion_control.map(|name| socket.set_tcp_congestion(name.as_bytes()))),
+            ("no-delay", self.no_delay.then(|| socket.set_tcp_nodelay(true))),
+            ("keepalive", self.keepalive.as_ref().map(|keepalive| socket.set_tcp_keepalive(keepalive))),
+            ("user-timeout", self.user_timeout.map(|after| socket.set_tcp_user_timeout(Some(after)))),
+            ("notsent-lowat", notsent_lowat.map(|bytes| sys::set_notsent_lowat(socket.as_fd(), bytes))),
+            ("urgent data", self.urgent_in_line.then(|| socket.set_out_of_band_inline(true))),
+        ];
+        tried.into_iter().find_map(|(key, set)| Some((key, set?.err()?)))
     }
 }
 
 /// Tries every option of a leg on a socket of each kind that the leg can be, and leaves out what is refused.
 fn probe_leg(
-    leg: &str,
+    leg: &'static str,
     config: &config::Leg,
     degraded: &mut Vec<Degraded>,
 ) -> Result<LegOptions, KernelError> {
     let tcp = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
     let on_tcp = probe_options(leg, config, Kind::Tcp, &tcp, degraded)?;
+    let refused = AtomicBool::new(false);
     let notsent_lowat = on_tcp.notsent_lowat.map_or(u32::MAX, NonZeroU32::get);
-    let mut options = LegOptions { mptcp: false, notsent_lowat, on_mptcp: on_tcp.clone(), on_tcp };
+    let mut options =
+        LegOptions { leg, mptcp: false, notsent_lowat, refused, on_mptcp: on_tcp.clone(), on_tcp };
     if config.mptcp {
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {

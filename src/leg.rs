@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
@@ -197,9 +198,9 @@ impl Leg {
         }
     }
 
-    /// Remembers that the leg has failed: from now on its EOF is none.
+    /// Remembers that the leg has failed: from now on its EOF is none. What the kernel lacks for a moment is no failure of it.
     pub fn keep(&self, err: io::Error) -> io::Error {
-        if self.error.get().is_none() {
+        if self.error.get().is_none() && !lacks(&err) {
             self.error.set(err.raw_os_error());
         }
         err
@@ -245,4 +246,10 @@ impl AsFd for Leg {
 /// Those of setsockopt(2); none are known for a valid socket.
 pub fn reset_on_close(socket: &Socket) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))
+}
+
+/// Whether `err` says that the kernel has no descriptor or memory left just now (ENOSPC: `fs.epoll.max_user_watches`).
+pub fn lacks(err: &io::Error) -> bool {
+    let lack = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC];
+    Errno::from_io_error(err).is_some_and(|errno| lack.contains(&errno))
 }

@@ -1,10 +1,12 @@
 //! Where intercepted connections arrive: one listener a worker and address, behind TPROXY. EFFECT.
+use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, accept_with, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket};
 use tokio::io::Interest;
@@ -13,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use crate::config::{Config, FastOpen};
 use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
-use crate::leg::{Leg, reset_on_close};
+use crate::leg::{Leg, lacks, reset_on_close};
 
 /// Connections whose handshake has ended and that wait for accept(); `net.core.somaxconn` sets the ceiling.
 const BACKLOG: i32 = 4096;
@@ -21,9 +23,8 @@ const BACKLOG: i32 = 4096;
 const FAST_OPEN_PENDING: u16 = 4096;
 /// After this many connections in a row the worker's sessions have their turn.
 const ACCEPTS_A_TURN: u32 = 64;
-/// How long accepting rests when there is no room, or descriptors or memory have run out.
+/// How long accepting rests when descriptors or memory have run out.
 const PAUSE: Duration = Duration::from_millis(50);
-
 /// After so many rests (a second) a waiting connection is better off with a reset: the gate is closed, the next try is routed.
 const PATIENCE: u32 = 20;
 
@@ -41,10 +42,12 @@ pub enum Arrival {
     Connection(Accepted),
     /// Somebody connected to the listener itself; it is refused.
     ToListener(SocketAddr),
+    /// A connection was over before it could be taken.
+    Aborted(io::Error),
     /// Descriptors or memory have run out; accepting goes on after a pause.
     Exhausted(io::Error),
-    /// A connection had waited for a place for too long and was reset.
-    Shed,
+    /// So many connections had waited for too long and were reset.
+    Shed(u32),
 }
 
 /// The addresses that `run` listens on. Loopback, not the wildcard: that would keep a client with the same port number
@@ -89,24 +92,23 @@ pub fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts for ever and hands each arrival to `take`, as long as there is `room`. What has been intercepted and finds none waits;
-/// what has waited for long is reset, so that its next try is routed.
+/// Accepts for ever and hands each arrival to `take`. What the kernel has no descriptor or memory for waits; what has waited for
+/// long is reset, so that its next try is routed.
 ///
 /// # Errors
 /// Only when the listener itself has failed.
 pub async fn accept(
     listener: Socket,
     kernel: &Kernel,
-    room: impl Fn() -> bool,
     mut take: impl FnMut(Arrival),
-) -> io::Result<()> {
+) -> io::Result<Infallible> {
     let own = listener.local_addr().and_then(inet)?;
     let listener = sys::async_socket(listener, Interest::READABLE)?;
-    let mut spare = fcntl_dupfd_cloexec(&listener, 0).ok();
+    let mut spare = spare_descriptor();
     let mut rests = 0;
     loop {
         let mut ready = listener.readable().await?;
-        match accept_some(&listener, kernel, own, &room, &mut take)? {
+        match accept_some(&listener, kernel, own, &mut take)? {
             Turn::Empty => {
                 ready.clear_ready();
                 rests = 0;
@@ -115,19 +117,23 @@ pub async fn accept(
                 tokio::task::yield_now().await;
                 rests = 0;
             }
-            Turn::Rest if rests < PATIENCE => {
-                tokio::time::sleep(PAUSE).await;
-                rests += 1;
-            }
             Turn::Rest => {
-                // The last resort, for which one descriptor is kept.
-                drop(spare.take());
-                shed_some(&listener, &mut take);
-                spare = fcntl_dupfd_cloexec(&listener, 0).ok();
+                if rests < PATIENCE {
+                    rests += 1;
+                } else {
+                    drop(spare.take());
+                    take(Arrival::Shed(shed(&listener)?));
+                    spare = spare_descriptor();
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
+}
+
+/// Kept for the last resort: a file of its own, so that giving it up helps against ENFILE too.
+fn spare_descriptor() -> Option<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC).ok()
 }
 
 enum Turn {
@@ -140,44 +146,70 @@ fn accept_some(
     listener: &AsyncFd<Socket>,
     kernel: &Kernel,
     own: SocketAddr,
-    room: &impl Fn() -> bool,
     take: &mut impl FnMut(Arrival),
 ) -> io::Result<Turn> {
+    let mut turn = Turn::Rest;
     for _ in 0..ACCEPTS_A_TURN {
-        if !room() {
-            return Ok(Turn::Rest);
-        }
         let (socket, client) = match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((fd, client)) => (Socket::from(fd), client),
             Err(Errno::AGAIN) => return Ok(Turn::Empty),
-            Err(err @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            Err(err @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK)) => return Err(err.into()),
+            Err(err) if is_the_connections(err) => {
+                take(Arrival::Aborted(err.into()));
+                continue;
+            }
+            Err(err) => {
                 take(Arrival::Exhausted(err.into()));
                 return Ok(Turn::Rest);
             }
-            Err(err @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP)) => {
-                return Err(err.into());
-            }
-            // What accept(2) reports here is the connection's failure, not the listener's.
-            Err(_) => continue,
         };
-        match identify(socket, client, kernel, own) {
-            Ok(arrival) => take(arrival),
-            Err(err) if Errno::from_io_error(&err) == Some(Errno::NOTCONN) => {}
-            Err(err) => take(Arrival::Exhausted(err)),
-        }
+        turn = Turn::More;
+        take(identify(socket, client, kernel, own).unwrap_or_else(|err| match lacks(&err) {
+            true => Arrival::Exhausted(err),
+            false => Arrival::Aborted(err),
+        }));
     }
-    Ok(Turn::More)
+    Ok(turn)
 }
 
-/// Accepts and resets: closing does it, as with every socket of ours.
-fn shed_some(listener: &AsyncFd<Socket>, take: &mut impl FnMut(Arrival)) {
-    for _ in 0..ACCEPTS_A_TURN {
-        match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok(waited) => drop(waited),
-            Err(_) => return,
-        }
-        take(Arrival::Shed);
+/// What accept(2) reports of the connection that it takes from the queue, not of the listener.
+fn is_the_connections(err: Errno) -> bool {
+    matches!(
+        err,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NONET
+    )
+}
+
+/// Resets what waits to be accepted, and says how many that were.
+fn shed(listener: &AsyncFd<Socket>) -> io::Result<u32> {
+    let accepted = (0..ACCEPTS_A_TURN).map_while(|_| {
+        // Closing it resets it, as it does every socket of ours.
+        accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).ok().map(drop)
+    });
+    match accepted.count() {
+        0 => forget_the_queue(listener.get_ref()),
+        count => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
     }
+}
+
+/// Where accept() fails even so: a listener that is shut resets all that wait, and needs no descriptor to listen again.
+/// Nothing waits for events of it meanwhile: epoll asks it again when it is next looked at.
+fn forget_the_queue(listener: &Socket) -> io::Result<u32> {
+    let waiting = sys::accept_queue(listener.as_fd())?;
+    if waiting > 0 {
+        listener.shutdown(Shutdown::Read)?;
+        listen(listener)?;
+    }
+    Ok(waiting)
 }
 
 /// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).

@@ -50,11 +50,13 @@ counters! {
     timed_out => "timed-out",
     /// Connections to the listener itself.
     to_listener => "to-listener",
-    /// Times that accepting rested because descriptors or memory had run out.
+    /// Connections that were over before they could be accepted.
+    aborted => "aborted",
+    /// Times that the kernel had no descriptor or memory for one more connection.
     exhausted => "exhausted",
     /// Connections that were reset because they had waited for a place in vain.
     shed => "shed",
-    /// Times that new connections were routed past us because the limit was near.
+    /// Times that new connections were routed past us, because the limit was near or the kernel had nothing left.
     gate_closed => "gate-closed",
 }
 

@@ -1,5 +1,6 @@
 //! The way of one connection, from accept to its close record. WIRING.
 use std::cell::OnceCell;
+use std::io;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Env<'a> {
     pub counters: &'a Counters,
     /// The worker's pipes.
     pub pool: &'a Pool,
+    /// Told when there is no descriptor or memory for one more connection.
+    pub lacking: &'a dyn Fn(&io::Error),
 }
 
 /// Carries one connection from accept to its end.
@@ -56,7 +59,7 @@ pub async fn run(conn: Accepted, env: &Env<'_>) {
 /// Dials the server, unless the client gives up first.
 async fn dial(flow: &Flow, client: &Leg, env: &Env<'_>) -> Result<(Leg, Dialled), End> {
     let mark = env.config.rules.own_mark.server();
-    let dialled = pin!(dial::connect(flow, &env.config.server, mark, env.kernel));
+    let dialled = pin!(dial::connect(flow, &env.config.server, mark, env.kernel, env.lacking));
     match select(dialled, pin!(client.failure())).await {
         Either::Left((dialled, _)) => dialled.map_err(|err| not_dialled(&err)),
         Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),

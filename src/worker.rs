@@ -1,4 +1,5 @@
 //! One thread with its own listeners, pipes and sessions; workers share counters and nothing else that is hot. WIRING.
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -32,6 +33,21 @@ pub struct Shared {
     pub gate: Notify,
 }
 
+impl Shared {
+    /// The kernel had no descriptor or memory for one more connection: new ones are routed until it has.
+    fn lacking(&self, err: &io::Error) {
+        warn_seldom(&self.counters.exhausted, || format!("no means for one more connection: {err}"));
+        self.occupancy.exhausted();
+        self.gate.notify_one();
+    }
+
+    fn heed(&self, gate: Gate) {
+        if gate == Gate::Moves {
+            self.gate.notify_one();
+        }
+    }
+}
+
 /// Starts a thread that takes what arrives at `listeners`, until `stopping` changes.
 ///
 /// # Errors
@@ -41,7 +57,7 @@ pub fn start(
     listeners: Vec<Socket>,
     shared: &Arc<Shared>,
     stopping: &watch::Receiver<bool>,
-) -> std::io::Result<JoinHandle<()>> {
+) -> io::Result<JoinHandle<()>> {
     let (shared, stopping) = (Arc::clone(shared), stopping.clone());
     thread::Builder::new().name(format!("worker-{n}")).spawn(move || work(&shared, listeners, stopping))
 }
@@ -53,14 +69,13 @@ fn work(shared: &Arc<Shared>, listeners: Vec<Socket>, mut stopping: watch::Recei
         Ok(rt) => rt,
         Err(err) => return tracing::error!("a worker cannot start: {err}"),
     };
-    let worker = Rc::new(Worker { shared: Arc::clone(shared), pool: Pool::default() });
+    let worker = Rc::new(Worker { shared: Arc::clone(shared), pool: Pool::with_a_pipe() });
     for listener in listeners {
         let worker = Rc::clone(&worker);
         rt.spawn_local(async move {
-            let room = || !worker.shared.occupancy.is_full();
             let kernel = &worker.shared.kernel;
-            let failed = listener::accept(listener, kernel, room, |arrival| worker.take(arrival)).await;
-            tracing::error!("a listener has failed, new connections are routed past it: {failed:?}");
+            let Err(err) = listener::accept(listener, kernel, |arrival| worker.take(arrival)).await;
+            tracing::error!("a listener has failed, new connections are routed past it: {err}");
         });
     }
     // When this ends, dropping the runtime ends every session with a reset and its close record.
@@ -82,14 +97,14 @@ impl Worker {
                     "refused a connection from {client} to the listener itself: it takes only intercepted connections"
                 )
             }),
-            Arrival::Exhausted(err) => {
-                warn_seldom(&counters.exhausted, || format!("accepting rests for a moment: {err}"));
-                if self.shared.occupancy.exhausted() == Gate::Moves {
-                    self.shared.gate.notify_one();
-                }
-            }
-            Arrival::Shed => warn_seldom(&counters.shed, || {
-                "reset a connection that had waited for a place; its next try is routed".to_owned()
+            Arrival::Aborted(err) => warn_seldom(&counters.aborted, || {
+                format!("a connection was over before it could be accepted: {err}")
+            }),
+            Arrival::Exhausted(err) => self.shared.lacking(&err),
+            Arrival::Shed(count) => (0..count).for_each(|_| {
+                warn_seldom(&counters.shed, || {
+                    "reset a connection that had waited for a place; its next try is routed".to_owned()
+                });
             }),
         }
     }
@@ -99,7 +114,9 @@ impl Worker {
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let Shared { config, kernel, counters, .. } = &*worker.shared;
-            session::run(conn, &Env { config, kernel, counters, pool: &worker.pool }).await;
+            let lacking = |err: &io::Error| worker.shared.lacking(err);
+            session::run(conn, &Env { config, kernel, counters, pool: &worker.pool, lacking: &lacking })
+                .await;
             drop(seat);
         });
     }
@@ -110,18 +127,14 @@ struct Seat(Arc<Shared>);
 
 impl Seat {
     fn take(shared: &Arc<Shared>) -> Self {
-        if shared.occupancy.enter() == Gate::Moves {
-            shared.gate.notify_one();
-        }
+        shared.heed(shared.occupancy.enter());
         Self(Arc::clone(shared))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.0.occupancy.leave() == Gate::Moves {
-            self.0.gate.notify_one();
-        }
+        self.0.heed(self.0.occupancy.leave());
     }
 }
 

@@ -181,6 +181,8 @@ fn when_the_operator_flushes_all_rules_new_connections_are_routed() {
 #[derive(Default)]
 struct Load {
     opened: AtomicUsize,
+    /// The daemon ends by SIGKILL, and cannot end what it has begun.
+    killed: bool,
     /// The daemon is gone: from here on nobody cuts anything.
     ended: AtomicBool,
     over: AtomicBool,
@@ -199,10 +201,10 @@ impl Load {
             let ended = self.ended.load(Ordering::SeqCst);
             match connect_and_read(server) {
                 // It was let in by a SYN-ACK, and cut when the daemon ended: in SYN-SENT a reset is "refused", and
-                // silence is "timed out". Silence behind the SYN-ACK: the ACK came when the listener was gone.
-                Err(err)
-                    if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::WouldBlock) && !ended => {
-                }
+                // silence is "timed out".
+                Err(err) if err.kind() == ErrorKind::ConnectionReset && !ended => {}
+                // Silence behind the SYN-ACK: the ACK came when the listener was gone.
+                Err(err) if err.kind() == ErrorKind::WouldBlock && !ended && self.killed => {}
                 Err(err) => self.failed.lock().unwrap().push(err),
                 Ok(_) => {}
             }
@@ -223,7 +225,7 @@ fn nobody_is_refused_while_the_daemon_ends_by(signal: Signal) {
     for (place, ip) in WHERE.iter().flat_map(|place| BOTH.map(|ip| (place, ip))) {
         let server = Server::start(&lab.server, lab.server_at(ip, 7), peers::whoami);
         let mut daemon = Daemon::start(&lab.gateway, BIN, place);
-        let load = Load::default();
+        let load = Load { killed: signal == Signal::KILL, ..Load::default() };
         lab.client().enter(|| {
             thread::scope(|scope| {
                 (0..8).for_each(|_| drop(scope.spawn(|| load.open(server.address))));
@@ -248,4 +250,74 @@ fn nobody_is_refused_while_the_daemon_stops_under_load() {
 #[test]
 fn nobody_is_refused_while_the_daemon_is_killed_under_load() {
     netns(|| nobody_is_refused_while_the_daemon_ends_by(Signal::KILL));
+}
+
+/// What the client answers to a SYN-ACK gets lost until this is dropped.
+struct LostAcks<'l>(&'l Lab);
+
+impl<'l> LostAcks<'l> {
+    fn of(lab: &'l Lab) -> Self {
+        lab.client().nft(
+            "table inet lost { chain out { type filter hook output priority 0;
+                tcp flags & (fin | syn | rst | psh | ack) == ack drop; }; }",
+        );
+        Self(lab)
+    }
+}
+
+impl Drop for LostAcks<'_> {
+    fn drop(&mut self) {
+        self.0.client().run("nft delete table inet lost");
+    }
+}
+
+#[test]
+fn a_client_whose_handshake_ends_while_the_daemon_stops_is_told() {
+    netns(|| {
+        let lab = Lab::new();
+        for (place, ip) in WHERE.iter().flat_map(|place| BOTH.map(|ip| (place, ip))) {
+            let _server = Server::start(&lab.server, lab.server_at(ip, 7), peers::banner);
+            let mut daemon = Daemon::start(&lab.gateway, BIN, place);
+            let lost = LostAcks::of(&lab);
+            // For the client it stands; it waits for the server to speak, as one of SSH or SMTP does.
+            let stream = lab.client().connect(lab.server_at(ip, 7)).unwrap();
+            assert_eq!(lab.gateway.ss("-tn state syn-recv").lines().count(), 1);
+            daemon.signal(Signal::TERM);
+            wait_until("new connections are routed", SOON, || {
+                let rules = lab.gateway.run("nft list ruleset");
+                rules.contains("goto full") || !rules.contains("tcp_intercept")
+            });
+            drop(lost);
+            peers::expect_reset(&stream);
+            assert!(daemon.process().wait(SOON).success(), "{}", daemon.log());
+        }
+    });
+}
+
+#[test]
+fn what_a_session_has_left_when_the_daemon_stops_is_delivered() {
+    netns(|| {
+        let lab = Lab::new();
+        for (place, ip) in WHERE.iter().flat_map(|place| BOTH.map(|ip| (place, ip))) {
+            let daemon = Daemon::start(&lab.gateway, BIN, place);
+            let (mut near, mut far) = from_port(&lab, ip, 4004);
+            // More than the client's window, and less than that and the box's send buffer.
+            far.write_all(&vec![9; 200 << 10]).unwrap();
+            near.shutdown(std::net::Shutdown::Write).unwrap();
+            drop(far);
+            let record = &daemon.wait_for_records(1)[0];
+            assert_eq!(lab::words(record, "cause to_client"), format!("eof {}", 200 << 10));
+            let left = lab.gateway.ss("-tn state last-ack");
+            assert_eq!(left.lines().count(), 1, "what is left waits for the client to read");
+            daemon.signal(Signal::TERM);
+            wait_until("its sessions are gone", SOON, || daemon.log().contains("stopped: "));
+            // Long enough for what is left to be destroyed, were it not waited for.
+            thread::sleep(Duration::from_millis(300));
+            let mut came = Vec::new();
+            near.set_read_timeout(Some(SOON)).unwrap();
+            near.read_to_end(&mut came).expect("not a reset");
+            assert!(came == vec![9; 200 << 10], "{} bytes came", came.len());
+            assert!(daemon.stop().0.success());
+        }
+    });
 }

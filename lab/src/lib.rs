@@ -6,6 +6,7 @@
 
 pub mod bench;
 mod daemon;
+mod fault;
 mod host;
 pub mod load;
 mod namespaces;
@@ -18,6 +19,7 @@ mod topology;
 mod wait;
 
 pub use daemon::{Daemon, reachable, words};
+pub use fault::Fault;
 pub use host::{End, Host, link};
 pub use namespaces::{netns, netns_as_user, program};
 pub use process::Proc;

@@ -18,14 +18,16 @@ use self::half::{Half, Moved, Step};
 use self::pool::{Pipe, Pool};
 use self::silence::Silence;
 use crate::flow::Side;
-use crate::leg::Leg;
+use crate::leg::{Leg, lacks};
 use crate::record::{End, Phase, Timeout};
 
 /// After so many bytes or steps a direction lets the other sessions of its worker have a turn.
 const TURN_BYTES: usize = 1 << 20;
 const TURN_STEPS: u32 = 64;
-/// No pipe to be had (EMFILE, ENFILE), or a source that is readable and gives nothing: when to try again.
+/// A source is readable and gives nothing: when to try again.
 const PAUSE: Duration = Duration::from_millis(10);
+/// No pipe or no memory is to be had, perhaps for thousands of sessions at once: when to try again.
+const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// One direction: where it stands, and the pipe with what its sink has not yet taken.
 #[derive(Default)]
@@ -94,8 +96,8 @@ impl Direction {
         over
     }
 
-    fn pause(&self) {
-        self.pause.set(Some(Box::pin(tokio::time::sleep(PAUSE))));
+    fn pause(&self, time: Duration) {
+        self.pause.set(Some(Box::pin(tokio::time::sleep(time))));
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut Half) -> T) -> T {
@@ -176,11 +178,12 @@ impl Pump<'_> {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         let mut bytes = 0;
         for _ in 0..TURN_STEPS {
+            ready!(self.way.poll_pause(cx));
             match self.way.half.get().step() {
                 Step::Fill => bytes += ready!(self.poll_fill(cx))?,
                 Step::Drain(_) => {
                     let drained = self.sink.poll_write(cx, || self.way.drain(self.sink, self.pool));
-                    ready!(drained).map_err(|err| failed(self.sink, err))?;
+                    self.settle(self.sink, ready!(drained))?;
                 }
                 Step::Shut => {
                     self.sink.shut_write().map_err(|err| failed(self.sink, err))?;
@@ -199,16 +202,18 @@ impl Pump<'_> {
     /// Waits for something to read and for a place where it can go, holding no pipe meanwhile, and moves it into one.
     fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Failed>> {
         let Self { way, source, sink, pool, .. } = *self;
-        ready!(way.poll_pause(cx));
         ready!(self.poll_give_urgent(cx))?;
         ready!(source.poll_readable(cx)).map_err(|err| failed(source, err))?;
         let room = ready!(sink.poll_room(cx)).map_err(|err| failed(sink, err))?;
         let Ok(pipe) = pool.take() else {
-            way.pause();
+            way.pause(SHORTAGE);
             return Poll::Ready(Ok(0));
         };
-        let (asked, moved) =
-            splice::fill(source, &pipe, room.min(pipe.capacity())).map_err(|err| failed(source, err))?;
+        let filled = splice::fill(source, &pipe, room.min(pipe.capacity()));
+        let Some((asked, moved)) = self.settle(source, filled)? else {
+            pool.give(pipe);
+            return Poll::Ready(Ok(0));
+        };
         way.update(|half| half.filled(moved));
         match moved {
             Moved::Bytes(n) => {
@@ -231,12 +236,24 @@ impl Pump<'_> {
         Poll::Ready(Ok(0))
     }
 
+    /// What the kernel lacks for a moment is waited for (`None`); everything else is the failure of `leg`.
+    fn settle<T>(&self, leg: &Leg, result: io::Result<T>) -> Result<Option<T>, Failed> {
+        match result {
+            Ok(done) => Ok(Some(done)),
+            Err(err) if lacks(&err) => {
+                self.way.pause(SHORTAGE);
+                Ok(None)
+            }
+            Err(err) => Err(failed(leg, err)),
+        }
+    }
+
     /// Nothing could be read: splice() stops at an urgent byte, which is taken another way; else it is time to wait for news.
     fn look_for_urgent(&self, cx: &mut Context<'_>) -> Result<(), Failed> {
         let Self { way, source, .. } = *self;
         way.urgent.set(splice::take_urgent(source).map_err(|err| failed(source, err))?);
         if way.urgent.get().is_none() && !source.clear_readable(cx) {
-            way.pause();
+            way.pause(PAUSE);
         }
         Ok(())
     }
@@ -244,8 +261,11 @@ impl Pump<'_> {
     fn poll_give_urgent(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         let Self { way, sink, .. } = *self;
         if let Some(byte) = way.urgent.get() {
-            ready!(sink.poll_write(cx, || splice::give_urgent(sink, byte)))
-                .map_err(|err| failed(sink, err))?;
+            let given = ready!(sink.poll_write(cx, || splice::give_urgent(sink, byte)));
+            if self.settle(sink, given)?.is_none() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             way.urgent.set(None);
             way.update(Half::passed_urgent);
         }

@@ -28,10 +28,7 @@ impl Pipe {
     fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let granted = SIZES.into_iter().find_map(|size| fcntl_setpipe_size(&write, size).ok());
-        let capacity = match granted {
-            Some(size) => size,
-            None => fcntl_getpipe_size(&write)?,
-        };
+        let capacity = granted.or_else(|| fcntl_getpipe_size(&write).ok()).unwrap_or(PAGE);
         Ok(Self { read, write, capacity })
     }
 
@@ -53,6 +50,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// With the one pipe that a worker needs, if it is to be had: later there may be no descriptor for it.
+    pub fn with_a_pipe() -> Self {
+        Self { idle: RefCell::new(Pipe::new().into_iter().collect()) }
+    }
+
     /// An empty pipe, used before or new.
     ///
     /// # Errors

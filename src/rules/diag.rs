@@ -23,9 +23,20 @@ const INET_DIAG_ULP_INFO: u16 = 19;
 const ID: usize = 48;
 /// `struct inet_diag_msg`
 const MESSAGE: usize = 72;
-/// All that packets can be for (enum, include/net/tcp_states.h): up to TCP_NEW_SYN_RECV (12) without TCP_CLOSE (7); bound
-/// but unconnected sockets (13) take none.
-const STATES: u32 = ((1 << 13) - 1) & !(1 << 7);
+
+/// Which states of a connection to look for: bits of the enum in include/net/tcp_states.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct States(u32);
+
+impl States {
+    /// All that packets can be for: up to TCP_NEW_SYN_RECV (12) without TCP_CLOSE (7); bound but unconnected sockets (13)
+    /// take none.
+    pub const ALL: Self = Self(((1 << 13) - 1) & !(1 << 7));
+    /// A handshake whose SYN has been answered: TCP_SYN_RECV, TCP_NEW_SYN_RECV.
+    pub const ANSWERED: Self = Self(1 << 3 | 1 << 12);
+    /// Our FIN, and maybe data before it, is on its way: TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_CLOSING.
+    pub const DELIVERING: Self = Self(1 << 4 | 1 << 9 | 1 << 11);
+}
 
 /// `AF_INET`
 pub const INET: u8 = 2;
@@ -58,11 +69,18 @@ impl Diag {
         Ok(Self(socket))
     }
 
-    /// All sockets of `family` and `protocol` whose mark is `mark` under `mask`.
-    pub fn find(&self, family: u8, protocol: u32, mark: u32, mask: u32) -> io::Result<Vec<Found>> {
+    /// The sockets of `family` and `protocol` in one of `states` whose mark is `mark` under `mask`.
+    pub fn find(
+        &self,
+        family: u8,
+        protocol: u32,
+        states: States,
+        mark: u32,
+        mask: u32,
+    ) -> io::Result<Vec<Found>> {
         let mut attributes = attribute(INET_DIAG_REQ_BYTECODE, &mark_is(mark, mask));
         attributes.extend(attribute(INET_DIAG_REQ_PROTOCOL, &protocol.to_ne_bytes()));
-        let request = request(family, &[0; ID], &attributes);
+        let request = request(family, states, &[0; ID], &attributes);
         self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &request)?;
         let mut found = Vec::new();
         loop {
@@ -79,7 +97,11 @@ impl Diag {
 
     /// Ends `socket` as if a reset had come; one that has gone meanwhile is no error.
     pub fn destroy(&self, socket: &Found) -> io::Result<()> {
-        self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &request(socket.family, &socket.id, &[]))?;
+        self.send(
+            SOCK_DESTROY,
+            NLM_F_REQUEST | NLM_F_ACK,
+            &request(socket.family, States::ALL, &socket.id, &[]),
+        )?;
         let (datagram, _) = self.0.recv_from_full()?;
         let (_, payload) = messages(&datagram).next().ok_or_else(truncated)?;
         match answer(payload) {
@@ -100,9 +122,9 @@ impl Diag {
 }
 
 /// `struct inet_diag_req_v2`; a protocol above 255 comes as an attribute.
-fn request(family: u8, id: &[u8; ID], attributes: &[u8]) -> Vec<u8> {
+fn request(family: u8, States(states): States, id: &[u8; ID], attributes: &[u8]) -> Vec<u8> {
     let mut request = vec![family, TCP as u8, 0, 0];
-    request.extend(STATES.to_ne_bytes());
+    request.extend(states.to_ne_bytes());
     request.extend(id);
     request.extend(attributes);
     request

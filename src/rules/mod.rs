@@ -25,6 +25,7 @@ mod sysctl;
 mod tests;
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::units::OwnMark;
@@ -38,6 +39,9 @@ use plan::{Plan, Seen};
 pub use removal::{Removed, remove};
 pub use ruleset::Gate;
 pub use state::Keeper;
+
+/// What sessions that ended in order may still have to deliver gets so long before it is destroyed.
+const DELIVERY: Duration = Duration::from_secs(2);
 
 /// What [`install`] found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,10 +121,19 @@ pub fn gate(gate: Gate) -> Result<(), RulesError> {
     nft::transact(step, &gate.script())
 }
 
+/// Waits, for so long at most, until no handshake with a listener of ours is under way, and gives up the others: what comes for
+/// one of those is answered with a reset. Gives their number. For a daemon that has closed the gate and is about to end.
+pub fn end_handshakes(own: OwnMark, at_most: Duration) -> Result<usize, RulesError> {
+    let ended = leftovers::end_handshakes(own, at_most);
+    ended.map_err(|err| RulesError::io("wait for handshakes under way", &err))
+}
+
 /// Destroys all sockets with our marks, for a daemon that ends and leaves its rules: a client that uses its port again
 /// would meet them (`tproxy` gives a SYN to a socket in TIME_WAIT when nobody listens). Gives their number.
+/// What has data to deliver gets a moment for it first.
 pub fn destroy_leftovers(own: OwnMark) -> Result<usize, RulesError> {
     let step = "destroy leftover sockets";
+    leftovers::let_deliver(own, DELIVERY).map_err(|err| RulesError::io(step, &err))?;
     match leftovers::clear(own, Caller::Daemon) {
         Ok(Cleared::Gone(count)) => Ok(count),
         Ok(Cleared::Remain(_) | Cleared::InUse) => {

@@ -19,13 +19,15 @@ pub struct Removed {
 
 /// Removes the rules: goes on after an error, and returns all. `own` tells our sockets where the table does not.
 ///
-/// First the table loses its chains and keeps only the record, so that connections are routed from then on, and an
+/// First what ended sessions have left to deliver gets a moment for it. Then the table loses its chains and keeps only the record, so that connections are routed from then on, and an
 /// interruption loses nothing. Then leftover sockets are destroyed, the sysctls restored, and the rest deleted.
 pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     let mut work = Work { own, caller, removed: Removed::default(), errors: Vec::new() };
     let table = work.keep(observe::nft_table()).flatten();
     let blind = !work.errors.is_empty();
     let state = table.as_ref().and_then(|table| table.state.clone());
+    // A courtesy: who may not look at sockets is told so below.
+    let _ = leftovers::let_deliver(state.as_ref().map_or(own, |state| state.own), super::DELIVERY);
     let inert = table.as_ref().is_none_or(|table| work.disarm(table));
     if let (true, Some(table), Some(state)) = (inert, &table, &state) {
         work.restore(table, state);

@@ -10,6 +10,6 @@ pub use event::async_socket;
 pub use process::{Fork, fork};
 pub use resolve::{Part, resolve};
 pub use sockopt::{
-    MemInfo, at_urgent_mark, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open,
+    MemInfo, accept_queue, at_urgent_mark, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open,
     set_fast_open_no_cookie, set_notsent_lowat, unsent,
 };

@@ -19,6 +19,9 @@ const SIOCOUTQNSD: libc::Ioctl = 0x894b;
 const SK_MEMINFO_SNDBUF: usize = 3;
 const SK_MEMINFO_WMEM_QUEUED: usize = 5;
 const SK_MEMINFO_VARS: usize = 9;
+/// The beginning of `struct tcp_info` (include/uapi/linux/tcp.h) in words: eight bytes, then `u32`s; the seventh word is
+/// `tcpi_unacked`, which for a listener is its accept queue (tcp_get_info() in net/ipv4/tcp.c).
+const TCP_INFO_WORDS: usize = 7;
 
 /// What a socket's send buffer holds, in bytes of kernel memory (payload and overhead).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,12 @@ pub fn mem_info(sock: BorrowedFd<'_>) -> io::Result<MemInfo> {
 /// `ENOPROTOOPT`: the kernel is older than 5.16.
 pub fn is_mptcp(sock: BorrowedFd<'_>) -> io::Result<bool> {
     get::<c_int>(sock, libc::IPPROTO_TCP, TCP_IS_MPTCP).map(|flag| flag != 0)
+}
+
+/// How many connections wait for `listener` to accept them.
+pub fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    let info: [u32; TCP_INFO_WORDS] = get(listener, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok(info[TCP_INFO_WORDS - 1])
 }
 
 /// Whether the next byte that `sock` gives is an urgent one. Not for MPTCP, which has none and says `EOPNOTSUPP`.
@@ -83,6 +92,7 @@ pub fn set_fast_open_no_cookie(sock: BorrowedFd<'_>) -> io::Result<()> {
 trait Plain: Copy {}
 impl Plain for c_int {}
 impl Plain for [u32; SK_MEMINFO_VARS] {}
+impl Plain for [u32; TCP_INFO_WORDS] {}
 
 fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
@@ -135,6 +145,15 @@ mod tests {
         while sender.write(&[0; 16_384]).is_ok() {}
         let unsent = unsent(sender.as_fd()).unwrap();
         assert!((65_536..131_072).contains(&unsent), "{unsent}");
+    }
+
+    #[test]
+    fn connections_that_wait_to_be_accepted_are_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(accept_queue(listener.as_fd()).unwrap(), 0);
+        let _waiting = [connect(), connect()];
+        assert_eq!(accept_queue(listener.as_fd()).unwrap(), 2);
     }
 
     #[test]

@@ -1,0 +1,124 @@
+//! What clients do in a soak: everything that they do in the field, at once and for long.
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lab::peers::{self, Server};
+use lab::stream::Random;
+use lab::{BOTH, Lab};
+
+use super::kinds::{BULK, ECHO, KINDS, RESETS, SILENT, SPEAKS_FIRST, ask, resets, speaks_and_ends};
+use crate::report::Report;
+
+/// How many connections there were.
+pub struct Count {
+    /// All that the box has answered.
+    pub all: u64,
+    /// Those that ended with a FIN in both directions.
+    pub in_order: u64,
+}
+
+/// The clients and the servers.
+pub struct Load {
+    /// Where they are.
+    pub lab: Lab,
+    /// How long a client waits.
+    pub patience: Duration,
+    /// Listeners of the server whose connections the clients accept themselves.
+    pub bulk: Mutex<[TcpListener; 2]>,
+    _servers: Vec<Server>,
+    done: [AtomicU64; KINDS.len()],
+    failed: Mutex<Vec<String>>,
+}
+
+impl Load {
+    pub fn new(lab: Lab, patience: Duration) -> Self {
+        let serve = |port, serve: fn(TcpStream) -> io::Result<()>| {
+            // A reset is nothing to speak of here.
+            let undaunted = move |stream| serve(stream).or(Ok(()));
+            BOTH.map(|ip| Server::start(&lab.server, lab.server_at(ip, port), undaunted))
+        };
+        let servers = [serve(ECHO, peers::echo), serve(SPEAKS_FIRST, speaks_and_ends), serve(RESETS, resets)];
+        lab.server.nft(&format!(
+            "table inet silent {{ chain in {{ type filter hook input priority 0; tcp dport {SILENT} drop; }}; }}"
+        ));
+        let bulk = Mutex::new(BOTH.map(|ip| lab.server.listen(lab.server_at(ip, BULK))));
+        let servers = servers.into_iter().flatten().collect();
+        Self { lab, patience, bulk, _servers: servers, done: Default::default(), failed: Mutex::default() }
+    }
+
+    /// Carries on until then, or until something fails; meanwhile calls `beside` over and over.
+    pub fn carry(&self, until: Instant, mut beside: impl FnMut()) {
+        std::thread::scope(|scope| {
+            for (number, kind) in KINDS.iter().enumerate() {
+                for thread in 0..kind.threads {
+                    let random = Random::new((number * 100 + thread) as u64);
+                    scope.spawn(move || self.repeat(number, random, until));
+                }
+            }
+            while Instant::now() < until && self.failures().is_empty() {
+                beside();
+            }
+        });
+    }
+
+    fn repeat(&self, number: usize, mut random: Random, until: Instant) {
+        let kind = &KINDS[number];
+        while Instant::now() < until && self.failures().is_empty() {
+            let ended = catch_unwind(AssertUnwindSafe(|| (kind.session)(self, &mut random)));
+            match ended {
+                Ok(Ok(())) => {
+                    self.done[number].fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Err(err)) => self.fail(format!("{}: {err}", kind.name)),
+                Err(_) => self.fail(format!("{}: its panic is above", kind.name)),
+            }
+        }
+    }
+
+    fn fail(&self, what: String) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    fn failures(&self) -> Vec<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn judge(&self, report: &mut Report) {
+        for (kind, done) in KINDS.iter().zip(&self.done) {
+            let done = done.load(Ordering::Relaxed);
+            report.check(done > 0, &format!("{done:>9} {}", kind.name));
+        }
+        let failures = self.failures();
+        report.check(failures.is_empty(), &format!("every one as it should be {failures:?}"));
+    }
+
+    /// How many so far.
+    pub fn count(&self) -> Count {
+        let done = self.done.iter().map(|done| done.load(Ordering::Relaxed));
+        let in_order = KINDS.iter().zip(done.clone()).filter(|(kind, _)| kind.in_order).map(|(_, done)| done);
+        Count { all: done.sum(), in_order: in_order.sum() }
+    }
+
+    pub fn line(&self) -> String {
+        format!("{:>8} connections", self.count().all)
+    }
+
+    /// `count` connections at once, held until all are there, and each asked; gives how many answered.
+    pub fn rush(&self, count: usize) -> usize {
+        let threads = 10;
+        let some = |thread: usize| {
+            let mut random = Random::new(thread as u64);
+            let held: Vec<_> =
+                (0..count / threads).filter_map(|_| self.connect(&mut random, ECHO).ok()).collect();
+            held.iter().filter(|stream| ask(stream, 1000).is_ok()).count()
+        };
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || some(thread))).collect();
+            running.into_iter().filter_map(|thread| thread.join().ok()).sum()
+        })
+    }
+}

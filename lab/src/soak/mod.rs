@@ -1,0 +1,101 @@
+//! `make soak`: mixed load, resets and churn for as long as asked; nothing may be lost, and nothing may leak.
+mod kinds;
+mod load;
+mod records;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lab::{Lab, Proc, becomes};
+use rustix::process::Signal;
+
+use self::load::Load;
+use self::records::Records;
+use self::watch::Watch;
+use crate::report::Report;
+
+const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// More than the mixed load has at once, less than a rush has.
+const LIMIT: usize = 200;
+const RUSH: usize = 300;
+/// How long anything may take on the most loaded of machines before it counts as never.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Runs for MINUTES (an hour), and fails when anything was lost or has leaked.
+pub fn run() -> ExitCode {
+    let mut report = Report::new();
+    let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(60.0);
+    let Some(binary) = crate::demo::binary() else {
+        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
+        return ExitCode::FAILURE;
+    };
+    let lab = router();
+    let mut records = Records::new();
+    let limit = format!("limits.connections={LIMIT}");
+    let log = format!("log.target={}", records.path().display());
+    let mut daemon =
+        lab.gateway.spawn(&binary.display().to_string(), &["run", "--set", &limit, "--set", &log]);
+    report.check(becomes(PATIENCE, || records.has("ready: ")), "the daemon is ready");
+    let load = Load::new(lab, PATIENCE);
+    let mut watch = Watch::begin(&load.lab, daemon.pid());
+
+    report.section(&format!("Mixed load for {minutes} minutes"));
+    let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
+    load.carry(until, || {
+        std::thread::sleep(SAMPLE_EVERY.min(until.saturating_duration_since(Instant::now())));
+        records.rotate(&daemon);
+        report.say(&watch.sample(&load.line()));
+    });
+    load.judge(&mut report);
+    watch.judge_trend(&mut report);
+    watch.judge_rest(&mut report);
+    records.rotate(&daemon);
+    let aborted = records.judge_mixed(&mut report, &load.count());
+
+    report.section(&format!("Rushes of {RUSH} connections, with a limit of {LIMIT}"));
+    let rushes = (minutes.ceil() as usize).clamp(3, 20);
+    let answered = (0..rushes).map(|_| load.rush(RUSH)).sum::<usize>();
+    report.check(
+        answered == rushes * RUSH,
+        &format!("{answered} of {} were answered, by us or past us", rushes * RUSH),
+    );
+
+    report.section("Afterwards");
+    watch.judge_rest(&mut report);
+    watch.judge_memory_of_the_kernel(&mut report);
+    stop(&mut report, &load.lab, &mut daemon);
+    records.judge(&mut report, aborted);
+    report.end()
+}
+
+/// The box as a small router is: it masquerades, so that conntrack sees every connection. What has ended is soon forgotten there, or the
+/// end of this would take minutes.
+fn router() -> Lab {
+    let lab = Lab::new();
+    lab.masquerade();
+    for state in ["time_wait", "syn_sent", "fin_wait", "close"] {
+        lab.gateway.sysctl(&format!("net.netfilter.nf_conntrack_tcp_timeout_{state}"), "5");
+    }
+    // Clients that use their ports again as soon as the kernel finds it safe.
+    lab.client().sysctl("net.ipv4.tcp_tw_reuse", "1");
+    lab
+}
+
+fn stop(report: &mut Report, lab: &Lab, daemon: &mut Proc) {
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    let status = daemon.wait(PATIENCE);
+    report.check(
+        status.success(),
+        &format!("SIGTERM: ended after {} ms ({status})", start.elapsed().as_millis()),
+    );
+    let left = lab.gateway.run("nft list tables; ip rule; ip -6 rule; ip route show table all");
+    let gone = !left.contains("tcp_intercept") && !left.contains("proto 155");
+    report.check(gone, "rules and routes are gone");
+    let sockets = lab.gateway.ss("-tan");
+    report.check(
+        sockets.is_empty(),
+        &format!("sockets on the box, TIME_WAIT among them: {}", sockets.lines().count()),
+    );
+}

@@ -1,0 +1,156 @@
+//! What the daemon and the kernel hold meanwhile, and what is left of it afterwards.
+use std::fs;
+
+use lab::{Lab, becomes};
+
+use super::PATIENCE;
+use crate::report::Report;
+
+/// Memory grows to its working size at first; what it has after so many samples is what it should keep.
+const WARM: usize = 6;
+const GROWTH_KIB: u64 = 4 << 10;
+/// The idle pipes that each worker may keep.
+const PIPES_A_WORKER: u64 = 4;
+
+/// What there is at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    /// Open descriptors of the daemon that are no pipes.
+    descriptors: u64,
+    pipe_ends: u64,
+    threads: u64,
+    memory_kib: u64,
+    /// Sockets on the box, without those in TIME_WAIT.
+    sockets: u64,
+    /// Rules, chains and sets of our table.
+    rules: u64,
+    /// Elements of its sets.
+    elements: u64,
+    /// Connections that conntrack knows.
+    tracked: u64,
+}
+
+/// Takes samples, and compares them.
+pub struct Watch<'l> {
+    lab: &'l Lab,
+    pid: u32,
+    idle: Sample,
+    samples: Vec<Sample>,
+}
+
+impl<'l> Watch<'l> {
+    /// From what an idle daemon has.
+    pub fn begin(lab: &'l Lab, pid: u32) -> Self {
+        let idle = Sample::take(lab, pid);
+        Self { lab, pid, idle, samples: Vec::new() }
+    }
+
+    /// One more sample, as a line behind `what` has been done.
+    pub fn sample(&mut self, what: &str) -> String {
+        let now = Sample::take(self.lab, self.pid);
+        self.samples.push(now);
+        format!(
+            "{what} {:>5} sockets {:>4} descriptors {:>3} pipes {:>7} KiB {:>7} elements {:>6} tracked",
+            now.sockets,
+            now.descriptors,
+            now.pipe_ends / 2,
+            now.memory_kib,
+            now.elements,
+            now.tracked
+        )
+    }
+
+    /// Whether it needs no more than when it was warm.
+    pub fn judge_trend(&self, report: &mut Report) {
+        let warm =
+            self.samples.iter().take(WARM.max(self.samples.len() / 4)).map(|sample| sample.memory_kib).max();
+        if let (Some(warm), Some(last)) = (warm, self.samples.last()) {
+            let steady = self.samples.len() <= WARM || last.memory_kib <= warm + warm / 10 + GROWTH_KIB;
+            report
+                .check(steady, &format!("memory: {warm} KiB when warm, {} KiB in the end", last.memory_kib));
+        }
+        let fewest = |what: fn(&Sample) -> u64| self.samples.iter().map(what).min().unwrap_or(0);
+        report.say(&format!(
+            "    fewest of each in any sample: {} sockets, {} descriptors, {} pipes",
+            fewest(|sample| sample.sockets),
+            fewest(|sample| sample.descriptors),
+            fewest(|sample| sample.pipe_ends) / 2
+        ));
+    }
+
+    /// Whether all that sessions had is given back once they have ended.
+    pub fn judge_rest(&self, report: &mut Report) {
+        let idle = self.idle;
+        let mut now = idle;
+        becomes(PATIENCE, || {
+            now = Sample::take(self.lab, self.pid);
+            now.sockets == idle.sockets && now.descriptors <= idle.descriptors
+        });
+        report.check(
+            now.sockets == idle.sockets,
+            &format!("sockets: {} before, {} left", idle.sockets, now.sockets),
+        );
+        let right = now.descriptors == idle.descriptors;
+        report.check(
+            right,
+            &format!("descriptors without pipes: {} before, {} left", idle.descriptors, now.descriptors),
+        );
+        let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let kept = 2 * PIPES_A_WORKER * workers;
+        report.check(
+            now.pipe_ends <= kept,
+            &format!("pipes: {} kept, {} at most", now.pipe_ends / 2, kept / 2),
+        );
+        let same = (now.rules, now.threads) == (idle.rules, idle.threads);
+        report.check(
+            same,
+            &format!(
+                "rules, chains and sets: {} before, {} left; threads: {}, {}",
+                idle.rules, now.rules, idle.threads, now.threads
+            ),
+        );
+    }
+
+    /// Whether the kernel forgets what it was told to remember for a while.
+    pub fn judge_memory_of_the_kernel(&self, report: &mut Report) {
+        let mut now = self.idle;
+        becomes(PATIENCE, || {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            now = Sample::take(self.lab, self.pid);
+            now.elements == 0 && now.tracked <= self.idle.tracked
+        });
+        report.check(now.elements == 0, &format!("elements in our sets: {}", now.elements));
+        let right = now.tracked <= self.idle.tracked;
+        report.check(
+            right,
+            &format!("connections in conntrack: {} before, {} left", self.idle.tracked, now.tracked),
+        );
+    }
+}
+
+impl Sample {
+    fn take(lab: &Lab, pid: u32) -> Self {
+        let proc = format!("/proc/{pid}");
+        let status = fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let text = status.lines().find_map(|line| line.strip_prefix(name))?;
+            text.trim().trim_end_matches(" kB").parse().ok()
+        };
+        let open = fs::read_dir(format!("{proc}/fd")).into_iter().flatten().flatten();
+        let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let (pipes, others): (Vec<_>, Vec<_>) =
+            open.partition(|to| to.to_string_lossy().starts_with("pipe:"));
+        let table = lab.gateway.run("nft -a list table inet tcp_intercept");
+        let tracked = lab.gateway.run("cat /proc/sys/net/netfilter/nf_conntrack_count");
+        Self {
+            descriptors: others.len() as u64,
+            pipe_ends: pipes.len() as u64,
+            threads: field("Threads:").unwrap_or(0),
+            memory_kib: field("VmRSS:").unwrap_or(0),
+            sockets: lab.gateway.ss("-tan state connected exclude time-wait").lines().count() as u64,
+            rules: table.matches("# handle").count() as u64,
+            elements: table.matches(" expires ").count() as u64,
+            tracked: tracked.trim().parse().unwrap_or(0),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Who opens and closes the gate for new connections: it is closed while there are almost too many sessions, or no means for
+//! one more. WIRING.
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use socket2::Domain;
+
+use crate::flow::Side;
+use crate::kernel::Kernel;
+use crate::leg::Leg;
+use crate::metrics::worth_a_line;
+use crate::relay::pool::Pool;
+use crate::rules::{self, Gate};
+use crate::worker::Shared;
+
+/// When to look again after descriptors or memory have run out, or after the gate could not be moved.
+const LATER: Duration = Duration::from_secs(5);
+/// So many sessions must have what they need before new ones are let in: were it one, the next would fail.
+const SESSIONS_TRIED: usize = 4;
+
+/// Moves the gate.
+pub struct Guard {
+    reserve: Reserve,
+    failed: bool,
+}
+
+impl Guard {
+    /// The gate is open.
+    pub fn new() -> Self {
+        Self { reserve: Reserve::take(), failed: false }
+    }
+
+    /// Waits until it is time to [look again](Self::look_again) although nobody has rung; it may never be.
+    pub async fn later(&self, shared: &Shared) {
+        if self.failed || shared.occupancy.is_exhausted() {
+            tokio::time::sleep(LATER).await;
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    /// A worker has rung, or some time has passed.
+    pub fn look_again(&mut self, shared: &Shared) {
+        let occupancy = &shared.occupancy;
+        if occupancy.is_exhausted() && means_for_more(&shared.kernel).is_ok() {
+            occupancy.recovered();
+        }
+        self.look(shared);
+    }
+
+    /// Moves the gate if it is not where it should be.
+    pub fn look(&mut self, shared: &Shared) {
+        let occupancy = &shared.occupancy;
+        let close = occupancy.closes();
+        if close == occupancy.is_closed() && !self.failed {
+            return;
+        }
+        let gate = if close { Gate::Closed } else { Gate::Open };
+        let moved = self.reserve.lend(|| rules::gate(gate));
+        occupancy.moved(close);
+        if occupancy.closes() != close {
+            // It went the other way meanwhile, and nobody was told, as the gate was not yet said to have moved.
+            shared.gate.notify_one();
+        }
+        self.say(shared, close, moved);
+    }
+
+    fn say(&mut self, shared: &Shared, closed: bool, moved: Result<(), rules::RulesError>) {
+        let (sessions, limit) = (shared.occupancy.sessions(), shared.occupancy.limit());
+        let what = if closed { "routed past us" } else { "intercepted again" };
+        let failed = std::mem::replace(&mut self.failed, moved.is_err());
+        match moved {
+            Ok(()) => {
+                if closed {
+                    shared.counters.gate_closed.count();
+                }
+                if worth_a_line(shared.counters.gate_closed.get()) {
+                    tracing::warn!("{sessions} of {limit} sessions: new connections are {what}");
+                }
+            }
+            Err(err) if !failed => {
+                tracing::error!("{sessions} of {limit} sessions: new connections cannot be {what}: {err}");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Tries to have what a few more sessions take: two sockets each, which the runtime knows, and a pipe.
+fn means_for_more(kernel: &Kernel) -> io::Result<()> {
+    let leg = |side| Leg::new(kernel.server_socket(Domain::IPV4)?, side, &kernel.server);
+    let session = |_| Ok((leg(Side::Client)?, leg(Side::Server)?, Pool::default().take()?));
+    (0..SESSIONS_TRIED).map(session).collect::<io::Result<Vec<_>>>().map(drop)
+}
+
+/// Descriptors that are kept for the child that moves the gate: it is needed most when there are none left. Files of their own,
+/// as the system's limit counts those.
+struct Reserve(Vec<OwnedFd>);
+
+impl Reserve {
+    /// More than the pipes of a child take.
+    const DESCRIPTORS: usize = 16;
+
+    fn take() -> Self {
+        Self((0..Self::DESCRIPTORS).filter_map(|_| eventfd(0, EventfdFlags::CLOEXEC).ok()).collect())
+    }
+
+    fn lend<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.0.clear();
+        let done = work();
+        *self = Self::take();
+        done
+    }
+}

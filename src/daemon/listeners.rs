@@ -1,0 +1,52 @@
+//! The listeners of all workers, and what to say when there are none to be had. WIRING.
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::thread;
+
+use rustix::io::Errno;
+use socket2::Socket;
+
+use super::{Setup, os};
+use crate::exit::{Exit, Fatal};
+use crate::kernel::Kernel;
+use crate::listener;
+
+/// One list of listeners for each worker.
+pub fn bind_all(setup: &Setup, kernel: &Kernel) -> Result<Vec<Vec<Socket>>, Fatal> {
+    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let several = setup.listen.len() > 1;
+    let bind = |addr: SocketAddr| match listener::bind(addr, &setup.config, kernel) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(err) if several && addr.is_ipv6() && no_ipv6(&err) => Ok(None),
+        Err(err) => Err(cannot_bind(addr, &err)),
+    };
+    let bind_some = |_| setup.listen.iter().filter_map(|&addr| bind(addr).transpose()).collect();
+    let all: Vec<Vec<Socket>> = (0..workers).map(bind_some).collect::<Result<_, _>>()?;
+    all.iter().flatten().try_for_each(listener::listen).map_err(os("listening"))?;
+    Ok(all)
+}
+
+fn no_ipv6(err: &io::Error) -> bool {
+    matches!(Errno::from_io_error(err), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+fn cannot_bind(addr: SocketAddr, err: &io::Error) -> Fatal {
+    match Errno::from_io_error(err) {
+        Some(Errno::ADDRINUSE) => Fatal::new(
+            Exit::Unavailable,
+            format!(
+                "{addr} is taken by another program ({err}): \
+                 stop it (ss -tlnp shows it) or choose another port (listen.port, -b)"
+            ),
+        ),
+        Some(Errno::PERM | Errno::ACCESS) => Fatal::new(
+            Exit::NoPerm,
+            format!(
+                "cannot make a transparent listener on {addr} ({err}): CAP_NET_ADMIN is missing; \
+                 start as root or with that capability"
+            ),
+        ),
+        _ => Fatal::new(Exit::OsErr, format!("cannot listen on {addr}: {err}")),
+    }
+}

@@ -1,0 +1,151 @@
+//! What these tests share: a box with a daemon, a server that echoes, and what becomes of who connects.
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lab::peers::{Server, echo};
+use lab::{Daemon, Ip, Lab};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
+pub const SOON: Duration = Duration::from_secs(30);
+/// What the idle pipes of two workers may hold of descriptors.
+pub const PIPES: usize = 16;
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is intercepted, and answered.
+    Served,
+    /// It is not intercepted, and answered.
+    Routed,
+    /// It is reset.
+    Reset,
+}
+
+pub struct Bench {
+    pub lab: Lab,
+    pub daemon: Daemon,
+    pub server: Server,
+}
+
+impl Bench {
+    pub fn new(settings: &[&str]) -> Self {
+        let lab = Lab::new();
+        let server = Server::start(&lab.server, lab.server_at(Ip::V4, 80), echo);
+        let daemon = Daemon::start(&lab.gateway, BIN, settings);
+        Self { lab, daemon, server }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        self.lab.client().connect(self.server.address).unwrap()
+    }
+
+    /// `count` connections that are intercepted.
+    pub fn sessions(&self, count: usize) -> Vec<TcpStream> {
+        let all: Vec<_> = (0..count).map(|_| self.connect()).collect();
+        for stream in &all {
+            speaks(stream).unwrap();
+            assert_eq!(self.lab.legs(stream), 2);
+        }
+        all
+    }
+
+    /// Connects and speaks; to be left hanging is no fate.
+    pub fn newcomer(&self) -> Fate {
+        let answered = self.lab.client().connect(self.server.address).and_then(|stream| {
+            speaks(&stream)?;
+            Ok(self.lab.legs(&stream))
+        });
+        match answered.map_err(|err| err.kind()) {
+            Ok(2) => Fate::Served,
+            Ok(0) => Fate::Routed,
+            Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused | ErrorKind::BrokenPipe) => {
+                Fate::Reset
+            }
+            other => panic!("neither served nor routed nor reset: {other:?}\n{}", self.daemon.log()),
+        }
+    }
+
+    /// Whether new connections are routed, as `nft` says.
+    pub fn gate_is_closed(&self) -> bool {
+        self.lab.gateway.run("nft list chain inet tcp_intercept gate").contains("goto full")
+    }
+
+    pub fn pid(&mut self) -> u32 {
+        self.daemon.process().pid()
+    }
+}
+
+pub fn speaks(mut stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"hello")?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"hello");
+    Ok(())
+}
+
+/// The counter `name` in the last line of a daemon's log.
+pub fn counter(log: &str, name: &str) -> usize {
+    let counters = log.split("stopped: ").last().unwrap();
+    let words = counters.split(|c: char| c == '"' || c.is_whitespace());
+    let value = words.filter_map(|word| word.split_once('=')).find(|(key, _)| *key == name);
+    value.unwrap_or_else(|| panic!("no {name} in {counters}")).1.parse().unwrap()
+}
+
+pub fn descriptors(daemon: &mut Daemon) -> usize {
+    let pid = daemon.process().pid();
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// The daemon's resident memory in KiB.
+pub fn rss(daemon: &mut Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.process().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Leaves a process what it has now and `free` more. The limit is not a count: it is the first number that cannot be had.
+pub fn forbid_new_descriptors(pid: u32, free: u64) {
+    let first_free = (0..).find(|n| !Path::new(&format!("/proc/{pid}/fd/{n}")).is_symlink());
+    limit_descriptors(pid, first_free.unwrap() + free);
+}
+
+pub fn allow_new_descriptors(pid: u32) {
+    limit_descriptors(pid, 1024);
+}
+
+fn limit_descriptors(pid: u32, limit: u64) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    let maximum =
+        prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit.max(1024)) });
+    maximum.unwrap();
+}
+
+/// The processor time that a process uses from a moment on.
+pub struct Work {
+    pid: u32,
+    since: Instant,
+    before: Duration,
+}
+
+impl Work {
+    pub fn of(pid: u32) -> Self {
+        Self { pid, since: Instant::now(), before: processor_time(pid) }
+    }
+
+    /// A thread that spins uses all of a processor, or its share of it.
+    pub fn is_little(&self) {
+        let (took, used) = (self.since.elapsed(), processor_time(self.pid) - self.before);
+        assert!(used < took / 2, "{used:?} of {took:?} on the processor");
+    }
+}
+
+/// Fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms: proc(5).
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_ascii_whitespace().skip(11);
+    Duration::from_millis(10 * fields.take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>())
+}

@@ -1,0 +1,164 @@
+//! A kernel that has no descriptor, no file and no memory left: sessions in hand go on, new connections are routed, and nobody
+//! is left hanging. Errors that cannot be had without harm to the machine are injected by strace.
+use std::time::Duration;
+
+use lab::stream::{self, Pace};
+use lab::{Fault, Ip, netns, peers, wait_until};
+
+use crate::bench::{Bench, Fate, SOON, Work, counter, forbid_new_descriptors, speaks};
+
+fn newcomers_are_routed_without_descriptors(free: u64) -> String {
+    let mut bench = Bench::new(&[]);
+    let mut held = bench.sessions(20);
+    forbid_new_descriptors(bench.pid(), free);
+    // This one has been intercepted: it is reset in the end, not left hanging.
+    assert_eq!(bench.newcomer(), Fate::Reset);
+    (0..20).for_each(|_| assert_eq!(bench.newcomer(), Fate::Routed));
+    held.iter().for_each(|stream| speaks(stream).unwrap());
+    held.truncate(10);
+    wait_until("connections are taken again", SOON, || bench.newcomer() == Fate::Served);
+    let log = bench.daemon.stop().1;
+    assert_eq!(counter(&log, "gate-closed"), 1, "{log}");
+    log
+}
+
+#[test]
+fn without_descriptors_new_connections_are_routed_and_taken_again_when_there_are_some() {
+    netns(|| {
+        let log = newcomers_are_routed_without_descriptors(0);
+        assert_eq!(counter(&log, "shed"), 1, "{log}");
+    });
+}
+
+#[test]
+fn with_a_descriptor_to_accept_and_none_to_dial_new_connections_are_routed_too() {
+    netns(|| {
+        let log = newcomers_are_routed_without_descriptors(1);
+        assert_eq!(counter(&log, "dial-failed"), 1, "{log}");
+    });
+}
+
+/// While a system call fails: the sessions in hand are whole, the first newcomers are reset and the others become what `then` has, the daemon
+/// does not spin, and says little. Afterwards newcomers are served. Gives the daemon's log.
+fn newcomers_while(what: &str, then: &[Fate]) -> String {
+    let mut bench = Bench::new(&[]);
+    let pid = bench.pid();
+    let held = bench.sessions(10);
+    let (near, far, _) = peers::pair(bench.lab.client(), &bench.lab.server, bench.lab.server_at(Ip::V4, 81));
+    let work = Work::of(pid);
+    let fault = Fault::inject(&bench.lab.gateway, pid, what);
+    assert_eq!(bench.newcomer(), Fate::Reset);
+    wait_until("the gate is closed", SOON, || bench.gate_is_closed());
+    std::thread::scope(|scope| {
+        scope.spawn(|| stream::exchange(&near, &far, 8 << 20, Pace::UNEVEN));
+        let fates: Vec<_> = (0..20).map(|_| bench.newcomer()).collect();
+        assert!(fates.contains(&Fate::Routed) && fates.iter().all(|fate| then.contains(fate)), "{fates:?}");
+        held.iter().for_each(|stream| speaks(stream).unwrap());
+    });
+    // The daemon asks the kernel every five seconds, and lets nobody in who would then have to be reset.
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(then.contains(&bench.newcomer()));
+    work.is_little();
+    assert!(fault.end() > 0, "{what} was never called");
+    wait_until("newcomers are served again", SOON, || bench.newcomer() == Fate::Served);
+    let log = bench.daemon.stop().1;
+    assert!(counter(&log, "exhausted") > 0, "{log}");
+    assert!(log.matches("no means for one more connection").count() <= 4, "{log}");
+    log
+}
+
+fn waits_in_vain(errno: &str) {
+    netns(|| {
+        // Whether it can accept again, only a connection can tell: one is tried every five seconds.
+        let log = newcomers_while(&format!("accept4:error={errno}"), &[Fate::Routed, Fate::Reset]);
+        assert!(counter(&log, "shed") > 0, "{log}");
+    });
+}
+
+#[test]
+fn without_files_what_waits_to_be_accepted_is_reset_and_the_others_are_routed() {
+    waits_in_vain("ENFILE");
+}
+
+#[test]
+fn without_memory_what_waits_to_be_accepted_is_reset_and_the_others_are_routed() {
+    waits_in_vain("ENOMEM");
+}
+
+#[test]
+fn where_accepting_is_forbidden_what_waits_is_reset_and_the_others_are_routed() {
+    waits_in_vain("EPERM");
+}
+
+#[test]
+fn without_memory_to_watch_a_socket_it_is_reset_and_the_others_are_routed() {
+    netns(|| drop(newcomers_while("epoll_ctl:error=ENOSPC", &[Fate::Routed])));
+}
+
+#[test]
+fn without_files_to_dial_with_the_client_is_reset_and_the_others_are_routed() {
+    netns(|| {
+        let log = newcomers_while("socket:error=ENFILE", &[Fate::Routed]);
+        assert!(counter(&log, "dial-failed") > 0 && log.contains("out-of-descriptors"), "{log}");
+    });
+}
+
+#[test]
+fn without_memory_to_dial_with_the_client_is_reset_and_the_others_are_routed() {
+    netns(|| {
+        // Whether there is memory for a SYN, only a dial can tell: one is tried every five seconds.
+        let log = newcomers_while("connect:error=ENOBUFS", &[Fate::Routed, Fate::Reset]);
+        assert!(counter(&log, "dial-failed") > 0 && log.contains("out-of-buffers"), "{log}");
+    });
+}
+
+#[test]
+fn a_connection_that_is_over_before_it_is_accepted_is_counted_and_holds_up_nobody() {
+    netns(|| {
+        let mut bench = Bench::new(&[]);
+        let pid = bench.pid();
+        let held = bench.sessions(10);
+        let mut failed = 0;
+        // What accept(2) says it may report of a connection.
+        for errno in
+            ["ECONNABORTED", "EPROTO", "ENOPROTOOPT", "EOPNOTSUPP", "ENETDOWN", "EHOSTUNREACH", "EINTR"]
+        {
+            let fault = Fault::inject(&bench.lab.gateway, pid, &format!("accept4:error={errno}:when=1+2"));
+            (0..5).for_each(|_| assert_eq!(bench.newcomer(), Fate::Served, "{errno}"));
+            failed += fault.end();
+        }
+        held.iter().for_each(|stream| speaks(stream).unwrap());
+        let log = bench.daemon.stop().1;
+        assert!(failed > 0 && counter(&log, "aborted") == failed, "{failed} failed\n{log}");
+        assert_eq!((counter(&log, "gate-closed"), counter(&log, "shed")), (0, 0), "{log}");
+        assert!(log.matches("before it could be accepted").count() <= 3, "{log}");
+    });
+}
+
+#[test]
+fn a_failure_that_goes_on_is_no_reason_to_spin() {
+    netns(|| {
+        let mut bench = Bench::new(&[]);
+        let pid = bench.pid();
+        let work = Work::of(pid);
+        let fault = Fault::inject(&bench.lab.gateway, pid, "accept4:error=ECONNABORTED");
+        assert_eq!(bench.newcomer(), Fate::Reset);
+        work.is_little();
+        fault.end();
+        assert_eq!(bench.newcomer(), Fate::Served);
+    });
+}
+
+#[test]
+fn an_option_that_is_refused_since_the_start_is_left_out_and_said_once() {
+    netns(|| {
+        let mut bench = Bench::new(&[]);
+        let pid = bench.pid();
+        // The first option that a worker sets on a socket is its congestion control.
+        let fault = Fault::inject(&bench.lab.gateway, pid, "setsockopt:error=EPERM:when=1");
+        (0..20).for_each(|_| assert_eq!(bench.newcomer(), Fate::Served));
+        assert!(fault.end() > 0);
+        let log = bench.daemon.stop().1;
+        assert_eq!(log.matches("no longer granted: server.congestion-control").count(), 1, "{log}");
+    });
+}
