@@ -1,11 +1,14 @@
 //! A host: a network namespace with a name, and what can be done in it.
 use std::fmt;
 use std::fs;
+use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -14,9 +17,33 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::process::Proc;
 use crate::sh;
 
-/// A network namespace of its own, under /run/netns.
+/// A network namespace of its own, under /run/netns. Its name goes with the last `Host` that stands for it; the kernel
+/// then removes it as soon as nothing runs in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host(String);
+pub struct Host(Arc<Namespace>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Namespace(String);
+
+impl Namespace {
+    /// Makes one with this name, or with a number behind it while another lab has the name.
+    fn make(name: &str) -> Self {
+        static NAMING: Mutex<()> = Mutex::new(());
+        let _alone = NAMING.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbered = (2..).map(|n: u32| format!("{name}-{n}"));
+        let mut names = iter::once(name.to_owned()).chain(numbered);
+        let free = names.find(|name| !Path::new("/run/netns").join(name).exists()).unwrap_or_default();
+        sh::run(Command::new("ip").args(["netns", "add", &free]), "ip netns add");
+        Self(free)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // What cannot be removed now goes with the lab's own mount namespace.
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).output();
+    }
+}
 
 /// One end of a link: a device on a host, with its addresses (`10.1.0.2/24`, `fd01::2/64`).
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +59,7 @@ pub struct End<'a> {
 impl Host {
     /// A new host with nothing but loopback. Duplicate address detection is off: addresses can be used at once.
     pub fn new(name: &str) -> Self {
-        sh::run(Command::new("ip").args(["netns", "add", name]), "ip netns add");
-        let host = Self(name.to_owned());
+        let host = Self(Arc::new(Namespace::make(name)));
         host.ip("link set lo up");
         // The initial namespace's IPv4 settings are inherited; a strict one there would fail tests here.
         for (key, value) in [
@@ -49,7 +75,7 @@ impl Host {
 
     /// The host's name, which is its network namespace's.
     pub fn name(&self) -> &str {
-        &self.0
+        &self.0.0
     }
 
     /// The device `device` of this host as the end of a link.
@@ -60,7 +86,7 @@ impl Host {
     /// `ip` with the words of `arguments`, on this host.
     pub fn ip(&self, arguments: &str) -> String {
         let words = arguments.split_ascii_whitespace();
-        sh::run(Command::new("ip").args(["-n", &self.0]).args(words), &format!("{self}: ip {arguments}"))
+        sh::run(Command::new("ip").args(["-n", self.name()]).args(words), &format!("{self}: ip {arguments}"))
     }
 
     /// Loads an nftables ruleset on this host.
@@ -71,7 +97,7 @@ impl Host {
     /// A command that will run on this host.
     pub fn cmd(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.0, program]);
+        command.args(["netns", "exec", self.name(), program]);
         command
     }
 
@@ -89,7 +115,7 @@ impl Host {
 
     /// Runs `work` on a thread that lives on this host: the sockets that it makes belong to the host for good.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = format!("/run/netns/{}", self.0);
+        let path = format!("/run/netns/{}", self.name());
         let namespace = fs::File::open(&path).unwrap_or_else(|err| panic!("{path}: {err}"));
         let inside = || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
@@ -135,6 +161,19 @@ impl Host {
     pub fn ss(&self, arguments: &str) -> String {
         self.run(&format!("ss -H {arguments}"))
     }
+
+    /// How many sockets a box has for the connection of which `stream` is an end: two when it is intercepted, none
+    /// when it is routed.
+    pub fn legs(&self, stream: &TcpStream) -> usize {
+        let ends = [stream.local_addr(), stream.peer_addr()].map(|end| {
+            let end = end.unwrap_or_else(|err| panic!("{stream:?} is not connected: {err}"));
+            end.to_string()
+        });
+        let sockets = self.ss("-tn state established");
+        let between =
+            |line: &&str| ends.iter().all(|end| line.split_ascii_whitespace().any(|word| word == end));
+        sockets.lines().filter(between).count()
+    }
 }
 
 impl Host {
@@ -148,7 +187,7 @@ impl Host {
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.name())
     }
 }
 

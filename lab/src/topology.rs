@@ -29,6 +29,16 @@ pub enum Ip {
     V6,
 }
 
+impl Ip {
+    /// What `ip` calls it: `-4` or `-6`.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
+        }
+    }
+}
+
 /// Both, for tests that are the same for both.
 pub const BOTH: [Ip; 2] = [Ip::V4, Ip::V6];
 
@@ -42,6 +52,8 @@ pub struct Lab {
     pub gateway: Host,
     /// The host that is connected to.
     pub server: Host,
+    /// The routers in between.
+    _between: Vec<Host>,
 }
 
 impl Lab {
@@ -52,17 +64,15 @@ impl Lab {
 
     /// Another shape.
     pub fn with(shape: Shape) -> Self {
-        let gateway = router("box");
-        let clients = (0..shape.clients).map(|n| {
-            let host = Host::new(&format!("client{n}"));
-            let between = shape.near_mtu.filter(|_| n == 0).map(|mtu| ("near", mtu));
-            attach(Net(1, n), &host, between, &gateway, &format!("lan{n}"));
-            host
-        });
-        let clients = clients.collect();
-        let server = Host::new("server");
-        attach(Net(2, 0), &server, shape.far_mtu.map(|mtu| ("far", mtu)), &gateway, "wan0");
-        Self { clients, gateway, server }
+        let (gateway, server) = (router("box"), Host::new("server"));
+        let clients: Vec<_> = (0..shape.clients).map(|n| Host::new(&format!("client{n}"))).collect();
+        let mut between = Vec::new();
+        for (n, client) in (0..).zip(&clients) {
+            let narrow = shape.near_mtu.filter(|_| n == 0).map(|mtu| ("near", mtu));
+            between.extend(attach(Net(1, n), client, narrow, &gateway, &format!("lan{n}")));
+        }
+        between.extend(attach(Net(2, 0), &server, shape.far_mtu.map(|mtu| ("far", mtu)), &gateway, "wan0"));
+        Self { clients, gateway, server, _between: between }
     }
 
     /// The first client.
@@ -85,17 +95,9 @@ impl Lab {
         SocketAddr::new(Net(1, 0).inner(ip), port)
     }
 
-    /// How many sockets the box has for the connection of which `stream` is an end: two when it is intercepted, none
-    /// when it is routed.
+    /// How many sockets the box has for the connection of which `stream` is an end ([`Host::legs`]).
     pub fn legs(&self, stream: &TcpStream) -> usize {
-        let ends = [stream.local_addr(), stream.peer_addr()].map(|end| {
-            let end = end.unwrap_or_else(|err| panic!("{stream:?} is not connected: {err}"));
-            end.to_string()
-        });
-        let sockets = self.gateway.ss("-tn state established");
-        let between =
-            |line: &&str| ends.iter().all(|end| line.split_ascii_whitespace().any(|word| word == end));
-        sockets.lines().filter(between).count()
+        self.gateway.legs(stream)
     }
 
     /// Makes the box what most small routers are: it masquerades towards the server, drops what conntrack calls
@@ -119,7 +121,7 @@ impl Default for Lab {
 }
 
 /// A host that forwards.
-fn router(name: &str) -> Host {
+pub(crate) fn router(name: &str) -> Host {
     let host = Host::new(name);
     host.sysctl("net.ipv4.ip_forward", "1");
     host.sysctl("net.ipv6.conf.all.forwarding", "1");
@@ -128,10 +130,10 @@ fn router(name: &str) -> Host {
 
 /// The networks 10.a.b.0/24 and fd0a:0:0:b::/64: .2 is the end away from the box, .1 the end towards it.
 #[derive(Clone, Copy)]
-struct Net(u8, u8);
+pub(crate) struct Net(pub u8, pub u8);
 
 impl Net {
-    fn at(self, ip: Ip, last: u8) -> IpAddr {
+    pub fn at(self, ip: Ip, last: u8) -> IpAddr {
         match ip {
             Ip::V4 => Ipv4Addr::new(10, self.0, self.1, last).into(),
             Ip::V6 => {
@@ -140,41 +142,51 @@ impl Net {
         }
     }
 
-    fn outer(self, ip: Ip) -> IpAddr {
+    pub fn outer(self, ip: Ip) -> IpAddr {
         self.at(ip, 2)
     }
 
-    fn inner(self, ip: Ip) -> IpAddr {
+    pub fn inner(self, ip: Ip) -> IpAddr {
         self.at(ip, 1)
     }
 
-    fn addresses(self, last: u8) -> [String; 2] {
+    pub fn addresses(self, last: u8) -> [String; 2] {
         [format!("{}/24", self.at(Ip::V4, last)), format!("{}/64", self.at(Ip::V6, last))]
     }
 
-    fn prefixes(self) -> [String; 2] {
+    pub fn prefixes(self) -> [String; 2] {
         self.addresses(0)
     }
 }
 
 /// Attaches an end host to the box, directly or through two routers that are joined by a narrow cable.
-fn attach(net: Net, end: &Host, between: Option<(&str, u32)>, gateway: &Host, device: &str) {
-    let Some((name, mtu)) = between else {
-        return join(net, net, (end, "eth0"), (gateway, device), 1500);
+fn attach(net: Net, end: &Host, narrow: Option<(&str, u32)>, gateway: &Host, device: &str) -> Vec<Host> {
+    let Some((name, mtu)) = narrow else {
+        join(net, net, (end, "eth0"), (gateway, device), 1500);
+        return Vec::new();
     };
     let (outer, inner) = (router(&format!("{name}-outer")), router(&format!("{name}-inner")));
     join(net, net, (end, "eth0"), (&outer, "end0"), 1500);
     join(net, Net(net.0 + 2, 0), (&outer, "box0"), (&inner, "end0"), mtu);
     join(net, Net(net.0 + 4, 0), (&inner, "box0"), (gateway, device), 1500);
+    vec![outer, inner]
 }
 
 /// A cable with the addresses of `net`; everything beyond `inner` is reached through it, and `behind` through `outer`.
-fn join(behind: Net, net: Net, outer: (&Host, &str), inner: (&Host, &str), mtu: u32) {
+pub(crate) fn join(behind: Net, net: Net, outer: (&Host, &str), inner: (&Host, &str), mtu: u32) {
     link(outer.0.end(outer.1, &net.addresses(2)), inner.0.end(inner.1, &net.addresses(1)), mtu);
     for (ip, prefix) in BOTH.into_iter().zip(behind.prefixes()) {
         outer.0.ip(&format!("route add default via {}", net.inner(ip)));
         if net.0 != behind.0 {
             inner.0.ip(&format!("route add {prefix} via {}", net.outer(ip)));
         }
+    }
+}
+
+/// Lets an end host that is attached by `net` use CUBIC towards all others. A route's congestion control needs no
+/// permission, so this works in a user namespace too, and for those who call as for those who are called.
+pub(crate) fn speak_cubic(end: &Host, net: Net) {
+    for ip in BOTH {
+        end.ip(&format!("route replace default via {} congctl cubic", net.inner(ip)));
     }
 }

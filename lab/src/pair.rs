@@ -1,0 +1,98 @@
+//! client – near box – WAN – far box – server: a box on each side of the bad link, with one or more paths between them.
+use std::net::SocketAddr;
+
+use crate::host::{Host, link};
+use crate::topology::{BOTH, Ip, Net, join, router, speak_cubic};
+
+const CLIENT: Net = Net(1, 0);
+const SERVER: Net = Net(2, 0);
+
+/// Hosts in a line with the WAN in the middle. The client is 10.1.0.2 and fd01::2 behind the near box's `lan0`, the
+/// server 10.2.0.2 and fd02::2 behind the far box's `lan0`. Path `n` is `wan<n>` on both boxes: 10.3.n.1 and
+/// fd03:0:0:n::1 at the near box, 10.3.n.2 and fd03:0:0:n::2 at the far box.
+///
+/// The boxes only route, all by path 0; what they send from their address on another path leaves by that path. The
+/// client and the server use CUBIC, whatever the machine's default is.
+#[derive(Debug)]
+pub struct Pair {
+    /// The host that connects.
+    pub client: Host,
+    /// The box on the client's side of the WAN.
+    pub near: Host,
+    /// The box on the server's side of the WAN.
+    pub far: Host,
+    /// The host that is connected to.
+    pub server: Host,
+}
+
+impl Pair {
+    /// With this many cables as paths: nothing is emulated.
+    pub fn plain(paths: u8) -> Self {
+        let pair = Self::apart();
+        for n in 0..paths {
+            let (near, far) = (wan(n).addresses(1), wan(n).addresses(2));
+            let device = device(n);
+            link(pair.near.end(&device, &near), pair.far.end(&device, &far), 1500);
+        }
+        pair.route(paths);
+        pair
+    }
+
+    /// The hosts, with nothing between the boxes yet.
+    fn apart() -> Self {
+        let (client, server) = (Host::new("client"), Host::new("server"));
+        let (near, far) = (router("near"), router("far"));
+        join(CLIENT, CLIENT, (&client, "eth0"), (&near, "lan0"), 1500);
+        join(SERVER, SERVER, (&server, "eth0"), (&far, "lan0"), 1500);
+        speak_cubic(&client, CLIENT);
+        speak_cubic(&server, SERVER);
+        Self { client, near, far, server }
+    }
+
+    /// All by path 0; by another path what comes from a box's address on it, unless it is for the box's own side.
+    fn route(&self, paths: u8) {
+        for (host, side, own, other) in [(&self.near, CLIENT, 1, 2), (&self.far, SERVER, 2, 1)] {
+            for (ip, side) in BOTH.into_iter().zip(side.prefixes()) {
+                for n in 0..paths {
+                    let (own, other) = (wan(n).at(ip, own), wan(n).at(ip, other));
+                    let (table, by) = (101 + u32::from(n), format!("default via {other} dev {}", device(n)));
+                    let family = ip.option();
+                    host.ip(&format!("{family} rule add from {own} priority {table} lookup {table}"));
+                    host.ip(&format!("route add throw {side} table {table}"));
+                    host.ip(&format!("route add {by} table {table}"));
+                    if n == 0 {
+                        host.ip(&format!("route add {by}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The client's address, with a port.
+    pub fn client_at(&self, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(CLIENT.outer(ip), port)
+    }
+
+    /// The server's address, with a port.
+    pub fn server_at(&self, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(SERVER.outer(ip), port)
+    }
+
+    /// The near box's address on path `n`, with a port.
+    pub fn near_at(&self, n: u8, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(wan(n).at(ip, 1), port)
+    }
+
+    /// The far box's address on path `n`, with a port.
+    pub fn far_at(&self, n: u8, ip: Ip, port: u16) -> SocketAddr {
+        SocketAddr::new(wan(n).at(ip, 2), port)
+    }
+}
+
+fn wan(n: u8) -> Net {
+    Net(3, n)
+}
+
+fn device(n: u8) -> String {
+    format!("wan{n}")
+}
