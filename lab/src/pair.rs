@@ -1,11 +1,9 @@
 //! client – near box – WAN – far box – server: a box on each side of the bad link, with one or more paths between them.
 use std::net::SocketAddr;
 
-use crate::host::{Host, link};
-use crate::topology::{BOTH, Ip, Net, join, router, speak_cubic};
-
-const CLIENT: Net = Net(1, 0);
-const SERVER: Net = Net(2, 0);
+use crate::host::{End, Host, link};
+use crate::topology::{BOTH, CLIENT, Ip, Net, SERVER, join, router, speak_cubic};
+use crate::wan::{Path, Profile, Wan};
 
 /// Hosts in a line with the WAN in the middle. The client is 10.1.0.2 and fd01::2 behind the near box's `lan0`, the
 /// server 10.2.0.2 and fd02::2 behind the far box's `lan0`. Path `n` is `wan<n>` on both boxes: 10.3.n.1 and
@@ -15,6 +13,8 @@ const SERVER: Net = Net(2, 0);
 /// client and the server use CUBIC, whatever the machine's default is.
 #[derive(Debug)]
 pub struct Pair {
+    /// The paths of the WAN: none when they are mere cables.
+    pub paths: Vec<Path>,
     /// The host that connects.
     pub client: Host,
     /// The box on the client's side of the WAN.
@@ -23,19 +23,35 @@ pub struct Pair {
     pub far: Host,
     /// The host that is connected to.
     pub server: Host,
+    _wan: Option<Wan>,
 }
 
 impl Pair {
+    /// With the paths of a profile.
+    pub fn new(profile: &Profile) -> Self {
+        let mut pair = Self::apart();
+        let wan = Wan::new();
+        let conditions = (0..).zip(&profile.paths);
+        let lay = |n, near: End<'_>, far: End<'_>, link| wan.lay(n, near, far, link, profile.seed);
+        pair.paths =
+            conditions.map(|(n, link)| pair.between(n, |near, far| lay(n, near, far, *link))).collect();
+        pair.route(pair.paths.len() as u8);
+        pair._wan = Some(wan);
+        pair
+    }
+
     /// With this many cables as paths: nothing is emulated.
     pub fn plain(paths: u8) -> Self {
         let pair = Self::apart();
-        for n in 0..paths {
-            let (near, far) = (wan(n).addresses(1), wan(n).addresses(2));
-            let device = device(n);
-            link(pair.near.end(&device, &near), pair.far.end(&device, &far), 1500);
-        }
+        (0..paths).for_each(|n| pair.between(n, |near, far| link(near, far, 1500)));
         pair.route(paths);
         pair
+    }
+
+    /// Has the two ends of path `n` joined.
+    fn between<T>(&self, n: u8, join: impl FnOnce(End<'_>, End<'_>) -> T) -> T {
+        let (device, near, far) = (device(n), wan(n).addresses(1), wan(n).addresses(2));
+        join(self.near.end(&device, &near), self.far.end(&device, &far))
     }
 
     /// The hosts, with nothing between the boxes yet.
@@ -46,7 +62,7 @@ impl Pair {
         join(SERVER, SERVER, (&server, "eth0"), (&far, "lan0"), 1500);
         speak_cubic(&client, CLIENT);
         speak_cubic(&server, SERVER);
-        Self { client, near, far, server }
+        Self { paths: Vec::new(), client, near, far, server, _wan: None }
     }
 
     /// All by path 0; by another path what comes from a box's address on it, unless it is for the box's own side.

@@ -53,7 +53,7 @@ pub struct Lab {
     /// The host that is connected to.
     pub server: Host,
     /// The routers in between.
-    _between: Vec<Host>,
+    between: Vec<Host>,
 }
 
 impl Lab {
@@ -64,6 +64,14 @@ impl Lab {
 
     /// Another shape.
     pub fn with(shape: Shape) -> Self {
+        let mut lab = Self::without_cable_to_the_server(shape);
+        let narrow = shape.far_mtu.map(|mtu| ("far", mtu));
+        lab.between.extend(attach(SERVER, &lab.server, narrow, &lab.gateway, "wan0"));
+        lab
+    }
+
+    /// All that is to be joined to the server.
+    pub(crate) fn without_cable_to_the_server(shape: Shape) -> Self {
         let (gateway, server) = (router("box"), Host::new("server"));
         let clients: Vec<_> = (0..shape.clients).map(|n| Host::new(&format!("client{n}"))).collect();
         let mut between = Vec::new();
@@ -71,8 +79,7 @@ impl Lab {
             let narrow = shape.near_mtu.filter(|_| n == 0).map(|mtu| ("near", mtu));
             between.extend(attach(Net(1, n), client, narrow, &gateway, &format!("lan{n}")));
         }
-        between.extend(attach(Net(2, 0), &server, shape.far_mtu.map(|mtu| ("far", mtu)), &gateway, "wan0"));
-        Self { clients, gateway, server, _between: between }
+        Self { clients, gateway, server, between }
     }
 
     /// The first client.
@@ -87,12 +94,12 @@ impl Lab {
 
     /// The server's address, with a port.
     pub fn server_at(&self, ip: Ip, port: u16) -> SocketAddr {
-        SocketAddr::new(Net(2, 0).outer(ip), port)
+        SocketAddr::new(SERVER.outer(ip), port)
     }
 
     /// The box's own address on the clients' side, with a port.
     pub fn gateway_at(&self, ip: Ip, port: u16) -> SocketAddr {
-        SocketAddr::new(Net(1, 0).inner(ip), port)
+        SocketAddr::new(CLIENT.inner(ip), port)
     }
 
     /// How many sockets the box has for the connection of which `stream` is an end ([`Host::legs`]).
@@ -129,8 +136,13 @@ pub(crate) fn router(name: &str) -> Host {
 }
 
 /// The networks 10.a.b.0/24 and fd0a:0:0:b::/64: .2 is the end away from the box, .1 the end towards it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Net(pub u8, pub u8);
+
+/// Between the first client and its box.
+pub(crate) const CLIENT: Net = Net(1, 0);
+/// Between the server and its box.
+pub(crate) const SERVER: Net = Net(2, 0);
 
 impl Net {
     pub fn at(self, ip: Ip, last: u8) -> IpAddr {
@@ -175,10 +187,15 @@ fn attach(net: Net, end: &Host, narrow: Option<(&str, u32)>, gateway: &Host, dev
 /// A cable with the addresses of `net`; everything beyond `inner` is reached through it, and `behind` through `outer`.
 pub(crate) fn join(behind: Net, net: Net, outer: (&Host, &str), inner: (&Host, &str), mtu: u32) {
     link(outer.0.end(outer.1, &net.addresses(2)), inner.0.end(inner.1, &net.addresses(1)), mtu);
+    route(behind, net, outer.0, inner.0);
+}
+
+/// The routes of two hosts that are joined by `net`.
+pub(crate) fn route(behind: Net, net: Net, outer: &Host, inner: &Host) {
     for (ip, prefix) in BOTH.into_iter().zip(behind.prefixes()) {
-        outer.0.ip(&format!("route add default via {}", net.inner(ip)));
+        outer.ip(&format!("route add default via {}", net.inner(ip)));
         if net.0 != behind.0 {
-            inner.0.ip(&format!("route add {prefix} via {}", net.outer(ip)));
+            inner.ip(&format!("route add {prefix} via {}", net.outer(ip)));
         }
     }
 }

@@ -2,11 +2,13 @@
 //! typed result out, no policy, no logging. The only crate with `unsafe`.
 
 mod event;
+mod packet;
 mod process;
 mod resolve;
 mod sockopt;
 
 pub use event::async_socket;
+pub use packet::packet_socket;
 pub use process::{Fork, fork};
 pub use resolve::{Part, resolve};
 pub use sockopt::{

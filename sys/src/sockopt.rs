@@ -18,24 +18,31 @@ const SIOCOUTQNSD: libc::Ioctl = 0x894b;
 /// Places in the array that SO_MEMINFO fills: the `SK_MEMINFO_*` of include/uapi/linux/sock_diag.h.
 const SK_MEMINFO_SNDBUF: usize = 3;
 const SK_MEMINFO_WMEM_QUEUED: usize = 5;
+const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
 /// The beginning of `struct tcp_info` (include/uapi/linux/tcp.h) in words: eight bytes, then `u32`s; the seventh word is
 /// `tcpi_unacked`, which for a listener is its accept queue (tcp_get_info() in net/ipv4/tcp.c).
 const TCP_INFO_WORDS: usize = 7;
 
-/// What a socket's send buffer holds, in bytes of kernel memory (payload and overhead).
+/// What a socket's buffers hold, in bytes of kernel memory (payload and overhead), and have lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemInfo {
     /// The limit (SO_SNDBUF as the kernel has it now; it grows by itself).
     pub send_buffer: u32,
     /// What is queued: not yet sent, or sent and not yet acknowledged.
     pub queued: u32,
+    /// How many packets its receive buffer had no room for. TCP sockets count otherwise.
+    pub drops: u32,
 }
 
-/// Reads the fill level of `sock`'s send buffer.
+/// Reads the fill level of `sock`'s send buffer, and what its receive buffer has lost.
 pub fn mem_info(sock: BorrowedFd<'_>) -> io::Result<MemInfo> {
     let vars: [u32; SK_MEMINFO_VARS] = get(sock, libc::SOL_SOCKET, SO_MEMINFO)?;
-    Ok(MemInfo { send_buffer: vars[SK_MEMINFO_SNDBUF], queued: vars[SK_MEMINFO_WMEM_QUEUED] })
+    Ok(MemInfo {
+        send_buffer: vars[SK_MEMINFO_SNDBUF],
+        queued: vars[SK_MEMINFO_WMEM_QUEUED],
+        drops: vars[SK_MEMINFO_DROPS],
+    })
 }
 
 /// Whether `sock` speaks MPTCP now: false for a TCP socket and after a fallback.
@@ -105,14 +112,14 @@ fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<
     Ok(unsafe { value.assume_init() })
 }
 
-fn set(sock: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set(sock: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let ptr = (&raw const value).cast::<c_void>();
     let len = size_of::<c_int>() as socklen_t;
     // SAFETY: `ptr` is readable for `len` bytes; the kernel copies them before it returns.
     cvt(unsafe { libc::setsockopt(sock.as_raw_fd(), level, name, ptr, len) })
 }
 
-fn cvt(result: c_int) -> io::Result<()> {
+pub(crate) fn cvt(result: c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

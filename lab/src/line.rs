@@ -1,0 +1,32 @@
+//! client – box – WAN – server: one box alone, on the client's side of the bad link.
+use crate::topology::{CLIENT, Lab, SERVER, Shape, route, speak_cubic};
+use crate::wan::{Path, Profile, Wan};
+
+/// A [`Lab`] with the WAN as its cable to the server. The client and the server use CUBIC, whatever the machine's
+/// default is.
+#[derive(Debug)]
+pub struct Line {
+    /// The WAN.
+    pub path: Path,
+    /// One client, the box, the server.
+    pub lab: Lab,
+    _wan: Wan,
+}
+
+impl Line {
+    /// With the first path of a profile.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn new(profile: &Profile) -> Self {
+        let lab = Lab::without_cable_to_the_server(Shape::default());
+        let wan = Wan::new();
+        let (near, far) = (SERVER.addresses(1), SERVER.addresses(2));
+        let (near, far) = (lab.gateway.end("wan0", &near), lab.server.end("eth0", &far));
+        let path = wan.lay(0, near, far, profile.paths[0], profile.seed);
+        route(SERVER, SERVER, &lab.server, &lab.gateway);
+        speak_cubic(lab.client(), CLIENT);
+        speak_cubic(&lab.server, SERVER);
+        Self { path, lab, _wan: wan }
+    }
+}

@@ -1,0 +1,260 @@
+//! One direction of a path. It knows no clock and no socket: it is told what time it is.
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Conditions;
+use super::loss::Dice;
+
+/// An Ethernet frame.
+pub type Frame = Vec<u8>;
+
+/// A frame that is this much too late is counted.
+const LATE: Duration = Duration::from_millis(1);
+
+/// What became of the frames of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Delivered.
+    pub delivered: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Lost as the conditions want it.
+    pub lost: u64,
+    /// Dropped because the queue was full.
+    pub overflowed: u64,
+    /// Dropped because the path was cut, those that were under way among them.
+    pub cut: u64,
+    /// Delivered more than a millisecond too late: this machine was too busy.
+    pub late: u64,
+    /// Lost against all intention: this machine was too busy to take them from a cable, or to put them on one.
+    pub missed: u64,
+}
+
+/// Frames wait for the link, are sent one after the other, and fly. A moment is the time since some fixed one.
+#[derive(Debug)]
+pub(super) struct Channel {
+    conditions: Conditions,
+    dice: Dice,
+    cut: bool,
+    /// With the moment when each came.
+    waiting: VecDeque<(Duration, Frame)>,
+    /// Bytes of those, and of the frame that is being sent.
+    queued: usize,
+    /// What is being sent, until the link is free.
+    sending: usize,
+    /// When the link has sent the last frame that it was given.
+    free: Duration,
+    /// With the moment when each arrives, in order.
+    flying: VecDeque<(Duration, Frame)>,
+    pub counts: Counts,
+}
+
+impl Channel {
+    pub fn new(conditions: Conditions, seed: u64) -> Self {
+        Self {
+            conditions,
+            dice: Dice::new(seed),
+            cut: false,
+            waiting: VecDeque::new(),
+            queued: 0,
+            sending: 0,
+            free: Duration::ZERO,
+            flying: VecDeque::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// A frame enters.
+    pub fn offer(&mut self, now: Duration, frame: Frame) {
+        self.advance(now);
+        if self.cut {
+            self.counts.cut += 1;
+        } else if !is_for_many(&frame) && self.dice.loses(self.conditions.loss) {
+            self.counts.lost += 1;
+        } else if self.queued > 0 && self.queued + frame.len() > self.conditions.queue {
+            self.counts.overflowed += 1;
+        } else {
+            self.queued += frame.len();
+            self.waiting.push_back((now, frame));
+            self.advance(now);
+        }
+    }
+
+    /// The next frame that has arrived by now.
+    pub fn due(&mut self, now: Duration) -> Option<Frame> {
+        self.advance(now);
+        self.flying.front().filter(|(arrives, _)| *arrives <= now)?;
+        let (arrives, frame) = self.flying.pop_front()?;
+        self.counts.late += u64::from(now - arrives > LATE);
+        Some(frame)
+    }
+
+    /// When the next frame arrives. What the link is sending counts as flying, so one that waits is never the next.
+    pub fn next(&self) -> Option<Duration> {
+        self.flying.front().map(|(arrives, _)| *arrives)
+    }
+
+    /// From now on other conditions. Frames that wait for the link get them too; those that fly do not.
+    pub fn set(&mut self, now: Duration, conditions: Conditions) {
+        self.advance(now);
+        self.conditions = conditions;
+    }
+
+    /// Loses all that is under way, and what enters until it is mended.
+    pub fn cut(&mut self) {
+        self.counts.cut += (self.waiting.len() + self.flying.len()) as u64;
+        self.waiting.clear();
+        self.flying.clear();
+        (self.queued, self.sending, self.free) = (0, 0, Duration::ZERO);
+        self.cut = true;
+    }
+
+    /// Ends a cut.
+    pub fn mend(&mut self) {
+        self.cut = false;
+    }
+
+    /// Gives the link what it has had time for.
+    fn advance(&mut self, now: Duration) {
+        while self.free <= now {
+            self.queued -= std::mem::take(&mut self.sending);
+            let Some((came, frame)) = self.waiting.pop_front() else { break };
+            let busy = self.conditions.rate.map_or(Duration::ZERO, |rate| rate.time(frame.len()));
+            self.free = self.free.max(came) + busy;
+            self.sending = frame.len();
+            // No frame overtakes another, also when the delay has become shorter.
+            let last = self.flying.back().map_or(Duration::ZERO, |(arrives, _)| *arrives);
+            self.flying.push_back((last.max(self.free + self.conditions.delay), frame));
+        }
+    }
+}
+
+/// Whether a frame is broadcast or multicast: what hosts tell each other by themselves, at moments of their own. It is
+/// not lost, for then the same seed would not lose the same frames of what is sent on purpose.
+fn is_for_many(frame: &Frame) -> bool {
+    frame.first().is_some_and(|byte| byte & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::{Loss, Rate};
+
+    /// 8 Mbit/s: a byte takes a microsecond.
+    const SLOW: Conditions = Conditions {
+        loss: Loss::None,
+        rate: Some(Rate::mbit(8)),
+        queue: 5000,
+        delay: Duration::from_millis(50),
+    };
+
+    fn at(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    /// When each frame arrives, with its first byte.
+    fn arrivals(channel: &mut Channel) -> Vec<(u64, u8)> {
+        let mut all = Vec::new();
+        while let Some(moment) = channel.next() {
+            let frame = channel.due(moment).expect("it said so");
+            all.push((u64::try_from(moment.as_micros()).expect("soon"), frame[0]));
+        }
+        all
+    }
+
+    #[test]
+    fn frames_are_sent_one_after_the_other_and_then_fly() {
+        let mut channel = Channel::new(SLOW, 1);
+        channel.offer(at(0), vec![0; 1000]);
+        channel.offer(at(0), vec![1; 500]);
+        channel.offer(at(9000), vec![2; 100]);
+        assert!(channel.due(at(50_999)).is_none());
+        assert_eq!(arrivals(&mut channel), [(51_000, 0), (51_500, 1), (59_100, 2)]);
+    }
+
+    #[test]
+    fn late_looks_change_nothing() {
+        let mut channel = Channel::new(SLOW, 1);
+        for n in 0..5 {
+            channel.offer(at(0), vec![n; 1000]);
+        }
+        assert_eq!(channel.due(at(54_500)).map(|frame| frame[0]), Some(0));
+        let rest: Vec<_> = std::iter::from_fn(|| channel.due(at(54_500))).map(|frame| frame[0]).collect();
+        assert_eq!((rest, channel.next()), (vec![1, 2, 3], Some(at(55_000))));
+        assert_eq!(channel.counts.late, 3);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_queue_is_dropped_until_the_link_has_made_room() {
+        let mut channel = Channel::new(SLOW, 1);
+        for n in 0..7 {
+            channel.offer(at(0), vec![n; 1000]);
+        }
+        assert_eq!(channel.counts.overflowed, 2);
+        channel.offer(at(999), vec![7; 1000]);
+        channel.offer(at(1000), vec![8; 1000]);
+        assert_eq!(channel.counts.overflowed, 3);
+        let came: Vec<_> = arrivals(&mut channel).into_iter().map(|(_, n)| n).collect();
+        assert_eq!(came, [0, 1, 2, 3, 4, 8]);
+    }
+
+    #[test]
+    fn what_waits_takes_the_new_rate_and_nothing_overtakes() {
+        let mut channel = Channel::new(SLOW, 1);
+        channel.offer(at(0), vec![0; 1000]);
+        channel.offer(at(0), vec![1; 1000]);
+        channel.set(at(10), Conditions { rate: Some(Rate::mbit(80)), delay: Duration::ZERO, ..SLOW });
+        // The second is sent after 1.1 ms and has no delay, but the first is still under way.
+        assert_eq!(arrivals(&mut channel), [(51_000, 0), (51_000, 1)]);
+        channel.offer(at(60_000), vec![2; 1000]);
+        assert_eq!(arrivals(&mut channel), [(60_100, 2)]);
+    }
+
+    #[test]
+    fn without_a_rate_only_the_delay_is_left() {
+        let mut channel = Channel::new(Conditions { rate: None, ..SLOW }, 1);
+        for n in 0..20 {
+            channel.offer(at(0), vec![n; 1000]);
+        }
+        assert!(arrivals(&mut channel).into_iter().eq((0..20).map(|n| (50_000, n))));
+    }
+
+    #[test]
+    fn a_cut_loses_what_is_under_way_and_what_comes_until_it_is_mended() {
+        let mut channel = Channel::new(SLOW, 1);
+        for n in 0..3 {
+            channel.offer(at(0), vec![n; 1000]);
+        }
+        channel.cut();
+        channel.offer(at(10), vec![3; 1000]);
+        channel.mend();
+        channel.offer(at(20), vec![4; 1000]);
+        assert_eq!(arrivals(&mut channel), [(51_020, 4)]);
+        assert_eq!(channel.counts.cut, 4);
+    }
+
+    #[test]
+    fn what_is_lost_takes_no_room_in_the_queue() {
+        let mut channel = Channel::new(Conditions { loss: Loss::Random(0.5), queue: 50_000, ..SLOW }, 1);
+        for _ in 0..80 {
+            channel.offer(at(0), vec![0; 1000]);
+        }
+        assert_eq!(channel.counts.overflowed, 0, "{:?}", channel.counts);
+        assert_eq!(arrivals(&mut channel).len() as u64, 80 - channel.counts.lost);
+    }
+
+    #[test]
+    fn what_is_for_many_is_not_lost_and_leaves_the_sequence_in_step() {
+        let conditions = Conditions { loss: Loss::Random(0.5), queue: 1 << 20, ..SLOW };
+        let arrived = |frames: &[u8]| {
+            let mut channel = Channel::new(conditions, 1);
+            frames.iter().for_each(|first| channel.offer(at(0), vec![*first; 100]));
+            arrivals(&mut channel).into_iter().map(|(_, first)| first).collect::<Vec<_>>()
+        };
+        let alone: Vec<u8> = (0..100).step_by(2).collect();
+        let mixed: Vec<u8> = (0..100).collect();
+        let (alone, mixed) = (arrived(&alone), arrived(&mixed));
+        assert!(alone.iter().eq(mixed.iter().filter(|first| *first % 2 == 0)));
+        assert_eq!(mixed.iter().filter(|first| *first % 2 == 1).count(), 50);
+    }
+}
