@@ -3,6 +3,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::host::Host;
@@ -21,7 +22,7 @@ pub struct Nginx {
 impl Nginx {
     /// Serves the files of [`Nginx::files`], and has their requests in its log.
     pub fn start(host: &Host) -> Self {
-        let dir = scratch(&format!("nginx-{host}"));
+        let dir = fresh(&format!("nginx-{host}"));
         fs::create_dir(dir.join("files")).unwrap_or_else(|err| panic!("{}: {err}", dir.display()));
         let d = dir.display();
         let config = format!(
@@ -60,7 +61,7 @@ pub struct Sshd {
 impl Sshd {
     /// Starts it, with keys of its own. The machine's accounts and keys play no part.
     pub fn start(host: &Host) -> Self {
-        let dir = scratch(&format!("sshd-{host}"));
+        let dir = fresh(&format!("sshd-{host}"));
         let d = dir.display().to_string();
         add_account(&dir);
         for key in ["host", "user"] {
@@ -133,7 +134,13 @@ impl Iperf {
     }
 }
 
-/// A new directory of the lab, below its own /run: gone with its namespaces.
+/// A directory that no server of an earlier lab has used, on a host of the same name.
+fn fresh(name: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    scratch(&format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A directory of the lab, below its own /run: gone with its namespaces.
 pub fn scratch(name: &str) -> PathBuf {
     let dir = Path::new("/run/lab").join(name);
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir);

@@ -15,6 +15,14 @@ fn well_known_servers_answer_an_ordinary_user() {
     lab::netns_as_user(all_answer);
 }
 
+#[test]
+fn a_lab_after_another_has_servers_too() {
+    lab::netns(|| {
+        all_answer();
+        all_answer();
+    });
+}
+
 fn all_answer() {
     let lab = Lab::new();
     let nginx = Nginx::start(&lab.server);
