@@ -66,11 +66,14 @@ fn carries(pair: &Pair) {
 }
 
 #[test]
-fn boxes_may_ask_for_their_neighbours_through_the_wan() {
+fn boxes_know_each_other_and_may_also_ask_through_the_wan() {
     lab::netns(|| {
         let pair = Pair::new(&Profile::clean());
-        pair.near.ip("neighbour flush dev wan0 nud permanent");
-        pair.far.ip("neighbour flush dev wan0 nud permanent");
+        for host in [&pair.near, &pair.far] {
+            let known = host.ip("neighbour show dev wan0 nud permanent");
+            assert_eq!(known.lines().count(), 2, "{host}: {known}");
+            host.ip("neighbour flush dev wan0 nud permanent");
+        }
         for ip in BOTH {
             pair.near.run(&format!("ping -q -c 1 -W 10 {}", pair.far_at(0, ip, 0).ip()));
         }

@@ -8,6 +8,8 @@ use super::loss::Dice;
 /// An Ethernet frame.
 pub type Frame = Vec<u8>;
 
+/// A usual frame of bulk data, with which the time of a lossy channel is counted.
+const USUAL: usize = 1500;
 /// A frame that is this much too late is counted.
 const LATE: Duration = Duration::from_millis(1);
 
@@ -35,6 +37,8 @@ pub struct Counts {
 pub(super) struct Channel {
     conditions: Conditions,
     dice: Dice,
+    /// When the last frame entered.
+    entered: Duration,
     cut: bool,
     /// With the moment when each came.
     waiting: VecDeque<(Duration, Frame)>,
@@ -54,6 +58,7 @@ impl Channel {
         Self {
             conditions,
             dice: Dice::new(seed),
+            entered: Duration::ZERO,
             cut: false,
             waiting: VecDeque::new(),
             queued: 0,
@@ -69,7 +74,7 @@ impl Channel {
         self.advance(now);
         if self.cut {
             self.counts.cut += 1;
-        } else if !is_for_many(&frame) && self.dice.loses(self.conditions.loss) {
+        } else if !is_for_many(&frame) && self.loses(now) {
             self.counts.lost += 1;
         } else if self.queued > 0 && self.queued + frame.len() > self.conditions.queue {
             self.counts.overflowed += 1;
@@ -78,6 +83,14 @@ impl Channel {
             self.waiting.push_back((now, frame));
             self.advance(now);
         }
+    }
+
+    /// Whether a frame that enters now is lost.
+    fn loses(&mut self, now: Duration) -> bool {
+        let since = now - std::mem::replace(&mut self.entered, now);
+        let usual = self.conditions.rate.map_or(since, |rate| rate.time(USUAL)).as_nanos().max(1);
+        let times = u32::try_from(since.as_nanos() / usual).unwrap_or(u32::MAX).max(1);
+        self.dice.loses(self.conditions.loss, times)
     }
 
     /// The next frame that has arrived by now.
@@ -241,6 +254,25 @@ mod tests {
         }
         assert_eq!(channel.counts.overflowed, 0, "{:?}", channel.counts);
         assert_eq!(arrivals(&mut channel).len() as u64, 80 - channel.counts.lost);
+    }
+
+    #[test]
+    fn a_lossy_channel_goes_on_in_a_pause() {
+        let conditions = Conditions { loss: Loss::bursts(0.5, 1000.0), ..SLOW };
+        let lost_after_lost = |pause| {
+            let mut channel = Channel::new(conditions, 1);
+            let fates = (0..10_000_u64).map(|n| {
+                let before = channel.counts.lost;
+                channel.offer(at(n * pause), vec![0; 100]);
+                channel.counts.lost > before
+            });
+            let fates: Vec<_> = fates.collect();
+            let pairs = fates.windows(2).filter(|two| two[0]);
+            pairs.clone().filter(|two| two[1]).count() as f64 / pairs.count() as f64
+        };
+        assert!(lost_after_lost(100) > 0.99);
+        // In three seconds 2000 frames of 1500 bytes would have been sent.
+        assert!((0.4..0.6).contains(&lost_after_lost(3_000_000)));
     }
 
     #[test]

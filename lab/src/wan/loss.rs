@@ -8,7 +8,9 @@ pub enum Loss {
     None,
     /// Each with this probability, whatever became of the one before.
     Random(f64),
-    /// Gilbert's and Elliott's channel: it is good or bad, and may change before each frame.
+    /// Gilbert's and Elliott's channel: it is good or bad, and may change before each frame. While nothing is sent it
+    /// goes on changing, once in the time that a frame would have taken: a lone retransmission does not find the bad
+    /// channel of a second ago.
     Bursty {
         /// That a good channel turns bad.
         turns_bad: f64,
@@ -42,15 +44,19 @@ impl Dice {
         Self { random: Random::new(seed), bad: false }
     }
 
-    /// Whether the next frame is lost. Two numbers are drawn for each frame, so that a change of conditions leaves the
-    /// sequence in step.
-    pub fn loses(&mut self, loss: Loss) -> bool {
+    /// Whether the next frame is lost, which follows the one before after so many times of a frame. Two numbers are
+    /// drawn for each frame, so that a change of conditions leaves the sequence in step.
+    pub fn loses(&mut self, loss: Loss, times: u32) -> bool {
         let (turn, fate) = (self.draw(), self.draw());
         match loss {
             Loss::None => false,
             Loss::Random(share) => fate < share,
             Loss::Bursty { turns_bad, turns_good, in_good, in_bad } => {
-                self.bad = if self.bad { turn >= turns_good } else { turn < turns_bad };
+                // What a chain of two states comes to after so many steps.
+                let bad_share = turns_bad / (turns_bad + turns_good);
+                let distance = if self.bad { 1.0 - bad_share } else { -bad_share };
+                let memory = (1.0 - turns_bad - turns_good).powf(times.into());
+                self.bad = turn < bad_share + distance * memory;
                 fate < if self.bad { in_bad } else { in_good }
             }
         }
@@ -70,7 +76,7 @@ mod tests {
 
     fn fates(seed: u64, loss: Loss) -> Vec<bool> {
         let mut dice = Dice::new(seed);
-        (0..FRAMES).map(|_| dice.loses(loss)).collect()
+        (0..FRAMES).map(|_| dice.loses(loss, 1)).collect()
     }
 
     fn share(fates: &[bool]) -> f64 {
@@ -104,6 +110,15 @@ mod tests {
         // A quarter of the time it is bad: 0.75 * 0.02 + 0.25 * 0.5.
         let share = share(&fates(7, loss));
         assert!((share - 0.14).abs() < 0.003, "{share}");
+    }
+
+    #[test]
+    fn a_bad_channel_is_forgotten_in_a_pause() {
+        let mut dice = Dice::new(7);
+        let loss = Loss::bursts(0.1, 50.0);
+        let fates: Vec<_> = (0..FRAMES).map(|_| dice.loses(loss, 1000)).collect();
+        assert!((share(&fates) - 0.1).abs() < 0.001, "{}", share(&fates));
+        assert!((burst(&fates) - 1.0 / 0.9).abs() < 0.01, "{}", burst(&fates));
     }
 
     #[test]
