@@ -52,7 +52,7 @@ impl Wan {
         introduce(far, near);
         let [near, far] = sockets;
         let carry = |direction: u64, from: &Arc<Socket>, to: &Arc<Socket>, conditions| {
-            let seed = seed.wrapping_mul(1000) + 2 * u64::from(n) + direction;
+            let seed = seed.wrapping_mul(1000).wrapping_add(2 * u64::from(n) + direction);
             Carrier::start(from, to, Channel::new(conditions, seed))
         };
         Path {
