@@ -87,16 +87,15 @@ fn accepting(facts: &Facts) -> Vec<Finding> {
 fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
     let (reuse, timestamps) = ("net.ipv4.tcp_tw_reuse", "net.ipv4.tcp_timestamps");
     let blackhole = "net.mptcp.blackhole_timeout";
-    let from_client = config.server.source == Source::Client;
     let mut findings = Vec::new();
-    if from_client && facts.number(reuse).is_some_and(|now| now != 1) {
-        let why = "a client that uses its port again within a minute meets our own connection to the server in TIME_WAIT, and \
-                   the server then sees another port (2 is for loopback only)";
-        findings.push(wrong(facts, Level::Warning, reuse, 1, why));
+    if kernel_chooses_port(config.server.source) && facts.number(reuse).is_some_and(|now| now != 1) {
+        let why = "a port of this host is free for the same server a minute after its last connection, with 1 after a second (2 is \
+                   for loopback only): in a burst of connections to one server, clients are refused when none is left";
+        findings.push(wrong(facts, Level::Note, reuse, 1, why));
     }
-    if from_client && facts.number(timestamps) == Some(0) {
-        let why = "without timestamps a connection in TIME_WAIT is never reused, whatever tcp_tw_reuse says, and the server \
-                   then sees another port than the client's";
+    if config.server.source == Source::Client && facts.number(timestamps) == Some(0) {
+        let why = "a client that uses its port again within a minute meets our own connection to the server in TIME_WAIT: \
+                   without timestamps that keeps the port, and the server then sees another";
         findings.push(wrong(facts, Level::Warning, timestamps, 1, why));
     }
     if config.server.leg.mptcp && facts.number(blackhole).is_some_and(|now| now > 0) {
@@ -104,6 +103,16 @@ fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
         findings.push(wrong(facts, Level::Warning, blackhole, 0, why));
     }
     findings
+}
+
+/// A client's own port is bound, and one in TIME_WAIT can be: tcp_twsk_unique() in net/ipv4/tcp_ipv4.c asks for `tcp_tw_reuse`
+/// only where connect() looks for a port.
+fn kernel_chooses_port(source: Source) -> bool {
+    match source {
+        Source::Client => false,
+        Source::ClientAddress | Source::Gateway => true,
+        Source::Fixed(address) => address.port() == 0,
+    }
 }
 
 /// Strict mode drops what comes back by another path than the one it would take itself.

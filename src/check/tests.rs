@@ -30,7 +30,7 @@ fn healthy() -> Facts {
         ("net.ipv4.tcp_fwmark_accept", "0"),
         ("net.ipv4.tcp_rfc1337", "0"),
         ("net.ipv4.tcp_timestamps", "1"),
-        ("net.ipv4.tcp_tw_reuse", "1"),
+        ("net.ipv4.tcp_tw_reuse", "2"),
         ("net.ipv6.conf.all.forwarding", "1"),
         ("net.mptcp.blackhole_timeout", "0"),
         ("net.mptcp.enabled", "1"),
@@ -97,8 +97,13 @@ fn each_sysctl_in_the_way_is_told_with_the_command_that_mends_it() {
     ];
     facts.sysctls.extend(wrong.map(|(key, value)| (key, value.to_owned())));
     assert_snapshot!(told("server.mptcp = true", &facts));
-    let other_ports = told("server.source = 'gateway'", &facts);
-    assert!(!other_ports.contains("tw_reuse") && !other_ports.contains("tcp_timestamps"), "{other_ports}");
+    for (source, kernel_chooses) in
+        [("client", false), ("gateway", true), ("192.0.2.1:0", true), ("192.0.2.1:7", false)]
+    {
+        let told = told(&format!("server.source = '{source}'"), &facts);
+        assert_eq!(told.contains("tcp_tw_reuse"), kernel_chooses, "{source}: {told}");
+        assert_eq!(told.contains("tcp_timestamps"), source == "client", "{source}: {told}");
+    }
 }
 
 #[test]

@@ -2,10 +2,10 @@
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use lab::peers::{self, Server, expect_reset, whoami};
-use lab::{BOTH, Ip, Lab, netns};
+use lab::peers::{self, Server, echo, expect_reset, whoami};
+use lab::{BOTH, Ip, Lab, netns, wait_until};
 
-use crate::support::{Daemon, closed, install_rules, seen_by};
+use crate::support::{Daemon, SOON, closed, install_rules, seen_by};
 
 /// The client of a new connection to the server, and what the server says of it.
 fn connect(lab: &Lab, ip: Ip) -> (TcpStream, SocketAddr) {
@@ -110,7 +110,7 @@ fn once(lab: &Lab, ip: Ip) -> SocketAddr {
     assert_eq!(far.read(&mut [0]).unwrap(), 0);
     drop(far);
     assert_eq!(near.read(&mut [0]).unwrap(), 0);
-    lab::wait_until("TIME_WAIT on the server leg", crate::support::SOON, || {
+    wait_until("TIME_WAIT on the server leg", SOON, || {
         !lab.gateway.ss("-tn state time-wait dport = :80").is_empty()
     });
     // The client's own TIME_WAIT would refuse the port, with or without a box.
@@ -133,5 +133,30 @@ fn trap_4_a_port_that_is_used_again_at_once_may_become_another_and_is_never_drop
             assert_eq!((again.ip(), again == from), (from.ip(), timestamps == "1"), "{again}");
             lab.gateway.run("ss -KHtan state time-wait >&2");
         }
+    });
+}
+
+/// Whether a connection that its client ends first comes to its end in order.
+fn ends_in_order(lab: &Lab, server: SocketAddr) -> bool {
+    let Ok(mut stream) = lab.client().connect(server) else { return false };
+    stream.shutdown(Shutdown::Write).is_ok() && stream.read(&mut [0]).is_ok_and(|read| read == 0)
+}
+
+#[test]
+fn the_boxs_own_ports_to_a_server_are_free_again_after_a_minute_and_sooner_with_tcp_tw_reuse() {
+    netns(|| {
+        let lab = Lab::new();
+        install_rules(&lab);
+        lab.gateway.sysctl("net.ipv4.ip_local_port_range", "50000 50009");
+        lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "2");
+        let _daemon = Daemon::start(&lab, "");
+        let server = Server::start(&lab.server, lab.server_at(Ip::V4, 80), echo);
+        assert!((0..10).all(|_| ends_in_order(&lab, server.address)));
+        assert!(
+            !ends_in_order(&lab, server.address),
+            "there is no such limit any more: then check need not tell of it"
+        );
+        lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
+        wait_until("a port", SOON, || ends_in_order(&lab, server.address));
     });
 }
