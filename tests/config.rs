@@ -53,6 +53,10 @@ fn every_key_is_read_into_its_place() {
         keepalive = { idle = "60s", interval = "10s", probes = 6 }
         source = "[2001:db8::1]:0"
         connect-timeout = "10s"
+        [wan]
+        devices = ["wan0", "ppp0"]
+        table = 8
+        initial-window = 1000
         [timeouts]
         half-closed = "5m"
         idle = "2h"
@@ -118,6 +122,10 @@ interfaces = ["lan0", "a/b", 3, "a-name-too-long-for-it"]
 mark = "0x2/0x1"
 table = 254
 own-mark = "0x1/0x1"
+[wan]
+devices = ["wan0", "", "wan*"]
+table = 0
+initial-window = 1001
 [limits]
 connections = 0
 [log]
@@ -161,10 +169,13 @@ fn values_that_contradict_each_other_are_told_at_what_was_written() {
         "rules.own-mark = '0x3/0x3'",
         "[rules]\nmark = '0x8/0xff'\nown-mark = '0x30/0x30'",
         "[client]\nfast-open = true\nmptcp = true",
+        "wan.table = 5",
+        "[rules]\ntable = 6\n[wan]\ndevices = ['wan0']",
     ];
     assert_snapshot!(texts.map(faults).join("\n"));
     let refused = faults("[rules]\nmark = 'x'\nown-mark = '0x3/0x3'");
     assert_eq!(refused.lines().count(), 1, "a refused value is compared with nothing: {refused}");
+    parse("rules.table = 6");
 }
 
 #[test]

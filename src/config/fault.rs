@@ -1,6 +1,7 @@
 //! What is wrong in a configuration: every fault with its place, its key, its value and what is allowed. PURE.
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use crate::units::BadMark;
@@ -63,6 +64,11 @@ pub enum Why {
         /// The other key and its value.
         other: String,
     },
+    /// One table for two purposes.
+    #[error(
+        "wan.table and rules.table are both {0}: diverted packets and our own sockets need a routing table each"
+    )]
+    SharedTable(NonZeroU32),
     /// Fast Open on a leg with MPTCP.
     #[error(
         "does not go together with {0}.mptcp = true: data in a SYN stalls an MPTCP connection; set one of the two to false"

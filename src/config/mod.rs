@@ -28,6 +28,8 @@ pub struct Config {
     pub client: ClientLeg,
     /// `[server]`: the leg towards the server.
     pub server: ServerLeg,
+    /// `[wan]`: the bad link.
+    pub wan: Wan,
     /// `[timeouts]`
     pub timeouts: Timeouts,
     /// `[limits]`
@@ -186,6 +188,17 @@ pub enum Source {
     Fixed(SocketAddr),
 }
 
+/// `[wan]`: connections that leave by its devices begin with a larger window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wan {
+    /// The devices; empty: none.
+    pub devices: Vec<Interface>,
+    /// The routing table that our own sockets look up before the main table.
+    pub table: NonZeroU32,
+    /// The initial congestion window in segments.
+    pub initial_window: u32,
+}
+
 /// `[timeouts]`; `None` (in the file: `"0s"`) is never.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Timeouts {
@@ -262,6 +275,13 @@ impl Default for Rules {
         const OWN: OwnMark = OwnMark::new(Mark::new(0x6, 0x6).expect("two bits")).expect("two bits");
         const TABLE: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
         Self { manage: true, interfaces: Vec::new(), mark: MARK, table: TABLE, own_mark: OWN }
+    }
+}
+
+impl Default for Wan {
+    fn default() -> Self {
+        const TABLE: NonZeroU32 = NonZeroU32::new(6).expect("6 is not 0");
+        Self { devices: Vec::new(), table: TABLE, initial_window: 100 }
     }
 }
 

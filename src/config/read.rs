@@ -2,7 +2,8 @@
 use super::fault::{Faults, Why};
 use super::section::{self, Section};
 use super::{
-    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Timeouts, tree, value,
+    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Timeouts, Wan, tree,
+    value,
 };
 
 impl Config {
@@ -21,14 +22,16 @@ impl Config {
 }
 
 fn config(root: &mut Section<'_>) -> Config {
+    let (listen, rules) = (root.table("listen", listen), root.table("rules", rules));
     Config {
-        listen: root.table("listen", listen),
-        rules: root.table("rules", rules),
         client: root.table("client", client),
         server: root.table("server", server),
+        wan: root.table("wan", |section| wan(section, &rules)),
         timeouts: root.table("timeouts", timeouts),
         limits: root.table("limits", limits),
         log: root.table("log", log),
+        listen,
+        rules,
     }
 }
 
@@ -108,6 +111,24 @@ fn server(section: &mut Section<'_>) -> ServerLeg {
         source: section.take("source", value::source, default.source),
         connect_timeout: section.take("connect-timeout", value::timeout, default.connect_timeout),
     }
+}
+
+fn wan(section: &mut Section<'_>, rules: &Rules) -> Wan {
+    let default = Wan::default();
+    let list = Why::Allowed("must be a list of devices' names, as [\"wan0\"]; empty: none");
+    let wan = Wan {
+        devices: section.take_all("devices", value::interface, list),
+        table: section.take("table", value::table, default.table),
+        initial_window: section.take("initial-window", value::initial_window, default.initial_window),
+    };
+    if wan.table == rules.table {
+        let table = section.written("table").map(|place| ("table", place));
+        let devices = || section.written("devices").filter(|_| !wan.devices.is_empty());
+        if let Some((key, place)) = table.or_else(|| devices().map(|place| ("devices", place))) {
+            section.fault(key, place, Why::SharedTable(wan.table));
+        }
+    }
+    wan
 }
 
 fn timeouts(section: &mut Section<'_>) -> Timeouts {

@@ -22,6 +22,8 @@ const NOTSENT_LEAST: u32 = 16 << 10;
 const NOTSENT_MOST: u32 = 1 << 30;
 /// Our own timers; longer ones are better never.
 const TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// More than 1.4 MB at once is a burst that no queue before a slow link takes.
+const SEGMENTS: std::ops::RangeInclusive<u32> = 1..=1000;
 /// RT_TABLE_DEFAULT, RT_TABLE_MAIN and RT_TABLE_LOCAL.
 const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
@@ -47,6 +49,12 @@ pub(super) fn table(node: &Node) -> Result<NonZeroU32, Why> {
             "a routing table is a number from 1 to 4294967295, and none of 253, 254, 255",
         )),
     }
+}
+
+pub(super) fn initial_window(node: &Node) -> Result<u32, Why> {
+    number(node).filter(|segments| SEGMENTS.contains(segments)).ok_or(Why::Allowed(
+        "must be a number of segments from 1 to 1000, which are 1.4 MB: what a link of 20 Mbit/s and 600 ms holds; the kernel's own is 10",
+    ))
 }
 
 pub(super) fn connections(node: &Node) -> Result<Option<NonZeroU32>, Why> {
