@@ -22,8 +22,10 @@ use crate::listener;
 use crate::lock::Lock;
 use crate::log;
 use crate::metrics::Counters;
+use crate::wan::{self, keep::Mirror};
 use crate::worker::{self, Shared};
 use gate::Guard;
+pub(crate) use gate::Reserve;
 pub use interception::Interception;
 
 /// What a daemon is to do.
@@ -65,11 +67,12 @@ pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<
         tracing::warn!("{degraded}");
     }
     let ours = interception::begin(config, setup.interception)?;
+    let mirror = Mirror::start(config, setup.interception == Interception::Managed);
     let counters = Counters::default();
     let workers = listeners.len();
     let Setup { config, listen, reopens_log, .. } = setup;
     let shared = Arc::new(Shared { config, kernel, counters, occupancy, gate: Notify::new() });
-    let served = serve(&shared, listeners, reopens_log.then_some(&log), || {
+    let served = serve(&shared, listeners, mirror, reopens_log.then_some(&log), || {
         started()?;
         let limit = shared.occupancy.limit();
         let listen: Vec<_> = listen.iter().map(SocketAddr::to_string).collect();
@@ -80,6 +83,7 @@ pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<
         Ok(())
     });
     tracing::info!("stopped: {}", shared.counters);
+    wan::keep::clear(shared.config.rules.own_mark);
     served.and(interception::end(&shared.config, ours))
 }
 
@@ -105,6 +109,7 @@ fn most_sessions(config: &Config) -> Result<u32, Fatal> {
 fn serve(
     shared: &Arc<Shared>,
     listeners: Vec<Vec<Socket>>,
+    mirror: Option<Mirror>,
     hangup: Option<&log::Guard>,
     started: impl FnOnce() -> Result<(), Fatal>,
 ) -> Result<(), Fatal> {
@@ -116,6 +121,7 @@ fn serve(
         let start = |(n, listeners)| worker::start(n, listeners, shared, &stopping);
         let workers: Result<Vec<_>, _> = listeners.into_iter().enumerate().map(start).collect();
         let workers = workers.map_err(os("starting a worker thread"))?;
+        mirror.map(|mirror| tokio::spawn(mirror.follow()));
         let began = started();
         if began.is_ok() {
             tell_service_manager(NotifyState::Ready);

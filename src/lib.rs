@@ -25,4 +25,5 @@ pub mod relay;
 pub mod rules;
 pub mod session;
 pub mod units;
+pub mod wan;
 pub mod worker;

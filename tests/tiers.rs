@@ -32,6 +32,9 @@ const TIERS: &[(&str, Tier)] = &[
     ("rules::ruleset", Tier::Pure),
     ("rules::state", Tier::Pure),
     ("units", Tier::Pure),
+    ("wan::lead", Tier::Pure),
+    ("wan::plan", Tier::Pure),
+    ("wan::route", Tier::Pure),
     ("check::gather", Tier::Effect),
     ("dial", Tier::Effect),
     ("dropin::address", Tier::Effect),
@@ -44,6 +47,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("log", Tier::Effect),
     ("relay", Tier::Effect),
     ("rules", Tier::Effect),
+    ("wan", Tier::Effect),
     ("cli", Tier::Wiring),
     ("cmd", Tier::Wiring),
     ("daemon", Tier::Wiring),
@@ -51,6 +55,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("lib", Tier::Wiring),
     ("main", Tier::Wiring),
     ("session", Tier::Wiring),
+    ("wan::keep", Tier::Wiring),
     ("worker", Tier::Wiring),
 ];
 

@@ -30,6 +30,8 @@ pub struct Facts {
     pub degraded: Vec<Degraded>,
     /// Our own rules.
     pub rules: Rules,
+    /// What keeps the initial window of `[wan]` from being applied.
+    pub wan_obstacle: Option<String>,
     /// RLIMIT_NOFILE, the hard limit.
     pub descriptors: u64,
 }

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::facts::{Congestion, Degraded, Errno, Facts, Interface, LegacyInput, Privileges, Rules};
-use super::sysctls;
+use super::{sysctls, wan};
 use crate::config::{self, Config, Leg};
 use crate::kernel::Kernel;
 use crate::rules::{self, Verdict};
@@ -21,9 +21,10 @@ const PREFERRED: &str = "bbr";
 /// its module, as `run` would.
 pub fn facts(config: &Config) -> Facts {
     let interfaces = interfaces();
+    let keys = sysctls::KEYS.into_iter().chain(wan::KEYS);
     Facts {
         privileges: privileges(config.rules.own_mark.server()),
-        sysctls: sysctls::KEYS.into_iter().filter_map(|key| Some((key, sysctl(key)?))).collect(),
+        sysctls: keys.filter_map(|key| Some((key, sysctl(key)?))).collect(),
         bridges: bridges(&interfaces),
         interfaces,
         nft: programs::nft(config),
@@ -33,6 +34,7 @@ pub fn facts(config: &Config) -> Facts {
         server: congestion(&config.server.leg),
         degraded: degraded(config),
         rules: installed(config),
+        wan_obstacle: crate::wan::obstacle(config),
         descriptors: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
     }
 }

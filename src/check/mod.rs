@@ -11,6 +11,7 @@ mod legs;
 pub mod ruleset;
 mod show;
 mod sysctls;
+mod wan;
 
 use crate::config::Faults;
 use crate::exit::Exit;

@@ -1,7 +1,8 @@
 //! `tcp-intercept rules install | remove | status | print`. WIRING.
 use crate::config::Config;
 use crate::exit::{Exit, Fatal};
-use crate::rules::{self, Caller, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
+use crate::rules::{self, Caller, Errors, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
+use crate::wan;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +20,22 @@ pub enum Action {
 /// Does it; the text is for standard output. `status` of rules that are not installed is an error (exit 69).
 pub fn run(action: Action, config: &Config) -> Result<String, Fatal> {
     match action {
-        Action::Install => Ok(installed(&rules::install(config, Keeper::Operator)?)),
-        Action::Remove => Ok(removed(&rules::remove(config.rules.own_mark, Caller::Operator)?)),
-        Action::Status => status(&rules::status(config).map_err(rules::Errors::from)?),
-        Action::Print(format) => Ok(rules::print(config, format)),
+        Action::Install => {
+            let mut installed = rules::install(config, Keeper::Operator)?;
+            installed.remarks.extend(mirror(config));
+            Ok(install(&installed))
+        }
+        Action::Remove => remove(config),
+        Action::Status => {
+            let mut found = rules::status(config).map_err(Errors::from)?;
+            found.remarks.extend(mirror(config));
+            status(&found)
+        }
+        Action::Print(format) => Ok(rules::print(config, format) + &wan::print(config)),
     }
 }
 
-fn installed(report: &Installed) -> String {
+fn install(report: &Installed) -> String {
     let head = match report.found {
         Verdict::Installed => "already installed: nothing was changed",
         Verdict::Absent => "installed",
@@ -36,9 +45,24 @@ fn installed(report: &Installed) -> String {
     text(head, &[("found", found.collect()), ("did", report.changes.iter().collect())], &report.remarks)
 }
 
-fn removed(report: &Removed) -> String {
-    let head = if report.changes.is_empty() { "nothing of ours was there" } else { "removed" };
-    text(head, &[("did", report.changes.iter().collect())], &report.remarks)
+/// What there is of the routes of `[wan]`, which are the daemon's business.
+fn mirror(config: &Config) -> Vec<String> {
+    wan::status(config).unwrap_or_else(|err| vec![format!("initial window: {err}")])
+}
+
+/// The mirror of `[wan]` goes first; what fails there does not keep the rest.
+fn remove(config: &Config) -> Result<String, Fatal> {
+    let own = config.rules.own_mark;
+    let all = (wan::remove(own, Caller::Operator), rules::remove(own, Caller::Operator));
+    let (Removed { changes, remarks }, mut removed) = match all {
+        (Ok(mirror), Ok(rules)) => (mirror, rules),
+        (Err(errors), Ok(_)) | (Ok(_), Err(errors)) => return Err(errors.into()),
+        (Err(first), Err(more)) => return Err(first.and(more).into()),
+    };
+    removed.changes.splice(..0, changes);
+    removed.remarks.extend(remarks);
+    let head = if removed.changes.is_empty() { "nothing of ours was there" } else { "removed" };
+    Ok(text(head, &[("did", removed.changes.iter().collect())], &removed.remarks))
 }
 
 fn status(report: &Status) -> Result<String, Fatal> {

@@ -95,19 +95,19 @@ fn means_for_more(kernel: &Kernel) -> io::Result<()> {
     (0..SESSIONS_TRIED).map(session).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
-/// Descriptors that are kept for the child that moves the gate: it is needed most when there are none left. Files of their own,
+/// Descriptors that are kept for work on the host's rules: it is needed most when there are none left. Files of their own,
 /// as the system's limit counts those.
-struct Reserve(Vec<OwnedFd>);
+pub(crate) struct Reserve(Vec<OwnedFd>);
 
 impl Reserve {
     /// More than the pipes of a child take.
     const DESCRIPTORS: usize = 16;
 
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         Self((0..Self::DESCRIPTORS).filter_map(|_| eventfd(0, EventfdFlags::CLOEXEC).ok()).collect())
     }
 
-    fn lend<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn lend<T>(&mut self, work: impl FnOnce() -> T) -> T {
         self.0.clear();
         let done = work();
         *self = Self::take();

@@ -73,7 +73,7 @@ pub enum RulesError {
 
 impl RulesError {
     /// A step that `err` ended.
-    pub(super) fn io(step: impl fmt::Display, err: &io::Error) -> Self {
+    pub(crate) fn io(step: impl fmt::Display, err: &io::Error) -> Self {
         let (step, why) = (step.to_string(), err.to_string());
         match err.kind() {
             io::ErrorKind::PermissionDenied => Self::NoPermission { step, why },
@@ -100,10 +100,17 @@ pub struct Errors {
 
 impl Errors {
     /// `None` when nothing failed.
-    pub(super) fn collect(errors: impl IntoIterator<Item = RulesError>) -> Option<Self> {
+    pub(crate) fn collect(errors: impl IntoIterator<Item = RulesError>) -> Option<Self> {
         let mut errors = errors.into_iter();
         let first = errors.next()?;
         Some(Self { first, more: errors.collect() })
+    }
+
+    /// These, and what failed elsewhere.
+    pub fn and(mut self, others: Self) -> Self {
+        self.more.push(others.first);
+        self.more.extend(others.more);
+        self
     }
 
     /// What failed first.

@@ -76,7 +76,8 @@ pub fn delete_route(route: &LocalRoute) -> io::Result<()> {
     gone_is_fine(run(async |handle| handle.route().del(route_message(route)).execute().await))
 }
 
-fn run<T: Send>(work: impl AsyncFnOnce(Handle) -> Result<T, Error> + Send) -> io::Result<T> {
+/// Does `work` with a connection of its own, and waits for it.
+pub(crate) fn run<T: Send>(work: impl AsyncFnOnce(Handle) -> Result<T, Error> + Send) -> io::Result<T> {
     let on_thread = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let _inside = runtime.enter();
@@ -91,7 +92,8 @@ fn run<T: Send>(work: impl AsyncFnOnce(Handle) -> Result<T, Error> + Send) -> io
     })
 }
 
-fn to_io(err: Error) -> io::Error {
+/// With the kernel's errno where it has answered.
+pub(crate) fn to_io(err: Error) -> io::Error {
     match err {
         Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other.to_string()),
@@ -99,7 +101,7 @@ fn to_io(err: Error) -> io::Error {
 }
 
 /// ENOENT is the answer for a rule, ESRCH for a route.
-fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     let gone = [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH].map(|errno| Some(errno.raw_os_error()));
     match result {
         Err(err) if gone.contains(&err.raw_os_error()) => Ok(()),

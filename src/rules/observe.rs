@@ -54,7 +54,8 @@ pub fn nft_table() -> Result<Option<SeenTable>, RulesError> {
     Ok(Some(seen_table(&items(step, &json)?, listing)))
 }
 
-fn families() -> &'static [Family] {
+/// The address families that the kernel has.
+pub(crate) fn families() -> &'static [Family] {
     match fs::exists("/proc/sys/net/ipv6") {
         Ok(false) => &[Family::V4],
         _ => &[Family::V4, Family::V6],

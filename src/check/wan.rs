@@ -1,0 +1,188 @@
+//! The bad link: what keeps connections over it from being as fast as they could be. PURE.
+use super::facts::{Congestion, Facts};
+use super::{Finding, Level};
+use crate::config::Config;
+use crate::exit::Exit;
+
+/// What [`judge`] reads; [`super::gather`] fetches these.
+pub const KEYS: [&str; 3] = [RMEM, WMEM, SLOW_START];
+
+const RMEM: &str = "net.ipv4.tcp_rmem";
+const WMEM: &str = "net.ipv4.tcp_wmem";
+const SLOW_START: &str = "net.ipv4.tcp_slow_start_after_idle";
+
+/// Bytes of a segment on Ethernet.
+const SEGMENT: u64 = 1460;
+/// The kernel reckons with as much for its own structures as for data: half of a buffer is a window.
+const OVERHEAD: u64 = 2;
+/// What 20 Mbit/s and 600 ms hold, a satellite link: 1.5 MB.
+const IN_FLIGHT: u64 = 1_500_000;
+
+/// Findings about buffers, and about `[wan]` if there is one.
+pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = [RMEM, WMEM].iter().filter_map(|key| buffers(facts, key)).collect();
+    if config.wan.devices.is_empty() {
+        return findings;
+    }
+    if !config.rules.manage {
+        let why = "nobody would keep the routes that it needs in step, so there are none";
+        let what = "wan.devices has no effect with rules.manage = false";
+        findings.push(Finding::new(Level::Warning, "wan", what, why));
+        return findings;
+    }
+    findings.extend(facts.wan_obstacle.as_deref().map(obstacle));
+    findings.extend(absent(config, facts));
+    findings.extend(receive_window(config, facts));
+    findings.extend(slow_start(config, facts));
+    if findings.is_empty() {
+        let segments = config.wan.initial_window;
+        findings.push(Finding::ok("wan", format!("initial window: {segments} segments, both ways")));
+    }
+    findings
+}
+
+/// The three values of `tcp_rmem` and `tcp_wmem`: least, first, most.
+fn three(facts: &Facts, key: &str) -> Option<[u64; 3]> {
+    let numbers = facts.sysctl(key)?.split_ascii_whitespace().map(|number| number.parse().ok());
+    numbers.collect::<Option<Vec<u64>>>()?.try_into().ok()
+}
+
+fn set(key: &str, [least, first, most]: [u64; 3]) -> String {
+    format!("sysctl -w {key}=\"{least} {first} {most}\"")
+}
+
+fn buffers(facts: &Facts, key: &str) -> Option<Finding> {
+    const ENOUGH: u64 = IN_FLIGHT * OVERHEAD;
+    let [least, first, most] = three(facts, key).filter(|[_, _, most]| *most < ENOUGH)?;
+    let what = format!("{key} = {least} {first} {most}: no buffer grows beyond {most} bytes");
+    let why = "a link of 20 Mbit/s and 600 ms holds 1.5 MB, and the kernel needs twice that: over such links connections \
+               are slower than the link";
+    Some(Finding::new(Level::Note, "buffers", what, why).mend(set(key, [least, first, ENOUGH])))
+}
+
+fn obstacle(why: &str) -> Finding {
+    let what = "wan.devices: the routes for the initial window cannot be made";
+    Finding::new(Level::Error(Exit::Unavailable), "wan", what, why)
+}
+
+fn absent(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let there = |name: &str| facts.interfaces.iter().any(|found| found.name == name);
+    let absent = config.wan.devices.iter().map(|device| device.as_str()).filter(|name| !there(name));
+    let why = "wan.devices names it: as soon as it exists, its connections get their initial window";
+    absent
+        .map(|name| Finding::new(Level::Note, "wan", format!("there is no device {name} yet"), why))
+        .collect()
+}
+
+/// How much may be sent to us at first. That is no matter of routes: the kernel takes it from `tcp_rmem`.
+fn receive_window(config: &Config, facts: &Facts) -> Option<Finding> {
+    let wanted = config.wan.initial_window;
+    let needed = u64::from(wanted) * SEGMENT * OVERHEAD;
+    let [least, first, most] = three(facts, RMEM).filter(|[_, first, _]| *first < needed)?;
+    let segments = first / OVERHEAD / SEGMENT;
+    let what =
+        format!("{RMEM} = {least} {first} {most}: servers send {segments} segments at first, not {wanted}");
+    let why = "half of the second number is the window that we offer when we dial; wan.initial-window is what we send at first";
+    Some(Finding::new(Level::Warning, "wan", what, why).mend(set(RMEM, [least, needed, most.max(needed)])))
+}
+
+/// BBR keeps its own counsel: tcp_slow_start_after_idle_check() in include/net/tcp.h.
+fn slow_start(config: &Config, facts: &Facts) -> Option<Finding> {
+    let host = facts.sysctl("net.ipv4.tcp_congestion_control").unwrap_or_default();
+    let name = |leg: &Congestion| if leg.refused.is_some() { host.to_owned() } else { leg.name.clone() };
+    let legs = [("client", &facts.client), ("server", &facts.server)];
+    let other = legs.into_iter().find(|(_, leg)| name(leg) != "bbr")?;
+    facts.number(SLOW_START).filter(|on| *on == 1)?;
+    let what = format!("{SLOW_START} = 1, and {}.congestion-control is {}", other.0, name(other.1));
+    let why = format!(
+        "with every congestion control but bbr a connection that was silent for a moment begins again with {} segments",
+        config.wan.initial_window
+    );
+    Some(Finding::new(Level::Note, "wan", what, why).mend(format!("sysctl -w {SLOW_START}=0")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::facts::{Errno, Interface};
+
+    const WAN: &str = "wan.devices = ['wan0']";
+
+    fn facts(sysctls: &[(&'static str, &str)]) -> Facts {
+        let fine = [(RMEM, "4096 292000 6291456"), (WMEM, "4096 16384 4194304"), (SLOW_START, "1")];
+        let bbr = Congestion { name: "bbr".to_owned(), refused: None };
+        Facts {
+            sysctls: fine.iter().chain(sysctls).map(|(key, value)| (*key, (*value).to_owned())).collect(),
+            interfaces: vec![Interface { name: "wan0".to_owned(), ..Interface::default() }],
+            client: bbr.clone(),
+            server: bbr,
+            ..Facts::default()
+        }
+    }
+
+    /// Level, what is so, and what mends it, of all that is told.
+    fn told(config: &str, facts: &Facts) -> Vec<String> {
+        let config = Config::parse(config, &[]).unwrap();
+        let line =
+            |Finding { level, what, mend, .. }: &Finding| format!("{level:?}: {what} [{}]", mend.join("; "));
+        judge(&config, facts).iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_link_that_has_what_it_needs_is_well() {
+        assert_eq!(told(WAN, &facts(&[])), ["Ok: initial window: 100 segments, both ways []"]);
+        assert_eq!(told("", &facts(&[(RMEM, "4096 131072 6291456")])), [""; 0], "nobody asked");
+    }
+
+    #[test]
+    fn a_first_receive_buffer_that_is_smaller_than_the_window_is_told_with_the_one_that_is_needed() {
+        let small = facts(&[(RMEM, "4096 131072 6291456")]);
+        let first = |what: &str, mend: &str| {
+            [format!(
+                "Warning: net.ipv4.tcp_rmem = 4096 131072 6291456: {what} [sysctl -w net.ipv4.tcp_rmem=\"{mend}\"]"
+            )]
+        };
+        let usual = first("servers send 44 segments at first, not 100", "4096 292000 6291456");
+        assert_eq!(told(WAN, &small), usual);
+        let less = format!("{WAN}\nwan.initial-window = 44");
+        assert_eq!(told(&less, &small), ["Ok: initial window: 44 segments, both ways []"]);
+        let mend = told(&format!("{WAN}\nwan.initial-window = 1000"), &small).remove(0);
+        assert!(mend.ends_with("tcp_rmem=\"4096 2920000 6291456\"]"), "{mend}");
+    }
+
+    #[test]
+    fn buffers_that_hold_no_long_link_are_told_whatever_is_configured() {
+        let small = facts(&[(RMEM, "4096 131072 2999999"), (WMEM, "4096\t16384\t1000000")]);
+        let told = told("", &small);
+        assert!(
+            told[0].starts_with("Note: net.ipv4.tcp_rmem = 4096 131072 2999999: no buffer grows"),
+            "{told:?}"
+        );
+        assert!(told[0].ends_with("[sysctl -w net.ipv4.tcp_rmem=\"4096 131072 3000000\"]"), "{told:?}");
+        assert!(told[1].ends_with("[sysctl -w net.ipv4.tcp_wmem=\"4096 16384 3000000\"]"), "{told:?}");
+    }
+
+    #[test]
+    fn slow_start_after_idle_is_told_where_a_leg_has_another_congestion_control_than_bbr() {
+        let mut host = facts(&[("net.ipv4.tcp_congestion_control", "cubic")]);
+        host.server.refused = Some(Errno::EPERM);
+        let what = "net.ipv4.tcp_slow_start_after_idle = 1, and server.congestion-control is cubic";
+        let expected = [format!("Note: {what} [sysctl -w net.ipv4.tcp_slow_start_after_idle=0]")];
+        assert_eq!(told(WAN, &host), expected);
+        host.sysctls.insert(SLOW_START, "0".to_owned());
+        assert_eq!(told(WAN, &host).len(), 1);
+        assert!(told(WAN, &host)[0].starts_with("Ok"));
+    }
+
+    #[test]
+    fn what_keeps_the_window_from_being_applied_is_told() {
+        let mut host = facts(&[]);
+        host.interfaces.clear();
+        host.wan_obstacle = Some("table 6 is taken".to_owned());
+        let all = told(WAN, &host);
+        assert!(all[0].starts_with("Error(Unavailable): wan.devices: the routes"), "{all:?}");
+        assert_eq!(all[1], "Note: there is no device wan0 yet []");
+        let unmanaged = told("rules.manage = false\nwan.devices = ['wan0']", &host);
+        assert_eq!(unmanaged, ["Warning: wan.devices has no effect with rules.manage = false []"]);
+    }
+}

@@ -1,0 +1,10 @@
+//! The initial window over the devices of `[wan]`, as the kernel applies it, and the routes that it is made of.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
+#[path = "wan/flight.rs"]
+mod flight;
+#[path = "wan/follow.rs"]
+mod follow;
+#[path = "wan/mirror.rs"]
+mod mirror;
+#[path = "wan/support.rs"]
+mod support;
