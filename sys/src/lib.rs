@@ -12,6 +12,7 @@ pub use packet::packet_socket;
 pub use process::{Fork, fork};
 pub use resolve::{Part, resolve};
 pub use sockopt::{
-    MemInfo, accept_queue, at_urgent_mark, is_mptcp, mem_info, set_bind_address_no_port, set_fast_open,
-    set_fast_open_no_cookie, set_notsent_lowat, unsent,
+    DataInSyn, Handshake, MemInfo, accept_queue, at_urgent_mark, handshake, is_mptcp, mem_info,
+    set_bind_address_no_port, set_fast_open, set_fast_open_connect, set_fast_open_no_cookie,
+    set_notsent_lowat, unsent,
 };

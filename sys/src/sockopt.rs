@@ -9,6 +9,8 @@ use libc::{c_int, c_void, socklen_t};
 const TCP_IS_MPTCP: c_int = 43;
 /// `TCP_FASTOPEN_NO_COOKIE` of include/uapi/linux/tcp.h (Linux 4.15).
 const TCP_FASTOPEN_NO_COOKIE: c_int = 34;
+/// `TCP_FASTOPEN_CONNECT` of include/uapi/linux/tcp.h (Linux 4.11).
+const TCP_FASTOPEN_CONNECT: c_int = 30;
 /// `SO_MEMINFO` of include/uapi/asm-generic/socket.h (Linux 4.12).
 const SO_MEMINFO: c_int = 55;
 /// `SIOCATMARK` of include/uapi/asm-generic/sockios.h.
@@ -90,16 +92,77 @@ pub fn set_fast_open(listener: BorrowedFd<'_>, pending: u16) -> io::Result<()> {
     set(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, c_int::from(pending))
 }
 
-/// Takes data in SYNs without a cookie.
+/// Fast Open without a cookie: a listener takes data in any SYN, a socket that connects sends it in its first one, without the
+/// option. `EINVAL`: connect() or listen() has been called.
 pub fn set_fast_open_no_cookie(sock: BorrowedFd<'_>) -> io::Result<()> {
     set(sock, libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
 }
+
+/// Lets connect() put the SYN off until the first data is written, where the kernel has the server's cookie or needs none; it then
+/// returns 0 at once. Where it has none, the SYN goes out and asks for one. `EOPNOTSUPP`: `net.ipv4.tcp_fastopen` has not bit 1.
+pub fn set_fast_open_connect(sock: BorrowedFd<'_>) -> io::Result<()> {
+    set(sock, libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+}
+
+/// How a connection's handshake went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// What became of the data in the SYN.
+    pub data: DataInSyn,
+    /// It was accepted at its SYN. Older kernels do not say so of a SYN without data.
+    pub fast_open_child: bool,
+    /// Segments that were sent more than once, the SYN among them.
+    pub retransmits: u32,
+}
+
+/// What became of the data in a SYN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataInSyn {
+    /// There was none, or nothing is known of it yet.
+    None,
+    /// It was taken, by us or by the peer.
+    Taken,
+    /// The peer confirmed the SYN without it.
+    Ignored,
+    /// The SYN had to be sent again, and then without it.
+    Lost,
+}
+
+/// Asks how `sock`'s handshake went.
+pub fn handshake(sock: BorrowedFd<'_>) -> io::Result<Handshake> {
+    get(sock, libc::IPPROTO_TCP, libc::TCP_INFO).map(Handshake::read)
+}
+
+impl Handshake {
+    /// Reads the beginning of a `struct tcp_info` (include/uapi/linux/tcp.h).
+    fn read(info: [u8; TCP_INFO_LEN]) -> Self {
+        const OPTIONS: usize = 5;
+        const SYN_DATA: u8 = 32;
+        const TFO_CHILD: u8 = 128;
+        // Two bits behind a one-bit field: tcpi_fastopen_client_fail (Linux 5.6), an `enum tcp_fastopen_client_fail`.
+        const FAILURE: usize = 7;
+        let failure = if cfg!(target_endian = "big") { info[FAILURE] >> 5 } else { info[FAILURE] >> 1 } & 3;
+        let data = match failure {
+            _ if info[OPTIONS] & SYN_DATA != 0 => DataInSyn::Taken,
+            2 => DataInSyn::Ignored,
+            3 => DataInSyn::Lost,
+            _ => DataInSyn::None,
+        };
+        let [.., a, b, c, d] = info;
+        let retransmits = u32::from_ne_bytes([a, b, c, d]);
+        Self { data, fast_open_child: info[OPTIONS] & TFO_CHILD != 0, retransmits }
+    }
+}
+
+/// A `struct tcp_info` up to the end of `tcpi_total_retrans`: eight bytes, then 24 numbers of four.
+const TCP_INFO_LEN: usize = 8 + 24 * 4;
 
 /// Types that any bytes are a valid value of.
 trait Plain: Copy {}
 impl Plain for c_int {}
 impl Plain for [u32; SK_MEMINFO_VARS] {}
 impl Plain for [u32; TCP_INFO_WORDS] {}
+impl Plain for [u8; TCP_INFO_LEN] {}
 
 fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
@@ -161,6 +224,15 @@ mod tests {
         assert_eq!(accept_queue(listener.as_fd()).unwrap(), 0);
         let _waiting = [connect(), connect()];
         assert_eq!(accept_queue(listener.as_fd()).unwrap(), 2);
+    }
+
+    #[test]
+    fn an_ordinary_handshake_had_no_data_in_its_syn() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let ordinary = Handshake { data: DataInSyn::None, fast_open_child: false, retransmits: 0 };
+        assert_eq!([&near, &far].map(|end| handshake(end.as_fd()).unwrap()), [ordinary; 2]);
     }
 
     #[test]
