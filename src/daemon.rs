@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, LogTarget};
+use crate::dial::Memory;
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::limits::{self, Occupancy};
@@ -71,7 +72,8 @@ pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<
     let counters = Counters::default();
     let workers = listeners.len();
     let Setup { config, listen, reopens_log, .. } = setup;
-    let shared = Arc::new(Shared { config, kernel, counters, occupancy, gate: Notify::new() });
+    let memory = Memory::default();
+    let shared = Arc::new(Shared { config, kernel, counters, memory, occupancy, gate: Notify::new() });
     let served = serve(&shared, listeners, mirror, reopens_log.then_some(&log), || {
         started()?;
         let limit = shared.occupancy.limit();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::config::{self, Config, Congestion, Keepalive};
+use crate::config::{self, Config, Congestion, FastOpen, Keepalive};
 use crate::exit::{Exit, Fatal};
 use crate::leg::IPPROTO_MPTCP;
 
@@ -27,6 +27,8 @@ pub struct Kernel {
     pub server: LegOptions,
     /// Multipath TCP for dialled sockets; withdrawn when the kernel refuses it later.
     mptcp: AtomicBool,
+    /// Fast Open for dialled sockets.
+    pub fast_open: FastOpen,
     /// What was asked for and cannot be had.
     pub degraded: Vec<Degraded>,
 }
@@ -121,7 +123,8 @@ impl Kernel {
         let client = probe_leg("client", &config.client.leg, &mut degraded)?;
         let server = probe_leg("server", &config.server.leg, &mut degraded)?;
         let mptcp = AtomicBool::new(server.mptcp);
-        Ok(Self { client, server, mptcp, degraded })
+        let fast_open = probe_fast_open(config.server.fast_open, &mut degraded)?;
+        Ok(Self { client, server, mptcp, fast_open, degraded })
     }
 
     /// A non-blocking socket for dialling, with the server leg's options, Multipath TCP if it is wanted and the kernel has it.
@@ -268,6 +271,21 @@ fn probe_options(
     let urgent_in_line = socket.set_out_of_band_inline(true).is_ok();
     let congestion_control = congestion_control(leg, config, socket)?;
     Ok(Options { congestion_control, no_delay, keepalive, user_timeout, notsent_lowat, urgent_in_line })
+}
+
+/// What dialled sockets can have of Fast Open: all, or nothing where the operator has switched it off for the whole host.
+fn probe_fast_open(wanted: FastOpen, degraded: &mut Vec<Degraded>) -> Result<FastOpen, KernelError> {
+    if wanted == FastOpen::Off {
+        return Ok(wanted);
+    }
+    let socket = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
+    let Err(err) = sys::set_fast_open_connect(socket.as_fd()) else { return Ok(wanted) };
+    let why = format!(
+        "net.ipv4.tcp_fastopen has not bit 1, without which this host sends no data in SYNs; set it ({err})"
+    );
+    let err = io::Error::new(err.kind(), why);
+    degraded.push(Degraded { key: "server.fast-open".to_owned(), kind: Kind::Tcp, err });
+    Ok(FastOpen::Off)
 }
 
 fn keepalive(config: Keepalive) -> Option<TcpKeepalive> {

@@ -13,7 +13,7 @@ use tokio::io::{Interest, Ready};
 
 use crate::flow::Side;
 use crate::kernel::LegOptions;
-use crate::record::{LegFacts, Mptcp};
+use crate::record::{LegFacts, Mptcp, Opening};
 
 /// The protocol number of Multipath TCP (RFC 8684) on Linux: IPPROTO_MPTCP.
 pub const IPPROTO_MPTCP: i32 = 262;
@@ -225,6 +225,15 @@ impl Leg {
             known => known,
         };
         LegFacts { congestion_control: String::from_utf8_lossy(&name).into_owned(), mptcp }
+    }
+
+    /// How the peer's SYN was taken; asks the kernel.
+    pub fn taken(&self) -> Opening {
+        match sys::handshake(self.as_fd()) {
+            Ok(how) if how.data == sys::DataInSyn::Taken => Opening::Data,
+            Ok(how) if how.fast_open_child => Opening::Empty,
+            _ => Opening::Ordinary,
+        }
     }
 
     /// Both directions have ended: when it is dropped now, what is still queued is delivered, then the FIN.

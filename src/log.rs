@@ -111,8 +111,10 @@ pub fn record(record: impl FnOnce() -> Record) {
         dialled = record.dialled.map(crate::record::Dialled::as_str),
         client_cc = record.client.congestion_control,
         client_mptcp = record.client.mptcp.as_str(),
+        client_fast_open = record.client_opening.as_str(),
         server_cc = server.map(|leg| leg.congestion_control.as_str()),
         server_mptcp = server.map(|leg| leg.mptcp.as_str()),
+        server_fast_open = record.server_opening.map(crate::record::Opening::as_str),
         "closed"
     );
 }

@@ -46,6 +46,12 @@ counters! {
     dialled_other_port => "dialled-other-port",
     /// Sessions without a server leg: refused, unreachable, or timed out.
     dial_failed => "dial-failed",
+    /// Server legs whose SYN carried the client's first bytes, which were taken.
+    fast_open_data => "fast-open-data",
+    /// Server legs whose SYN with Fast Open was lost or whose data was not taken.
+    fast_open_failed => "fast-open-failed",
+    /// Server legs without Fast Open, because it failed with that server before.
+    fast_open_avoided => "fast-open-avoided",
     /// Sessions that one of our timeouts ended.
     timed_out => "timed-out",
     /// Connections to the listener itself.

@@ -116,6 +116,25 @@ pub enum Mptcp {
     Fallback,
 }
 
+/// How a leg's first SYN was sent or taken, and what TCP Fast Open came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// By an ordinary SYN: Fast Open is switched off, or the client did not use it.
+    Ordinary,
+    /// By an ordinary SYN, because Fast Open failed with this server before.
+    Avoided,
+    /// By a SYN that asked for a cookie. Without a cookie the far end may take it as if it had one.
+    Asked,
+    /// By a SYN with the cookie and no data: there was none yet.
+    Empty,
+    /// By a SYN with data, which was taken.
+    Data,
+    /// By a SYN with data, which was not taken and was sent again.
+    Ignored,
+    /// By an ordinary SYN, after one of Fast Open was not answered.
+    Lost,
+}
+
 /// What is known of a leg once it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegFacts {
@@ -146,8 +165,12 @@ pub struct Record {
     pub duration: Duration,
     /// The client leg.
     pub client: LegFacts,
+    /// How the client's SYN was taken.
+    pub client_opening: Opening,
     /// The server leg.
     pub server: Option<LegFacts>,
+    /// How the server leg's SYN was sent; `None` when none came about.
+    pub server_opening: Option<Opening>,
 }
 
 macro_rules! words {
@@ -171,6 +194,10 @@ words! {
     Phase { Connect => "connect", Relay => "relay" }
     Timeout { Connect => "connect-timeout", HalfClosed => "half-closed-timeout", Idle => "idle-timeout" }
     Dialled { First => "first", Again => "again", OtherPort => "other-port" }
+    Opening {
+        Ordinary => "no", Avoided => "avoided", Asked => "asked", Empty => "empty", Data => "data", Ignored => "ignored",
+        Lost => "lost"
+    }
     Mptcp { Off => "off", Yes => "yes", Fallback => "fallback" }
 }
 

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 
-use crate::config::Config;
-use crate::dial::{self, DialError};
+use crate::config::{Config, FastOpen};
+use crate::dial::{self, Call, Memory, Opener, Reached};
 use crate::flow::{Flow, Side};
 use crate::kernel::Kernel;
 use crate::leg::Leg;
 use crate::listener::Accepted;
 use crate::log;
 use crate::metrics::Counters;
-use crate::record::{By, Cause, Dialled, End, Phase, Record, Timeout};
+use crate::record::{By, Cause, Dialled, End, Opening, Phase, Record};
+use crate::relay::first::FirstBytes;
 use crate::relay::pool::Pool;
 use crate::relay::silence::Silence;
 use crate::relay::{self, Directions};
@@ -27,6 +28,8 @@ pub struct Env<'a> {
     pub kernel: &'a Kernel,
     /// What is counted.
     pub counters: &'a Counters,
+    /// Where Fast Open fails.
+    pub memory: &'a Memory,
     /// The worker's pipes.
     pub pool: &'a Pool,
     /// Told when there is no descriptor or memory for one more connection.
@@ -37,12 +40,12 @@ pub struct Env<'a> {
 pub async fn run(conn: Accepted, env: &Env<'_>) {
     let Accepted { flow, client } = conn;
     let server = OnceCell::new();
-    let mut record = Recorder::open(flow, &client, &server, env.counters);
+    let mut record = Recorder::open(flow, &client, &server, env);
     // Boxed, as it is larger than all that a session keeps while it relays.
-    let server = match Box::pin(dial(&flow, &client, env)).await {
-        Ok((leg, how)) => {
-            record.dialled(how);
-            server.get_or_init(|| leg)
+    let server = match Box::pin(dial(&record, env)).await {
+        Ok(reached) => {
+            record.dialled(reached.dialled, reached.opening);
+            server.get_or_init(|| reached.leg)
         }
         Err(end) => return record.close(end),
     };
@@ -57,19 +60,16 @@ pub async fn run(conn: Accepted, env: &Env<'_>) {
 }
 
 /// Dials the server, unless the client gives up first.
-async fn dial(flow: &Flow, client: &Leg, env: &Env<'_>) -> Result<(Leg, Dialled), End> {
-    let mark = env.config.rules.own_mark.server();
-    let dialled = pin!(dial::connect(flow, &env.config.server, mark, env.kernel, env.lacking));
-    match select(dialled, pin!(client.failure())).await {
-        Either::Left((dialled, _)) => dialled.map_err(|err| not_dialled(&err)),
+async fn dial(session: &Recorder<'_>, env: &Env<'_>) -> Result<Reached, End> {
+    let Recorder { flow, client, way, .. } = session;
+    let first = FirstBytes { source: client, way: &way.up, pool: env.pool };
+    let opener = Opener::new(flow.orig_dst.0, env.kernel.fast_open, first, env.memory);
+    let own_mark = env.config.rules.own_mark.server();
+    let Env { kernel, lacking, .. } = *env;
+    let call = Call { flow, config: &env.config.server, own_mark, kernel, opener, lacking };
+    match select(pin!(dial::connect(&call)), pin!(client.failure())).await {
+        Either::Left((dialled, _)) => dialled.map_err(|err| err.end()),
         Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),
-    }
-}
-
-fn not_dialled(err: &DialError) -> End {
-    match err.io() {
-        Some(err) => End::failed(Side::Server, Phase::Connect, err),
-        None => End::timeout(Phase::Connect, Timeout::Connect),
     }
 }
 
@@ -79,25 +79,32 @@ struct Recorder<'a> {
     client: &'a Leg,
     server: &'a OnceCell<Leg>,
     accepted: Instant,
-    dialled: Option<(Dialled, Duration)>,
+    dialled: Option<(Dialled, Opening, Duration)>,
     way: Directions,
-    counters: &'a Counters,
+    env: &'a Env<'a>,
     open: bool,
 }
 
 impl<'a> Recorder<'a> {
-    fn open(flow: Flow, client: &'a Leg, server: &'a OnceCell<Leg>, counters: &'a Counters) -> Self {
-        counters.accepted.count();
+    fn open(flow: Flow, client: &'a Leg, server: &'a OnceCell<Leg>, env: &'a Env<'a>) -> Self {
+        env.counters.accepted.count();
         let way = Directions::default();
-        Self { flow, client, server, accepted: Instant::now(), dialled: None, way, counters, open: true }
+        Self { flow, client, server, accepted: Instant::now(), dialled: None, way, env, open: true }
     }
 
-    fn dialled(&mut self, how: Dialled) {
-        self.dialled = Some((how, self.accepted.elapsed()));
+    fn dialled(&mut self, how: Dialled, opening: Opening) {
+        self.dialled = Some((how, opening, self.accepted.elapsed()));
+        let counters = self.env.counters;
         match how {
             Dialled::First => {}
-            Dialled::Again => self.counters.dialled_again.count(),
-            Dialled::OtherPort => self.counters.dialled_other_port.count(),
+            Dialled::Again => counters.dialled_again.count(),
+            Dialled::OtherPort => counters.dialled_other_port.count(),
+        }
+        match opening {
+            Opening::Ordinary | Opening::Asked | Opening::Empty => {}
+            Opening::Data => counters.fast_open_data.count(),
+            Opening::Ignored | Opening::Lost => counters.fast_open_failed.count(),
+            Opening::Avoided => counters.fast_open_avoided.count(),
         }
     }
 
@@ -105,24 +112,30 @@ impl<'a> Recorder<'a> {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
+        let Env { config, counters, .. } = self.env;
         match (end.phase, end.cause) {
-            (_, Cause::Eof) => self.counters.ended_in_order.count(),
-            (_, Cause::Timeout(_)) => self.counters.timed_out.count(),
-            (Phase::Connect, Cause::Errno(_)) if end.by == By::Server => self.counters.dial_failed.count(),
+            (_, Cause::Eof) => counters.ended_in_order.count(),
+            (_, Cause::Timeout(_)) => counters.timed_out.count(),
+            (Phase::Connect, Cause::Errno(_)) if end.by == By::Server => counters.dial_failed.count(),
             _ => {}
         }
         // Some of it is the kernel's to say, which nobody needs who does not hear it.
         log::record(|| Record {
             flow: self.flow,
             source: self.server.get().and_then(|leg| leg.socket().local_addr().ok()?.as_socket()),
-            dialled: self.dialled.map(|(how, _)| how),
+            dialled: self.dialled.map(|(how, ..)| how),
             end,
             to_server: self.way.up.passed_on(),
             to_client: self.way.down.passed_on(),
-            connect: self.dialled.map(|(_, after)| after),
+            connect: self.dialled.map(|(.., after)| after),
             duration: self.accepted.elapsed(),
             client: self.client.facts(),
+            client_opening: match config.client.fast_open {
+                FastOpen::Off => Opening::Ordinary,
+                FastOpen::Cookie | FastOpen::NoCookie => self.client.taken(),
+            },
             server: self.server.get().map(Leg::facts),
+            server_opening: self.dialled.map(|(_, opening, _)| opening),
         });
     }
 }

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
+use crate::dial;
 use crate::kernel::Kernel;
 use crate::limits::{Gate, Occupancy};
 use crate::listener::{self, Accepted, Arrival};
@@ -27,6 +28,8 @@ pub struct Shared {
     pub kernel: Kernel,
     /// What is counted.
     pub counters: Counters,
+    /// Where Fast Open fails.
+    pub memory: dial::Memory,
     /// How many sessions there are.
     pub occupancy: Occupancy,
     /// Rung when the gate for new connections is to be looked at.
@@ -113,10 +116,10 @@ impl Worker {
         let seat = Seat::take(&self.shared);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let Shared { config, kernel, counters, .. } = &*worker.shared;
+            let Shared { config, kernel, counters, memory, .. } = &*worker.shared;
             let lacking = |err: &io::Error| worker.shared.lacking(err);
-            session::run(conn, &Env { config, kernel, counters, pool: &worker.pool, lacking: &lacking })
-                .await;
+            let pool = &worker.pool;
+            session::run(conn, &Env { config, kernel, counters, memory, pool, lacking: &lacking }).await;
             drop(seat);
         });
     }

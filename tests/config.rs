@@ -42,14 +42,14 @@ fn every_key_is_read_into_its_place() {
         own-mark = "0x300/0x300"
         [client]
         congestion-control = "cubic"
+        mptcp = true
         no-delay = false
         keepalive = false
         user-timeout = "1m 500ms"
         notsent-lowat = 65536
-        fast-open = "no-cookie"
         [server]
         congestion-control = "bbr"
-        mptcp = true
+        fast-open = "no-cookie"
         keepalive = { idle = "60s", interval = "10s", probes = 6 }
         source = "[2001:db8::1]:0"
         connect-timeout = "10s"
@@ -171,6 +171,7 @@ fn values_that_contradict_each_other_are_told_at_what_was_written() {
         "[client]\nfast-open = true\nmptcp = true",
         "wan.table = 5",
         "[rules]\ntable = 6\n[wan]\ndevices = ['wan0']",
+        "[server]\nfast-open = 'no-cookie'\nmptcp = true",
     ];
     assert_snapshot!(texts.map(faults).join("\n"));
     let refused = faults("[rules]\nmark = 'x'\nown-mark = '0x3/0x3'");
@@ -187,7 +188,6 @@ prot = 5000
 [server]
 congestion_control = "bbr"
 keep-alive = false
-fast-open = true
 handshake = "fast"
 [timeouts]
 connect-timeout = "10s"

@@ -15,6 +15,7 @@ enum Tier {
 const TIERS: &[(&str, Tier)] = &[
     ("check", Tier::Pure),
     ("config", Tier::Pure),
+    ("dial::destinations", Tier::Pure),
     ("dropin::bind_spec", Tier::Pure),
     ("exit", Tier::Pure),
     ("flow", Tier::Pure),

@@ -110,6 +110,8 @@ pub struct ClientLeg {
 pub struct ServerLeg {
     /// The keys that both legs have.
     pub leg: Leg,
+    /// Whether the client's first bytes travel in the SYN.
+    pub fast_open: FastOpen,
     /// The address that the server sees.
     pub source: Source,
     /// How long a connection attempt may take; `None`: as long as the kernel tries (`tcp_syn_retries`).
@@ -162,15 +164,15 @@ pub enum Keepalive {
     },
 }
 
-/// Whether data in a SYN is taken (RFC 7413).
+/// Whether data travels in a SYN (RFC 7413).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FastOpen {
     /// `false`
     #[default]
     Off,
-    /// `true`: from clients that show a cookie.
+    /// `true`: behind a cookie that the listening side gave to the dialling one before.
     Cookie,
-    /// `"no-cookie"`: from all, on links that both ends trust.
+    /// `"no-cookie"`: from the first SYN on, on links that both ends trust.
     NoCookie,
 }
 

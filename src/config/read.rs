@@ -97,20 +97,27 @@ fn client(section: &mut Section<'_>) -> ClientLeg {
         leg: leg(section),
         fast_open: section.take("fast-open", value::fast_open, FastOpen::default()),
     };
-    let fast_open = section.written("fast-open").filter(|_| client.fast_open != FastOpen::Off);
-    if let Some(place) = fast_open.filter(|_| client.leg.mptcp) {
-        section.fault("fast-open", place, Why::FastOpenWithMptcp("client".to_owned()));
-    }
+    no_fast_open_with_mptcp("client", section, client.fast_open, &client.leg);
     client
+}
+
+fn no_fast_open_with_mptcp(name: &str, section: &mut Section<'_>, fast_open: FastOpen, leg: &Leg) {
+    let written = section.written("fast-open").filter(|_| fast_open != FastOpen::Off && leg.mptcp);
+    if let Some(place) = written {
+        section.fault("fast-open", place, Why::FastOpenWithMptcp(name.to_owned()));
+    }
 }
 
 fn server(section: &mut Section<'_>) -> ServerLeg {
     let default = ServerLeg::default();
-    ServerLeg {
+    let server = ServerLeg {
         leg: leg(section),
+        fast_open: section.take("fast-open", value::fast_open, default.fast_open),
         source: section.take("source", value::source, default.source),
         connect_timeout: section.take("connect-timeout", value::timeout, default.connect_timeout),
-    }
+    };
+    no_fast_open_with_mptcp("server", section, server.fast_open, &server.leg);
+    server
 }
 
 fn wan(section: &mut Section<'_>, rules: &Rules) -> Wan {

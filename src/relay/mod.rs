@@ -1,4 +1,5 @@
 //! Both directions of a session, from any state to their end. EFFECT.
+pub mod first;
 pub mod half;
 pub mod pool;
 pub mod silence;

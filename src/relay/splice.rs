@@ -58,7 +58,8 @@ fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     match retry_on_intr(|| splice(&from, None, &to, None, len, flags)) {
         Ok(n) => Ok(Some(n)),
-        Err(Errno::AGAIN) => Ok(None),
+        // INPROGRESS: the socket was to send its SYN with these bytes, and has sent one without.
+        Err(Errno::AGAIN | Errno::INPROGRESS) => Ok(None),
         Err(err) => Err(err.into()),
     }
 }

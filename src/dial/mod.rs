@@ -1,4 +1,7 @@
 //! The server leg: dialled from the address that the server is to see. EFFECT.
+mod destinations;
+mod fast_open;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -11,7 +14,10 @@ use crate::config::{ServerLeg, Source};
 use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
 use crate::leg::{Leg, lacks, reset_on_close};
-use crate::record::Dialled;
+use crate::record::{Dialled, End, Opening, Phase, Timeout};
+
+use self::fast_open::Syn;
+pub use self::fast_open::{Memory, Opener};
 
 /// The waits before the same address and port are tried again, a second in all when descriptors or memory have run out.
 const WAITS: [Duration; 9] = [
@@ -46,6 +52,9 @@ pub enum DialError {
     /// The server refused, or cannot be reached.
     #[error("connecting: {0}")]
     Connect(io::Error),
+    /// The client failed while its first bytes were waited for.
+    #[error("reading what the client said first: {0}")]
+    Client(io::Error),
     /// `server.connect-timeout`
     #[error("no answer within {after:?}")]
     TimedOut {
@@ -55,11 +64,14 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// The kernel's answer; `None` for a timeout of ours.
-    pub fn io(&self) -> Option<&io::Error> {
+    /// What it means for the session.
+    pub fn end(&self) -> End {
         match self {
-            Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => Some(err),
-            Self::TimedOut { .. } => None,
+            Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => {
+                End::failed(Side::Server, Phase::Connect, err)
+            }
+            Self::Client(err) => End::failed(Side::Client, Phase::Connect, err),
+            Self::TimedOut { .. } => End::timeout(Phase::Connect, Timeout::Connect),
         }
     }
 
@@ -73,55 +85,79 @@ impl DialError {
         self.io().filter(|err| lacks(err))
     }
 
+    /// The kernel's answer to dialling.
+    fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => Some(err),
+            Self::Client(_) | Self::TimedOut { .. } => None,
+        }
+    }
+
     fn errno(&self) -> Option<Errno> {
         self.io().and_then(Errno::from_io_error)
     }
 }
 
-/// Dials the flow's original destination, as `config` says where from; tells `lacking` when there is no descriptor or memory for it.
+/// What it takes to dial for one session.
+pub struct Call<'a> {
+    /// From whom, to whom.
+    pub flow: &'a Flow,
+    /// How.
+    pub config: &'a ServerLeg,
+    /// The mark of server legs.
+    pub own_mark: u32,
+    /// What the kernel can do.
+    pub kernel: &'a Kernel,
+    /// Fast Open.
+    pub opener: Opener<'a>,
+    /// Told when there is no descriptor or memory for it.
+    pub lacking: &'a dyn Fn(&io::Error),
+}
+
+/// A server leg, and how it came about.
+pub struct Reached {
+    /// The leg.
+    pub leg: Leg,
+    /// The step of the ladder.
+    pub dialled: Dialled,
+    /// Fast Open.
+    pub opening: Opening,
+}
+
+/// Dials the flow's original destination, as the configuration says where from.
 ///
 /// # Errors
 /// When the last step of the ladder failed; the client is then to be reset.
-pub async fn connect(
-    flow: &Flow,
-    config: &ServerLeg,
-    own_mark: u32,
-    kernel: &Kernel,
-    lacking: &dyn Fn(&io::Error),
-) -> Result<(Leg, Dialled), DialError> {
-    let dialled = ladder(flow, config, own_mark, kernel, lacking);
-    match config.connect_timeout {
-        None => dialled.await,
+pub async fn connect(call: &Call<'_>) -> Result<Reached, DialError> {
+    let result = match call.config.connect_timeout {
+        None => ladder(call).await,
         Some(after) => {
-            tokio::time::timeout(after, dialled).await.unwrap_or(Err(DialError::TimedOut { after }))
+            tokio::time::timeout(after, ladder(call)).await.unwrap_or(Err(DialError::TimedOut { after }))
         }
-    }
+    };
+    let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
+    result.map(|(leg, dialled)| Reached { leg, dialled, opening })
 }
 
-async fn ladder(
-    flow: &Flow,
-    config: &ServerLeg,
-    own_mark: u32,
-    kernel: &Kernel,
-    lacking: &dyn Fn(&io::Error),
-) -> Result<(Leg, Dialled), DialError> {
-    let source = source(flow, config.source);
+async fn ladder(call: &Call<'_>) -> Result<(Leg, Dialled), DialError> {
+    let source = source(call.flow, call.config.source);
     let has_port = source.is_some_and(|addr| addr.port() != 0);
-    let mut result = attempt(source, flow.orig_dst, own_mark, kernel).await.map(|leg| (leg, Dialled::First));
+    let mut result = attempt(call, source).await.map(|leg| (leg, Dialled::First));
     for (n, wait) in WAITS.into_iter().enumerate() {
         let Err(err) = &result else { return result };
         match err.lack() {
-            Some(lack) => lacking(lack),
+            _ if !call.opener.may_try_again() => return result,
+            Some(lack) => (call.lacking)(lack),
             None if n < WAITS_FOR_AN_ADDRESS && has_port && err.address_taken() => {}
             None => break,
         }
         tokio::time::sleep(wait).await;
-        result = attempt(source, flow.orig_dst, own_mark, kernel).await.map(|leg| (leg, Dialled::Again));
+        result = attempt(call, source).await.map(|leg| (leg, Dialled::Again));
     }
-    match (result, config.source) {
-        (Err(err), Source::Client) if err.address_taken() => {
-            let any_port = Some(SocketAddr::new(flow.client.ip(), 0));
-            let leg = attempt(any_port, flow.orig_dst, own_mark, kernel).await?;
+    match (result, call.config.source) {
+        (Err(err), Source::Client) if err.address_taken() && call.opener.may_try_again() => {
+            let any_port = Some(SocketAddr::new(call.flow.client.ip(), 0));
+            let leg = attempt(call, any_port).await?;
             Ok((leg, Dialled::OtherPort))
         }
         (result, _) => result,
@@ -138,24 +174,19 @@ fn source(flow: &Flow, source: Source) -> Option<SocketAddr> {
     }
 }
 
-async fn attempt(
-    source: Option<SocketAddr>,
-    OrigDst(server): OrigDst,
-    own_mark: u32,
-    kernel: &Kernel,
-) -> Result<Leg, DialError> {
-    let socket = kernel.server_socket(Domain::for_address(server)).map_err(DialError::Socket)?;
-    prepare(&socket, own_mark).map_err(DialError::Socket)?;
+async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, DialError> {
+    let OrigDst(server) = call.flow.orig_dst;
+    let socket = call.kernel.server_socket(Domain::for_address(server)).map_err(DialError::Socket)?;
+    prepare(&socket, call.own_mark).map_err(DialError::Socket)?;
     if let Some(addr) = source {
         bind(&socket, addr).map_err(|err| DialError::BindSource { addr, err })?;
     }
-    match socket.connect(&server.into()) {
-        Err(err) if Errno::from_io_error(&err) != Some(Errno::INPROGRESS) => {
-            return Err(DialError::Connect(err));
-        }
-        _ => {}
+    let syn = call.opener.connect(&socket).await?;
+    // From here to send() nothing waits: a socket whose SYN is due reads as writable, and connected() would believe it.
+    let leg = Leg::new(socket, Side::Server, &call.kernel.server).map_err(DialError::Socket)?;
+    if syn == Syn::Due {
+        call.opener.send(&leg)?;
     }
-    let leg = Leg::new(socket, Side::Server, &kernel.server).map_err(DialError::Socket)?;
     leg.connected().await.map_err(DialError::Connect)?;
     Ok(leg)
 }
