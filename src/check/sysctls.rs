@@ -1,11 +1,11 @@
 //! The sysctls that get in the way: which value, why, and what to set. PURE.
 use super::facts::{Facts, Interface};
 use super::{Finding, Level};
-use crate::config::{Config, Source};
+use crate::config::{Config, FastOpen, Source};
 use crate::exit::Exit;
 
 /// What [`judge`] reads; [`super::gather`] fetches these.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 21] = [
     "fs.pipe-max-size",
     "fs.pipe-user-pages-soft",
     "net.core.somaxconn",
@@ -16,6 +16,8 @@ pub const KEYS: [&str; 19] = [
     "net.ipv4.tcp_allowed_congestion_control",
     "net.ipv4.tcp_available_congestion_control",
     "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_fastopen",
+    "net.ipv4.tcp_fastopen_blackhole_timeout_sec",
     "net.ipv4.tcp_fwmark_accept",
     "net.ipv4.tcp_rfc1337",
     "net.ipv4.tcp_timestamps",
@@ -102,6 +104,9 @@ fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
         let why = "one attempt during an outage of a few seconds makes the kernel dial plain TCP for so many seconds";
         findings.push(wrong(facts, Level::Warning, blackhole, 0, why));
     }
+    if config.server.fast_open != FastOpen::Off {
+        findings.extend(fast_open(facts));
+    }
     findings
 }
 
@@ -113,6 +118,20 @@ fn kernel_chooses_port(source: Source) -> bool {
         Source::ClientAddress | Source::Gateway => true,
         Source::Fixed(address) => address.port() == 0,
     }
+}
+
+fn fast_open(facts: &Facts) -> impl Iterator<Item = Finding> {
+    let (switch, blackhole) = ("net.ipv4.tcp_fastopen", "net.ipv4.tcp_fastopen_blackhole_timeout_sec");
+    let off = facts.number(switch).filter(|now| now & 1 == 0).map(|now| {
+        let why = "server.fast-open is left out: without bit 1 this host sends no data in SYNs";
+        wrong(facts, Level::Warning, switch, now | 1, why)
+    });
+    let pause = facts.number(blackhole).filter(|&now| now > 0).map(|_| {
+        let why = "one connection that stalls after Fast Open makes the kernel leave it out everywhere for so many seconds or \
+                   more; with 0 it is left out only where tcp-intercept has seen it fail";
+        wrong(facts, Level::Note, blackhole, 0, why)
+    });
+    off.into_iter().chain(pause)
 }
 
 /// Strict mode drops what comes back by another path than the one it would take itself.

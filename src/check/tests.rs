@@ -27,6 +27,8 @@ fn healthy() -> Facts {
         ("net.ipv4.tcp_allowed_congestion_control", "reno bbr"),
         ("net.ipv4.tcp_available_congestion_control", "reno bbr cubic"),
         ("net.ipv4.tcp_congestion_control", "cubic"),
+        ("net.ipv4.tcp_fastopen", "1"),
+        ("net.ipv4.tcp_fastopen_blackhole_timeout_sec", "0"),
         ("net.ipv4.tcp_fwmark_accept", "0"),
         ("net.ipv4.tcp_rfc1337", "0"),
         ("net.ipv4.tcp_timestamps", "1"),
@@ -104,6 +106,15 @@ fn each_sysctl_in_the_way_is_told_with_the_command_that_mends_it() {
         assert_eq!(told.contains("tcp_tw_reuse"), kernel_chooses, "{source}: {told}");
         assert_eq!(told.contains("tcp_timestamps"), source == "client", "{source}: {told}");
     }
+}
+
+#[test]
+fn what_switches_fast_open_off_matters_to_who_asks_for_it() {
+    let mut facts = healthy();
+    let wrong = [("net.ipv4.tcp_fastopen", "2"), ("net.ipv4.tcp_fastopen_blackhole_timeout_sec", "3600")];
+    facts.sysctls.extend(wrong.map(|(key, value)| (key, value.to_owned())));
+    assert_snapshot!(told("server.fast-open = true", &facts));
+    assert!(!told("client.fast-open = true", &facts).contains("fastopen"));
 }
 
 #[test]

@@ -7,35 +7,29 @@ use lab::{Fault, Ip, netns, peers, wait_until};
 
 use crate::bench::{Bench, Fate, SOON, Work, counter, forbid_new_descriptors, speaks};
 
-fn newcomers_are_routed_without_descriptors(free: u64) -> String {
+fn newcomers_are_routed_without_descriptors(free: u64) {
     let mut bench = Bench::new(&[]);
     let mut held = bench.sessions(20);
     forbid_new_descriptors(bench.pid(), free);
-    // This one has been intercepted: it is reset in the end, not left hanging.
-    assert_eq!(bench.newcomer(), Fate::Reset);
+    // This one has been intercepted: it is reset in the end, not left hanging, unless it gets one of those that are kept for nft.
+    assert_ne!(bench.newcomer(), Fate::Routed);
+    wait_until("the gate is closed", SOON, || bench.gate_is_closed());
     (0..20).for_each(|_| assert_eq!(bench.newcomer(), Fate::Routed));
     held.iter().for_each(|stream| speaks(stream).unwrap());
     held.truncate(10);
     wait_until("connections are taken again", SOON, || bench.newcomer() == Fate::Served);
     let log = bench.daemon.stop().1;
     assert_eq!(counter(&log, "gate-closed"), 1, "{log}");
-    log
 }
 
 #[test]
 fn without_descriptors_new_connections_are_routed_and_taken_again_when_there_are_some() {
-    netns(|| {
-        let log = newcomers_are_routed_without_descriptors(0);
-        assert_eq!(counter(&log, "shed"), 1, "{log}");
-    });
+    netns(|| newcomers_are_routed_without_descriptors(0));
 }
 
 #[test]
 fn with_a_descriptor_to_accept_and_none_to_dial_new_connections_are_routed_too() {
-    netns(|| {
-        let log = newcomers_are_routed_without_descriptors(1);
-        assert_eq!(counter(&log, "dial-failed"), 1, "{log}");
-    });
+    netns(|| newcomers_are_routed_without_descriptors(1));
 }
 
 /// While a system call fails: the sessions in hand are whole, the first newcomers are reset and the others become what `then` has, the daemon

@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
 fn router() -> Lab {
     let lab = Lab::new();
     lab.masquerade();
-    for state in ["time_wait", "syn_sent", "fin_wait", "close"] {
+    for state in ["time_wait", "syn_sent", "fin_wait", "close", "unacknowledged", "max_retrans"] {
         lab.gateway.sysctl(&format!("net.netfilter.nf_conntrack_tcp_timeout_{state}"), "5");
     }
     // Clients that use their ports again as soon as the kernel finds it safe.

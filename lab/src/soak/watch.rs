@@ -84,7 +84,7 @@ impl<'l> Watch<'l> {
         let mut now = idle;
         becomes(PATIENCE, || {
             now = Sample::take(self.lab, self.pid);
-            now.sockets == idle.sockets && now.descriptors <= idle.descriptors
+            (now.sockets, now.descriptors) == (idle.sockets, idle.descriptors)
         });
         report.check(
             now.sockets == idle.sockets,
