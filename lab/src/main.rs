@@ -40,7 +40,7 @@ fn bench() -> ExitCode {
     let results = lab::bench::run(plan, |what| eprintln!("  {what}"));
     let report = Report::new();
     report.section("tcp-intercept beside the other ways");
-    report.say(&results.conditions());
+    results.conditions().iter().for_each(|line| report.say(line));
     report.table(&lab::bench::rows(&results));
     if let Err(err) = keep(&results, &out) {
         eprintln!("the results cannot be kept in {}: {err}", out.display());

@@ -17,6 +17,7 @@ pub fn json(results: &Results) -> Value {
         "kernel": machine.kernel,
         "processors": machine.processors,
         "haproxy": machine.haproxy,
+        "used_by_others": results.mean_noise(),
         "ways": results.ways,
         "figures": figures,
     })

@@ -1,6 +1,7 @@
-//! Where it was measured.
+//! Where it was measured, and what else ran there.
 use std::fmt;
 use std::process::Command;
+use std::time::Duration;
 
 /// What the figures depend on most.
 #[derive(Debug, Clone, Default)]
@@ -29,5 +30,53 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Linux {}, {} processors, HAProxy {}", self.kernel, self.processors, self.haproxy)
+    }
+}
+
+/// Which share of the processors is used for `pause`, in which this process does nothing: what others use, in per cent.
+pub(super) fn used_by_others(pause: Duration) -> f64 {
+    let before = Times::now();
+    std::thread::sleep(pause);
+    Times::now().used_since(&before)
+}
+
+/// Of all processors together, since the machine's start, in the units of /proc/stat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Times {
+    all: u64,
+    idle: u64,
+}
+
+impl Times {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_else(|err| panic!("/proc/stat: {err}"));
+        Self::parse(&stat).unwrap_or_else(|| panic!("/proc/stat has no times of the processors:\n{stat}"))
+    }
+
+    /// `cpu  user nice system idle iowait irq softirq steal guest guest_nice`: man 5 proc_stat.
+    fn parse(stat: &str) -> Option<Self> {
+        let fields = stat.strip_prefix("cpu ")?.lines().next()?.split_ascii_whitespace();
+        let fields: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+        // The last two are contained in the first two.
+        let all = fields.iter().take(8).sum();
+        Some(Self { all, idle: fields.get(3)? + fields.get(4)? })
+    }
+
+    fn used_since(self, before: &Self) -> f64 {
+        let (all, idle) = (self.all - before.all, self.idle.saturating_sub(before.idle));
+        100.0 * (1.0 - idle as f64 / all.max(1) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_idle_nor_waiting_is_used() {
+        let before = Times::parse("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3 4\n").unwrap();
+        assert_eq!(before, Times { all: 1000, idle: 850 });
+        let after = Times::parse("cpu  110 0 60 870 55 1 2 2 9 9\n").unwrap();
+        assert_eq!(after.used_since(&before), 25.0);
     }
 }

@@ -3,6 +3,8 @@
 //! All hosts share the processors of one machine, and the machine is never quite quiet: absolute figures say little.
 //! So in each round every way is measured once, one right after the other, and what counts is the ratio within the
 //! round: its median over the rounds, and how far the rounds lie apart.
+use std::time::Duration;
+
 use crate::topology::Lab;
 
 mod figures;
@@ -25,9 +27,12 @@ pub use plot::plot;
 pub use results::Results;
 pub use rows::rows;
 
-use machine::Machine;
+use machine::{Machine, used_by_others};
 use scene::Scene;
 use ways::Way;
+
+/// Between two measurements: for what has ended to be gone, and to see what else this machine has to do.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Measures what `plan` asks for, in a new [`Lab`]; `tell` hears what has been done.
 ///
@@ -47,6 +52,7 @@ pub fn run(plan: Plan, tell: impl Fn(&str)) -> Results {
                 let started = way.start(&scene);
                 let measured = measurement.take(&scene, &started);
                 started.stop();
+                results.noise.push(used_by_others(PAUSE));
                 measured.iter().for_each(|(figure, value)| results.put(figure, &way.name, *value));
                 tell(&format!("round {} of {}: {measurement}, {}", round + 1, scene.plan.rounds, way.name));
             }

@@ -32,7 +32,7 @@ pub fn plot(results: &Results) -> String {
          <rect width=\"{WIDTH}\" height=\"{full}\" fill=\"white\"/>\n\
          <text x=\"{MARGIN}\" y=\"24\">bar: median of the rounds, line: from the least to the greatest</text>\n\
          <text x=\"{MARGIN}\" y=\"42\" fill=\"#555\">{}</text>\n",
-        results.conditions()
+        results.conditions().join("; ")
     );
     for (nth, figure) in shown.into_iter().enumerate() {
         let left = MARGIN + (nth % COLUMNS) as f64 * WIDTH / COLUMNS as f64;

@@ -13,21 +13,33 @@ pub struct Results {
     pub(super) machine: Machine,
     pub(super) figures: Vec<Figure>,
     pub(super) ways: Vec<String>,
+    /// What others used of the processors between the measurements, in per cent.
+    pub(super) noise: Vec<f64>,
     values: BTreeMap<(String, String), Vec<f64>>,
 }
 
 impl Results {
     pub(super) fn new(plan: &Plan, machine: Machine) -> Self {
         let ways = plan.ways().into_iter().map(|way| way.name).collect();
-        Self { plan: plan.clone(), machine, figures: figures(plan), ways, values: BTreeMap::new() }
+        let (noise, values) = (Vec::new(), BTreeMap::new());
+        Self { plan: plan.clone(), machine, figures: figures(plan), ways, noise, values }
     }
 
-    /// Under what circumstances it was measured, in a line.
-    pub fn conditions(&self) -> String {
-        let Plan { rounds, seconds, congestion_control, .. } = &self.plan;
-        let base = self.plan.base.as_ref().map(|binary| format!("; base: {}", binary.display()));
-        let base = base.unwrap_or_default();
-        format!("{rounds} x {seconds} s; {congestion_control} on all sockets; {}{base}", self.machine)
+    /// Under what circumstances it was measured, line by line.
+    pub fn conditions(&self) -> Vec<String> {
+        let Plan { rounds, seconds, congestion_control, base, .. } = &self.plan;
+        let mut lines = vec![
+            format!("{rounds} x {seconds} s; {congestion_control} on all sockets"),
+            self.machine.to_string(),
+            format!("used by others meanwhile: {:.0} % of the processors", self.mean_noise()),
+        ];
+        lines.extend(base.as_ref().map(|binary| format!("base: {}", binary.display())));
+        lines
+    }
+
+    /// What others used of the processors on average, in per cent.
+    pub(super) fn mean_noise(&self) -> f64 {
+        self.noise.iter().sum::<f64>() / self.noise.len().max(1) as f64
     }
 
     /// Adds what a round brought.
