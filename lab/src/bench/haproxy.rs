@@ -7,7 +7,8 @@ pub(super) const PORT: u16 = 5001;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Splice {
     /// When it finds that this pays (`option splice-auto`). 2.6 sees that a stream is a fast one after a few reads, but acts
-    /// on it only when the stream's task runs next, which is when a timeout of the stream is looked at.
+    /// on it only when the stream's task runs next (`process_stream()` in src/stream.c), which can take as long as the
+    /// shortest of its timeouts.
     Auto,
     /// From the first byte on. Good for bulk, and for nothing else.
     Always,

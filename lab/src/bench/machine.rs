@@ -20,7 +20,8 @@ impl Machine {
         // HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/
         let version = version.split_ascii_whitespace().nth(2).unwrap_or_default();
         Self {
-            kernel: kernel.trim().to_owned(),
+            // Without what a distribution appends.
+            kernel: kernel.split(['-', '\n']).next().unwrap_or_default().to_owned(),
             processors: std::thread::available_parallelism().map_or(1, Into::into),
             haproxy: version.to_owned(),
         }

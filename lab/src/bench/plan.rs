@@ -1,4 +1,5 @@
 //! What is to be measured, how often and how long.
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -21,7 +22,7 @@ pub struct Plan {
     pub only: Vec<Measurement>,
     /// The congestion control of all sockets on all hosts.
     pub congestion_control: String,
-    /// How many idle sessions there are while round trips are measured, in ascending order.
+    /// How many idle sessions there are while round trips are measured: none, then more and more.
     pub idle: Vec<usize>,
     /// How many ports of each of its addresses the client connects from. Before a port's turn comes again its last
     /// connection must have ended a second ago, or the client's own kernel says no: with 16 addresses these are enough for
@@ -73,7 +74,10 @@ impl Plan {
             "SECONDS" => self.seconds = number(value, 0.1, 600.0)?,
             "ONLY" => self.only = value.split(',').map(Measurement::named).collect::<Result<_, _>>()?,
             "IDLE" => {
-                self.idle = value.split(',').map(|word| number(word, 0, 9_000)).collect::<Result<_, _>>()?
+                let counts = value.split(',').map(|word| number(word, 0, 9_000));
+                // What they cost is seen beside none.
+                let counts = std::iter::once(Ok(0)).chain(counts).collect::<Result<BTreeSet<_>, _>>()?;
+                self.idle = counts.into_iter().collect();
             }
             "CONGESTION" => self.congestion_control = value.to_owned(),
             "OUT" => self.out = PathBuf::from(value),
@@ -116,10 +120,10 @@ mod tests {
 
     #[test]
     fn words_override_and_empty_ones_do_not() {
-        let plan = plan(&["ROUNDS=1", "SECONDS=0.2", "ONLY=conn,bulk1", "IDLE=0,10", "CONGESTION="]).unwrap();
+        let plan = plan(&["ROUNDS=1", "SECONDS=0.2", "ONLY=conn,bulk1", "IDLE=10,5", "CONGESTION="]).unwrap();
         assert_eq!((plan.rounds, plan.seconds, plan.congestion_control.as_str()), (1, 0.2, "cubic"));
         assert_eq!(plan.only, [Measurement::Connections, Measurement::Bulk { streams: 1 }]);
-        assert_eq!(plan.idle, [0, 10]);
+        assert_eq!(plan.idle, [0, 5, 10]);
     }
 
     #[test]

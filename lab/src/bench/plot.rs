@@ -28,11 +28,11 @@ pub fn plot(results: &Results) -> String {
     let rows = shown.len().div_ceil(COLUMNS) as f64;
     let full = HEAD + rows * height;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {full}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{WIDTH}\" height=\"{full}\" fill=\"white\"/>\n\
-         <text x=\"{MARGIN}\" y=\"24\">bar: median of the rounds, line: from the least to the greatest</text>\n\
-         <text x=\"{MARGIN}\" y=\"42\" fill=\"#555\">{}</text>\n",
-        results.conditions().join("; ")
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {full}' font-family='sans-serif' font-size='12'>\n\
+         <rect width='{WIDTH}' height='{full}' fill='white'/>\n\
+         <text x='{MARGIN}' y='24'>bar: median of the rounds, line: from the least to the greatest</text>\n\
+         <text x='{MARGIN}' y='42' fill='#555' font-size='11'>{}</text>\n",
+        results.conditions().join("; ").replace('&', "&amp;").replace('<', "&lt;")
     );
     for (nth, figure) in shown.into_iter().enumerate() {
         let left = MARGIN + (nth % COLUMNS) as f64 * WIDTH / COLUMNS as f64;
@@ -52,32 +52,23 @@ fn panel(svg: &mut String, results: &Results, figure: &Figure, (left, top): (f64
     let greatest = spreads.iter().map(|(.., spread)| spread.max).fold(f64::MIN_POSITIVE, f64::max);
     let bars = left + NAMES;
     let scale = (WIDTH / COLUMNS as f64 - MARGIN - NAMES - NUMBERS) / greatest;
-    let title = format!("{}, {}", figure.title, figure.unit);
-    line(svg, format_args!("<text x=\"{left}\" y=\"{:.1}\" font-weight=\"bold\">{title}</text>", top + 12.0));
+    let Figure { title, unit, decimals, .. } = figure;
+    line(
+        svg,
+        format_args!("<text x='{left}' y='{:.1}' font-weight='bold'>{title}, {unit}</text>", top + 12.0),
+    );
     for (nth, (way, colour, spread)) in spreads.into_iter().enumerate() {
         let y = top + TITLE + PITCH * nth as f64;
         let (middle, text) = (y + BAR / 2.0, y + BAR - 2.0);
         let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| value * scale);
-        let decimals = figure.decimals;
+        let (name, number) = (bars - 6.0, bars + max.max(median) + 5.0);
+        line(svg, format_args!("<text x='{name:.1}' y='{text:.1}' text-anchor='end'>{way}</text>"));
         line(
             svg,
-            format_args!("<text x=\"{:.1}\" y=\"{text:.1}\" text-anchor=\"end\">{way}</text>", bars - 6.0),
+            format_args!("<rect x='{bars}' y='{y}' width='{median:.1}' height='{BAR}' fill='{colour}'/>"),
         );
-        line(
-            svg,
-            format_args!(
-                "<rect x=\"{bars:.1}\" y=\"{y:.1}\" width=\"{median:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>"
-            ),
-        );
-        line(
-            svg,
-            format_args!("<path d=\"M{:.1} {middle:.1}H{:.1}\" stroke=\"black\"/>", bars + min, bars + max),
-        );
-        let number = bars + max.max(median) + 5.0;
-        line(
-            svg,
-            format_args!("<text x=\"{number:.1}\" y=\"{text:.1}\">{:.decimals$}</text>", spread.median),
-        );
+        line(svg, format_args!("<path d='M{:.1} {middle}H{:.1}' stroke='black'/>", bars + min, bars + max));
+        line(svg, format_args!("<text x='{number:.1}' y='{text:.1}'>{:.*}</text>", decimals, spread.median));
     }
 }
 
