@@ -4,6 +4,7 @@
 //! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
 #![forbid(unsafe_code)]
 
+pub mod acceleration;
 pub mod bench;
 mod daemon;
 mod fault;
