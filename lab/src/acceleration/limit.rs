@@ -14,7 +14,8 @@ pub fn limit(profile: &Profile, object: Object) -> Duration {
         Object::Up(_) => |path| &path.to_server,
         Object::FirstByte | Object::Banner | Object::Down(_) => |path| &path.to_client,
     };
-    let rate: u64 = profile.paths.iter().filter_map(|path| direction(path).rate).map(|rate| rate.bits()).sum();
+    let rate: u64 =
+        profile.paths.iter().filter_map(|path| direction(path).rate).map(|rate| rate.bits()).sum();
     let sending = object.bytes() as f64 * 8.0 / (rate.max(1) as f64 * PAYLOAD);
     round_trip.unwrap_or_default() + Duration::from_secs_f64(sending)
 }
