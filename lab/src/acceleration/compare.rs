@@ -1,0 +1,172 @@
+//! The order in which the ways over a WAN are measured.
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::results::{Comparison, Measured, Object, Outcome, Trace, Way};
+use super::stage::Stage;
+use super::transfer::{transfer, watched};
+use crate::wan::{Counts, Loss, Profile};
+
+/// What is measured, and how often.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The WANs.
+    pub profiles: Vec<Profile>,
+    /// How often each of the small objects is fetched.
+    pub small_rounds: usize,
+    /// How often each of the large ones is, with a box or two; end to end they are sent once.
+    pub large_rounds: usize,
+    /// After this time a transfer is cut, and its rate is what counts.
+    pub cut: Duration,
+    /// The program.
+    pub binary: PathBuf,
+}
+
+/// A comparison, and what was not as it should be.
+#[derive(Debug)]
+pub struct Compared {
+    /// The figures.
+    pub comparison: Comparison,
+    /// Faults of the program; none, if all went well.
+    pub wrong: Vec<String>,
+    /// What the WAN did to frames, all ways together.
+    pub frames: Frames,
+}
+
+/// What the machine did to frames that it should not have done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Frames {
+    /// Delivered.
+    pub delivered: u64,
+    /// Of those more than a millisecond too late.
+    pub late: u64,
+    /// Dropped because the machine was too busy.
+    pub missed: u64,
+}
+
+/// A way, and what is sent over it.
+struct Turn {
+    way: Way,
+    objects: Vec<Object>,
+}
+
+/// Measures all ways over the WAN of `profile`; `tell` hears how each transfer ended.
+///
+/// # Panics
+/// When something cannot be set up, or an object does not come whole.
+pub fn compare(profile: &Profile, plan: &Plan, tell: impl Fn(&str) + Sync) -> Compared {
+    let (beside, in_turn) = turns(profile);
+    let run = |turn: &Turn| measure(profile, plan, turn, &tell);
+    let parts = Mutex::new(Vec::new());
+    let keep = |part: Part| parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+    std::thread::scope(|scope| {
+        for turn in &beside {
+            scope.spawn(|| keep(run(turn)));
+        }
+        in_turn.iter().for_each(|turn| keep(run(turn)));
+    });
+    let parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    sorted(profile, parts)
+}
+
+/// What runs at once from the beginning, and what goes one after the other meanwhile. What loss makes slow leaves the machine
+/// free for the rest, and would take minutes by itself.
+fn turns(profile: &Profile) -> (Vec<Turn>, Vec<Turn>) {
+    let turn = |way, objects: &[Object]| Turn { way, objects: objects.to_vec() };
+    let (ups, others): (Vec<_>, Vec<_>) =
+        Object::ALL.iter().partition(|object| matches!(object, Object::Up(_)));
+    let lossless =
+        profile.paths.iter().all(|path| [path.to_server.loss, path.to_client.loss] == [Loss::None; 2]);
+    if lossless {
+        return (Vec::new(), Way::ALL.map(|way| turn(way, &Object::ALL)).into());
+    }
+    // A box near the client speeds up what the client sends, and nothing else.
+    let beside = vec![turn(Way::EndToEnd, &others), turn(Way::EndToEnd, &ups), turn(Way::OneBox, &others)];
+    (beside, vec![turn(Way::OneBox, &ups), turn(Way::Pair, &Object::ALL)])
+}
+
+/// What came of a turn.
+#[derive(Default)]
+struct Part {
+    measured: Vec<Measured>,
+    traces: Vec<Trace>,
+    wrong: Vec<String>,
+    frames: Frames,
+}
+
+fn measure(profile: &Profile, plan: &Plan, turn: &Turn, tell: &(impl Fn(&str) + Sync)) -> Part {
+    let stage = Stage::set(profile, turn.way, &plan.binary);
+    let mut part = Part::default();
+    // The first connection between two hosts is another thing: with Fast Open it asks for the cookie.
+    transfer(&stage, Object::FirstByte, plan.cut);
+    for object in turn.objects.iter().copied() {
+        let rounds = match (object.is_large(), turn.way) {
+            (true, Way::EndToEnd) => 1,
+            (true, _) => plan.large_rounds,
+            (false, _) => plan.small_rounds,
+        };
+        let mut outcomes = Vec::new();
+        for round in 0..rounds {
+            if object.is_large() && round == 0 {
+                let (outcome, trace) = watched(&stage, object, plan.cut);
+                part.traces.push(trace);
+                outcomes.push(outcome);
+            } else {
+                outcomes.push(transfer(&stage, object, plan.cut));
+            }
+        }
+        let measured = Measured { way: turn.way, object, outcomes };
+        tell(&format!("{}: {} over {}: {}", profile.name, object, turn.way, shown(&measured)));
+        part.measured.push(measured);
+    }
+    for path in &stage.pair.paths {
+        part.frames.add(path.to_server());
+        part.frames.add(path.to_client());
+    }
+    part.wrong = stage.strike();
+    part
+}
+
+fn shown(measured: &Measured) -> String {
+    match measured.median() {
+        None => "not measured".to_owned(),
+        Some(Outcome::Done(time)) if time < Duration::from_secs(1) => {
+            format!("{:.0} ms", time.as_secs_f64() * 1e3)
+        }
+        Some(Outcome::Done(time)) => format!("{:.2} s", time.as_secs_f64()),
+        Some(Outcome::Cut { after, bytes }) => {
+            let rate = bytes as f64 * 8.0 / after.as_secs_f64() / 1e6;
+            format!("cut after {:.0} s, at {rate:.2} Mbit/s", after.as_secs_f64())
+        }
+    }
+}
+
+impl Frames {
+    fn add(&mut self, counts: Counts) {
+        self.delivered += counts.delivered;
+        self.late += counts.late;
+        self.missed += counts.missed;
+    }
+}
+
+fn sorted(profile: &Profile, parts: Vec<Part>) -> Compared {
+    let mut all = Part::default();
+    for part in parts {
+        all.measured.extend(part.measured);
+        all.traces.extend(part.traces);
+        all.wrong.extend(part.wrong);
+        all.frames.delivered += part.frames.delivered;
+        all.frames.late += part.frames.late;
+        all.frames.missed += part.frames.missed;
+    }
+    let place = |way, object| {
+        let object = Object::ALL.iter().position(|other| *other == object);
+        (object, Way::ALL.iter().position(|other| *other == way))
+    };
+    all.measured.sort_by_key(|measured| place(measured.way, measured.object));
+    all.traces.sort_by_key(|trace| place(trace.way, trace.object));
+    let comparison = Comparison { profile: profile.clone(), measured: all.measured, traces: all.traces };
+    Compared { comparison, wrong: all.wrong, frames: all.frames }
+}

@@ -1,0 +1,75 @@
+//! A transfer seen from outside: how much has come, and what `ss -ti` says of the socket that sends over the WAN.
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::results::{Object, Outcome, Sample, Sender, Trace};
+use super::stage::Stage;
+use crate::host::Host;
+
+const EVERY: Duration = Duration::from_millis(50);
+/// `ss` is asked more seldom: each call is a process.
+const ASK_EVERY: u32 = 2;
+
+/// Watches `transfer`, of which `received` says how many bytes have come.
+pub(super) fn watch(
+    stage: &Stage,
+    object: Object,
+    received: impl Fn() -> u64 + Sync,
+    transfer: impl FnOnce() -> Outcome,
+) -> (Outcome, Trace) {
+    let (start, over) = (Instant::now(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let (host, filter) = stage.sender(object);
+            let mut samples = Vec::new();
+            for n in 0_u32.. {
+                let sender = if n % ASK_EVERY == 0 { ask(host, &filter) } else { None };
+                samples.push(Sample { at: start.elapsed(), bytes: received(), sender });
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::sleep((EVERY * (n + 1)).saturating_sub(start.elapsed()));
+            }
+            samples
+        });
+        let outcome = transfer();
+        over.store(true, Ordering::Relaxed);
+        let samples = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (outcome, Trace { way: stage.way, object, samples })
+    })
+}
+
+fn ask(host: &Host, filter: &str) -> Option<Sender> {
+    let words = filter.split(' ');
+    let said = host.enter(|| Command::new("ss").args(["-Htin", "state", "established"]).args(words).output());
+    parse(&String::from_utf8_lossy(&said.ok()?.stdout))
+}
+
+/// The window of all sockets in the listing together, and the shortest round trip; none when there is no socket.
+fn parse(listing: &str) -> Option<Sender> {
+    let after =
+        |word: &'static str| listing.split_ascii_whitespace().filter_map(move |text| text.strip_prefix(word));
+    let windows: Vec<u32> = after("cwnd:").filter_map(|text| text.parse().ok()).collect();
+    // rtt:100.216/0.107, the smoothed one and its deviation, in milliseconds.
+    let round_trips = after("rtt:").filter_map(|text| text.split('/').next()?.parse::<f64>().ok());
+    let round_trip = round_trips.min_by(f64::total_cmp)?;
+    (!windows.is_empty()).then(|| Sender {
+        window: windows.iter().sum(),
+        round_trip: Duration::from_secs_f64(round_trip / 1000.0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_add_up_and_the_shortest_round_trip_counts() {
+        let listing = "0 0 10.2.0.2:7000 10.1.0.2:40000\n\t cubic wscale:7,7 rto:304 rtt:100.216/0.107 mss:1448 cwnd:10 \
+                       ssthresh:7 minrtt:100\n0 0 10.3.0.2:5001 10.3.0.1:40001\n\t bbr rtt:20.5/1 cwnd:32\n";
+        let round_trip = Duration::from_micros(20_500);
+        assert_eq!(parse(listing), Some(Sender { window: 42, round_trip }));
+        assert_eq!(parse(""), None);
+    }
+}
