@@ -129,11 +129,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// How long it took; of what was cut, how long the whole would take at the rate that it had.
+    /// How long it took; of what was cut, how long the whole would take at the rate that it had, and not less than it had
+    /// taken: a first byte has no rate.
     pub fn whole(self, object: Object) -> Duration {
         match self {
             Self::Done(time) => time,
-            Self::Cut { after, bytes } => after.mul_f64(object.bytes() as f64 / bytes.max(1) as f64),
+            Self::Cut { after, bytes } => {
+                after.mul_f64((object.bytes() as f64 / bytes.max(1) as f64).max(1.0))
+            }
         }
     }
 }
@@ -183,4 +186,19 @@ pub struct Sender {
     pub window: u32,
     /// Its smoothed round-trip time.
     pub round_trip: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_byte_that_never_came_is_not_the_fastest() {
+        let cut = Outcome::Cut { after: Duration::from_secs(45), bytes: 0 };
+        let done = Outcome::Done(Duration::from_millis(200));
+        let outcomes = vec![cut, done, done];
+        let measured = Measured { way: Way::EndToEnd, object: Object::FirstByte, outcomes };
+        assert_eq!(cut.whole(Object::FirstByte), Duration::from_secs(45));
+        assert_eq!(measured.median(), Some(done));
+    }
 }
