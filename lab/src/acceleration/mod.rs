@@ -1,12 +1,20 @@
 //! What a bad link does to its users, and what tcp-intercept makes of it: the same objects end to end, with a box near the
 //! client, and with a pair of boxes, over the same WAN.
 mod compare;
+#[cfg(test)]
+mod example;
+mod json;
+mod judged;
 mod limit;
 mod results;
 mod stage;
+mod table;
 mod transfer;
+mod units;
 mod watch;
 
 pub use compare::{Compared, Frames, Plan, compare};
+pub use json::json;
 pub use limit::limit;
 pub use results::{Comparison, Measured, Object, Outcome, Results, Sample, Sender, Trace, Way};
+pub use table::rows;
