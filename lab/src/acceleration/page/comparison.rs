@@ -1,0 +1,92 @@
+//! What is said of one WAN.
+use super::bars::{self, sentence};
+use super::plot::escape;
+use super::{class, curves, link};
+use crate::acceleration::judged::{Judged, about};
+use crate::acceleration::results::{Comparison, Object, Outcome, Way};
+use crate::acceleration::{limit, units};
+
+/// A heading, the WAN, what it comes to, the table, and the drawings.
+pub(super) fn section(comparison: &Comparison) -> String {
+    let profile = &comparison.profile;
+    let leads: String = large().map(|object| lead(comparison, object)).collect();
+    let bars: String = Object::ALL.into_iter().map(|object| bars::figure(comparison, object)).collect();
+    let bars = if bars.is_empty() { bars } else { format!("<div class='thirds'>\n{bars}</div>\n") };
+    let curves: String = large().map(|object| curves::watched(comparison, object)).collect();
+    format!(
+        "<section id='{0}'>\n<h2>{0}</h2>\n<p class='link'>{1}</p>\n{leads}{2}{bars}{curves}</section>\n",
+        escape(profile.name),
+        escape(&link::sentences(profile)),
+        table(comparison),
+    )
+}
+
+fn large() -> impl Iterator<Item = Object> {
+    Object::ALL.into_iter().filter(|object| object.is_large())
+}
+
+/// "20 MB down: 2.1 s with a pair, 40 s with one box, more than 45 s end to end (cut then; 1.4 Mbit/s)."
+fn lead(comparison: &Comparison, object: Object) -> String {
+    let told = Way::ALL.into_iter().rev().filter_map(|way| {
+        let judged = Judged::of(comparison, way, object)?;
+        let with = if way == Way::EndToEnd { "" } else { "with " };
+        Some(match (judged.median, judged.rate()) {
+            (Outcome::Cut { after, .. }, Some(rate)) => format!(
+                "<b class='way {}'>more than {}</b> {with}{way} (cut then, at {rate})",
+                class(way),
+                units::time(after)
+            ),
+            _ => format!("<b class='way {}'>{}</b> {with}{way}", class(way), judged.time()),
+        })
+    });
+    let told: Vec<_> = told.collect();
+    if told.is_empty() {
+        return String::new();
+    }
+    format!("<p class='lead'>{}: {}.</p>\n", sentence(object), told.join(", "))
+}
+
+/// A row an object, a column a way.
+fn table(comparison: &Comparison) -> String {
+    let rows: String = Object::ALL.into_iter().filter_map(|object| row(comparison, object)).collect();
+    if rows.is_empty() {
+        return "<p>Nothing was measured.</p>\n".to_owned();
+    }
+    let ways: String = Way::ALL
+        .iter()
+        .map(|way| format!("<th scope='col' class='way {}'>{way}</th>", class(*way)))
+        .collect();
+    format!(
+        "<table style='--cells:4'>\n<thead><tr><th scope='col'></th>{ways}<th scope='col'>limit</th></tr></thead>\n\
+         <tbody>\n{rows}</tbody>\n</table>\n"
+    )
+}
+
+fn row(comparison: &Comparison, object: Object) -> Option<String> {
+    let judged = Way::ALL.map(|way| (way, Judged::of(comparison, way, object)));
+    judged.iter().find(|(_, judged)| judged.is_some())?;
+    let cells: String = judged.iter().map(|(way, judged)| cell(*way, judged.as_ref())).collect();
+    let limit = units::time(limit(&comparison.profile, object));
+    Some(format!("<tr><th scope='row'>{}</th>{cells}<td>{limit}</td></tr>\n", sentence(object)))
+}
+
+fn cell(way: Way, judged: Option<&Judged>) -> String {
+    let Some(judged) = judged else { return "<td>–</td>".to_owned() };
+    let mut cell = format!("<b>{}</b>", escape(&judged.time()));
+    let mut small = |class: &str, text: &str| cell += &format!("<small{class}>{}</small>", escape(text));
+    if let Some(rate) = judged.rate() {
+        let whole = judged.median.estimate(judged.object);
+        let whole = whole.map_or_else(String::new, |_| format!(", {}", about(judged.median, judged.object)));
+        small("", &format!("{rate}{whole}"));
+    }
+    if let Some(range) = judged.range(" – ") {
+        small("", &range);
+    }
+    if let Some(as_fast) = judged.as_fast {
+        small(" class='fast'", &as_fast.to_string());
+    }
+    if let Some(share) = judged.of_limit {
+        small("", &format!("{} of the limit", units::percent(share)));
+    }
+    format!("<td class='{}'>{cell}</td>", class(way))
+}

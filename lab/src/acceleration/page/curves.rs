@@ -1,0 +1,148 @@
+//! A large transfer over time: throughput, congestion window and round trip, one above the other.
+use super::link;
+use super::panel::{End, FULL, Line, Panel};
+use super::plot::{Scale, number, svg, text, vertical};
+use super::series::{self, Point};
+use crate::acceleration::results::{Comparison, Object, Trace, Way};
+use crate::acceleration::units;
+
+/// For the numbers below the last panel.
+const AXIS: f64 = 12.0;
+/// Over which throughput is averaged, in seconds.
+const WINDOW: f64 = 0.2;
+/// No more averages than so many fit side by side.
+const AVERAGES: f64 = 75.0;
+/// What ends within so many times the time of the fastest is shown with it.
+const TOGETHER: f64 = 2.5;
+/// The start is shown on its own if it is less than this share of the whole.
+const START: f64 = 0.55;
+
+/// A heading and a figure or two; nothing if the object was not watched.
+pub(super) fn watched(comparison: &Comparison, object: Object) -> String {
+    let of = |way| comparison.traces.iter().find(move |trace| trace.way == way && trace.object == object);
+    let traces: Vec<_> =
+        Way::ALL.into_iter().filter_map(of).filter(|trace| series::end(trace) > 0.0).collect();
+    let spans = spans(&traces.iter().map(|trace| series::end(trace)).collect::<Vec<_>>());
+    let alone = if spans.len() == 1 { " alone" } else { "" };
+    let figures: String = spans.iter().map(|span| figure(comparison, object, &traces, *span)).collect();
+    if figures.is_empty() {
+        return figures;
+    }
+    format!("<h3>{object} over time</h3>\n<div class='halves{alone}'>\n{figures}</div>\n")
+}
+
+/// The start, in which the fast ones end, and the whole; the whole only if that shows both well.
+fn spans(ends: &[f64]) -> Vec<f64> {
+    let fastest = ends.iter().copied().fold(f64::INFINITY, f64::min);
+    let whole = ends.iter().copied().fold(0.0, f64::max);
+    let with_it = ends.iter().copied().filter(|end| *end <= fastest * TOGETHER);
+    let start = with_it.fold(0.0, f64::max) * 1.12;
+    match whole {
+        0.0 => Vec::new(),
+        _ if start < whole * START => vec![start, whole],
+        _ => vec![whole],
+    }
+}
+
+fn figure(comparison: &Comparison, object: Object, traces: &[&Trace], span: f64) -> String {
+    let whole = traces.iter().all(|trace| series::end(trace) <= span);
+    let window = WINDOW.max(span / AVERAGES);
+    let panels = [
+        throughput(comparison, object, traces, span, window),
+        congestion_window(comparison, object, traces, span),
+        round_trip(comparison, traces, span),
+    ];
+    let drawn: String =
+        panels.iter().zip(0..).map(|(panel, nth)| panel.draw(FULL * f64::from(nth), span)).collect();
+    let height = FULL * panels.len() as f64;
+    let content = drawn + &axis(span, height);
+    let (part, long) = (
+        if whole { "The whole" } else { "The start" },
+        units::time(std::time::Duration::from_secs_f64(span)),
+    );
+    let label = format!("{object}: throughput, congestion window and round trip over time");
+    format!(
+        "<figure><figcaption><b>{part}</b>, {long}</figcaption>\n{}</figure>\n",
+        svg("curves", height + AXIS, &label, &content)
+    )
+}
+
+fn axis(span: f64, height: f64) -> String {
+    let ticks = Scale::linear(span).ticks(4.0);
+    let last = ticks.len().saturating_sub(1);
+    let numbers = ticks.iter().enumerate().map(|(nth, value)| {
+        let (x, unit) = (value / span, if nth == last { " s" } else { "" });
+        vertical("axis", x, (height - 14.0, height - 10.0))
+            + &text("middle", (x, 0.0), height + 4.0, format_args!("{}{unit}", number(*value)))
+    });
+    numbers.collect()
+}
+
+fn throughput(comparison: &Comparison, object: Object, traces: &[&Trace], span: f64, window: f64) -> Panel {
+    let lines = lines(traces, span, |trace| vec![series::throughput(trace, span, window)]);
+    let mbit = link::mbit(&comparison.profile, object);
+    Panel {
+        title: format!("Throughput, Mbit/s, averaged over {} s", number((window * 10.0).round() / 10.0)),
+        scale: Scale::linear((greatest(&lines) * 1.05).max(mbit.unwrap_or(0.0) * 1.2)),
+        lines,
+        link: mbit.map(|mbit| (mbit, format!("the link: {}", number(mbit)), true)),
+    }
+}
+
+fn congestion_window(comparison: &Comparison, object: Object, traces: &[&Trace], span: f64) -> Panel {
+    let lines = lines(traces, span, |trace| series::of_sender(trace, span, |sender| sender.window.into()));
+    let full = link::full_window(&comparison.profile, object);
+    let least = values(&lines).chain(full).fold(f64::INFINITY, f64::min);
+    Panel {
+        title: "Congestion window, segments, logarithmic".to_owned(),
+        scale: Scale::log(least.min(1e6), (greatest(&lines) * 1.3).max(full.unwrap_or(0.0) * 2.0)),
+        lines,
+        link: full.map(|full| (full, format!("fills the link: {full:.0}"), true)),
+    }
+}
+
+fn round_trip(comparison: &Comparison, traces: &[&Trace], span: f64) -> Panel {
+    let lines = lines(traces, span, |trace| {
+        series::of_sender(trace, span, |sender| sender.round_trip.as_secs_f64() * 1e3)
+    });
+    let link = link::round_trip_ms(&comparison.profile);
+    let name = if comparison.profile.paths.len() > 1 { "the shortest path" } else { "the link" };
+    Panel {
+        title: "Round trip, ms".to_owned(),
+        scale: Scale::linear((greatest(&lines) * 1.1).max(link.unwrap_or(0.0) * 1.5)),
+        lines,
+        link: link.map(|ms| (ms, format!("{name}: {}", number(ms)), false)),
+    }
+}
+
+fn lines(traces: &[&Trace], span: f64, parts: impl Fn(&Trace) -> Vec<Vec<Point>>) -> Vec<Line> {
+    let line = |trace: &&Trace| {
+        let end = if series::complete(trace) { End::Complete } else { End::Cut };
+        Line { way: trace.way, parts: parts(trace), ends: (series::end(trace) <= span).then_some(end) }
+    };
+    traces.iter().map(line).collect()
+}
+
+fn values(lines: &[Line]) -> impl Iterator<Item = f64> {
+    lines.iter().flat_map(|line| line.parts.iter().flatten()).map(|(_, value)| *value)
+}
+
+fn greatest(lines: &[Line]) -> f64 {
+    values(lines).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_of_its_own_where_the_whole_would_hide_it() {
+        let seconds =
+            |ends: &[f64]| spans(ends).iter().map(|span| (span * 10.0).round() / 10.0).collect::<Vec<_>>();
+        assert_eq!(seconds(&[45.0, 16.0, 2.0]), [2.2, 45.0]);
+        assert_eq!(seconds(&[45.0, 4.0, 2.0]), [4.5, 45.0]);
+        assert_eq!(seconds(&[3.0, 2.5, 2.0]), [3.0]);
+        assert_eq!(seconds(&[45.0, 45.0]), [45.0]);
+        assert!(spans(&[]).is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+//! A quantity over time, a line a way.
+use std::fmt::Write;
+
+use super::class;
+use super::plot::{Scale, apart, horizontal, number, text, vertical};
+use super::series::Point;
+use crate::acceleration::results::Way;
+
+/// Of the area in which the lines are.
+const HEIGHT: f64 = 112.0;
+/// For the title above it.
+const TITLE: f64 = 22.0;
+/// Of a panel, with the space below.
+pub(super) const FULL: f64 = TITLE + HEIGHT + 14.0;
+/// As wide as the name of a way, in a narrow panel.
+const NAME: f64 = 0.3;
+/// The width of the area, in the units of the lines.
+const UNITS: f64 = 1000.0;
+
+/// What is drawn.
+pub(super) struct Panel {
+    pub title: String,
+    pub scale: Scale,
+    pub lines: Vec<Line>,
+    /// What the link itself has: its value, what it is called, and whether that stands above the line.
+    pub link: Option<(f64, String, bool)>,
+}
+
+/// The line of a way: more than one if it is interrupted.
+pub(super) struct Line {
+    pub way: Way,
+    pub parts: Vec<Vec<Point>>,
+    /// How it ends, if it does within the panel.
+    pub ends: Option<End>,
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Complete,
+    Cut,
+}
+
+impl Panel {
+    /// Below `top`, over `span` seconds.
+    pub fn draw(&self, top: f64, span: f64) -> String {
+        let area = top + TITLE;
+        let mut svg = text("title", (0.0, 0.0), top + 12.0, &self.title);
+        for value in self.scale.ticks(2.5) {
+            let y = self.y(area, value);
+            svg += &horizontal("grid", (0.0, 1.0), y);
+            svg += &text("end", (0.0, -6.0), y + 4.0, number(value));
+        }
+        svg += &vertical("axis", 0.0, (area, area + HEIGHT));
+        svg += &self.curves(area, span);
+        svg += &self.of_link(area);
+        svg + &self.names(area, span)
+    }
+
+    fn y(&self, area: f64, value: f64) -> f64 {
+        area + HEIGHT * (1.0 - self.scale.share(value))
+    }
+
+    fn curves(&self, area: f64, span: f64) -> String {
+        let mut svg = format!(
+            "<svg y='{area:.1}' width='100%' height='{HEIGHT}' viewBox='0 0 {UNITS} {HEIGHT}' preserveAspectRatio='none'>\n"
+        );
+        for Line { way, parts, .. } in &self.lines {
+            let mut path = String::new();
+            for part in parts {
+                for (nth, (at, value)) in part.iter().enumerate() {
+                    let command = if nth == 0 { 'M' } else { 'L' };
+                    let (x, y) = (at / span * UNITS, self.y(0.0, *value));
+                    // A String takes everything.
+                    let _ = write!(path, "{command}{x:.1} {y:.1}");
+                }
+            }
+            svg += &format!("<path class='curve {}' d='{path}'/>\n", class(*way));
+        }
+        svg + "</svg>\n"
+    }
+
+    fn of_link(&self, area: f64) -> String {
+        self.link.as_ref().map_or_else(String::new, |(value, name, above)| {
+            let y = self.y(area, *value);
+            let beside = if *above { -5.0 } else { 13.0 };
+            horizontal("link-line", (0.0, 1.0), y) + &text("ink halo", (0.0, 6.0), y + beside, name)
+        })
+    }
+
+    /// Each beside the end of its line.
+    fn names(&self, area: f64, span: f64) -> String {
+        let last = |line: &Line| line.parts.last().and_then(|part| part.last()).copied();
+        let ending: Vec<_> = self.lines.iter().filter_map(|line| Some((line, last(line)?))).collect();
+        let points: Vec<_> =
+            ending.iter().map(|(_, (at, value))| (at / span, self.y(area, *value))).collect();
+        let mut places = points.clone();
+        apart(&mut places, NAME, (area + 2.0, area + HEIGHT - 2.0));
+        let mut svg = String::new();
+        for (((line, _), (x, y)), (_, at)) in ending.iter().zip(points).zip(places) {
+            svg += &mark(line, x, y);
+            svg += &text(&format!("name halo {}", class(line.way)), (x, 7.0), at + 4.0, line.way);
+        }
+        svg
+    }
+}
+
+fn mark(Line { way, ends, .. }: &Line, x: f64, y: f64) -> String {
+    let (class, x) = (class(*way), x * 100.0);
+    match ends {
+        None => String::new(),
+        Some(End::Complete) => format!("<circle class='dot {class}' cx='{x:.2}%' cy='{y:.1}' r='3.2'/>\n"),
+        Some(End::Cut) => format!(
+            "<svg class='plot' x='{x:.2}%' y='{y:.1}'><path class='cross {class}' d='M-3.2 -3.2L3.2 3.2M-3.2 3.2L3.2 -3.2'/></svg>\n"
+        ),
+    }
+}

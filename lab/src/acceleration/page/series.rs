@@ -1,0 +1,106 @@
+//! From the samples of a transfer to the points of a line.
+use crate::acceleration::results::{Sample, Sender, Trace};
+
+/// A moment in seconds, and a value.
+pub(super) type Point = (f64, f64);
+
+/// As many as the eye tells apart in a panel.
+const POINTS: f64 = 300.0;
+
+/// When the last byte, or the cut, was.
+pub(super) fn end(trace: &Trace) -> f64 {
+    trace.samples.last().map_or(0.0, |sample| sample.at.as_secs_f64())
+}
+
+/// Whether all of it came.
+pub(super) fn complete(trace: &Trace) -> bool {
+    trace.samples.last().is_some_and(|sample| sample.bytes >= trace.object.bytes())
+}
+
+/// What arrived, in Mbit/s: at each moment the mean of the time `window` around it, as far as the transfer lasted.
+pub(super) fn throughput(trace: &Trace, span: f64, window: f64) -> Vec<Point> {
+    let end = end(trace);
+    let points = moments(end, span).map(|at| {
+        let (from, to) = ((at - window / 2.0).max(0.0), (at + window / 2.0).min(end));
+        let bytes = (bytes(&trace.samples, to) - bytes(&trace.samples, from)).max(0.0);
+        (at, bytes * 8.0 / 1e6 / (to - from).max(1e-3))
+    });
+    points.collect()
+}
+
+/// What `of` says of the sender: a line for each time in which there is one.
+pub(super) fn of_sender(trace: &Trace, span: f64, of: fn(Sender) -> f64) -> Vec<Vec<Point>> {
+    let mut lines = vec![Vec::new()];
+    for at in moments(end(trace), span) {
+        let before = trace.samples.partition_point(|sample| sample.at.as_secs_f64() <= at);
+        let sender = before.checked_sub(1).and_then(|last| trace.samples[last].sender);
+        match (sender, lines.last_mut()) {
+            (Some(sender), Some(line)) => line.push((at, of(sender))),
+            (None, Some(line)) if !line.is_empty() => lines.push(Vec::new()),
+            _ => {}
+        }
+    }
+    lines.retain(|line| !line.is_empty());
+    lines
+}
+
+/// Evenly from the start to the end of the transfer or of the panel, and that end itself.
+fn moments(end: f64, span: f64) -> impl Iterator<Item = f64> {
+    let last = end.min(span);
+    let step = (span / POINTS).max(1e-3);
+    (0..=(last / step) as u32).map(move |nth| f64::from(nth) * step).chain([last])
+}
+
+/// Between two samples by proportion; none before connect().
+fn bytes(samples: &[Sample], at: f64) -> f64 {
+    let seconds = |sample: &Sample| sample.at.as_secs_f64();
+    let after = samples.partition_point(|sample| seconds(sample) <= at);
+    let (from, had) =
+        after.checked_sub(1).map_or((0.0, 0.0), |last| (seconds(&samples[last]), samples[last].bytes as f64));
+    samples.get(after).map_or(had, |next| {
+        let share = (at - from) / (seconds(next) - from).max(1e-9);
+        had + (next.bytes as f64 - had) * share
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::acceleration::results::{Object, Way};
+
+    fn trace(samples: &[(f64, u64, Option<u32>)]) -> Trace {
+        let samples = samples.iter().map(|(at, bytes, window)| Sample {
+            at: Duration::from_secs_f64(*at),
+            bytes: *bytes,
+            sender: window.map(|window| Sender { window, round_trip: Duration::from_millis(100) }),
+        });
+        Trace { way: Way::Pair, object: Object::Down(2_000_000), samples: samples.collect() }
+    }
+
+    #[test]
+    fn an_even_transfer_is_a_level_line_to_its_end() {
+        let even = trace(&[(1.0, 1_000_000, Some(10)), (2.0, 2_000_000, Some(10))]);
+        let line = throughput(&even, 4.0, 0.2);
+        assert!(line.iter().all(|(_, mbit)| (7.99..8.01).contains(mbit)), "{line:?}");
+        assert_eq!(line.last().map(|(at, _)| *at), Some(2.0));
+        assert!(complete(&even));
+    }
+
+    #[test]
+    fn a_sender_that_was_away_interrupts_the_line() {
+        let gap = trace(&[(0.5, 0, Some(10)), (1.0, 0, None), (1.5, 0, Some(2)), (2.0, 0, Some(3))]);
+        let lines = of_sender(&gap, 2.0, |sender| sender.window.into());
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1].last(), Some(&(2.0, 3.0)));
+        assert!(!complete(&gap));
+    }
+
+    #[test]
+    fn nothing_sampled_is_no_line() {
+        let nothing = trace(&[]);
+        assert!(throughput(&nothing, 0.0, 0.2).iter().all(|(_, mbit)| *mbit == 0.0));
+        assert!(of_sender(&nothing, 1.0, |_| 1.0).is_empty());
+    }
+}
