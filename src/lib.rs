@@ -24,6 +24,7 @@ pub mod record;
 pub mod relay;
 pub mod rules;
 pub mod session;
+pub mod shared;
 pub mod units;
 pub mod wan;
 pub mod worker;

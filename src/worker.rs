@@ -6,50 +6,15 @@ use std::thread::{self, JoinHandle};
 
 use socket2::Socket;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::dial;
-use crate::kernel::Kernel;
-use crate::limits::{Gate, Occupancy};
 use crate::listener::{self, Accepted, Arrival};
-use crate::metrics::{Counter, Counters, worth_a_line};
 use crate::relay::pool::Pool;
 use crate::session::{self, Env};
+use crate::shared::{Shared, warn_seldom};
 
 /// A runtime looks for new events after so many tasks: low, so that a bulk flow's turns do not hold up an interactive one.
 const TASKS_BETWEEN_EVENTS: u32 = 16;
-
-/// What all workers share.
-pub struct Shared {
-    /// What the operator asked for.
-    pub config: Config,
-    /// What the kernel can do.
-    pub kernel: Kernel,
-    /// What is counted.
-    pub counters: Counters,
-    /// Where Fast Open fails.
-    pub memory: dial::Memory,
-    /// How many sessions there are.
-    pub occupancy: Occupancy,
-    /// Rung when the gate for new connections is to be looked at.
-    pub gate: Notify,
-}
-
-impl Shared {
-    /// The kernel had no descriptor or memory for one more connection: new ones are routed until it has.
-    fn lacking(&self, err: &io::Error) {
-        warn_seldom(&self.counters.exhausted, || format!("no means for one more connection: {err}"));
-        self.occupancy.exhausted();
-        self.gate.notify_one();
-    }
-
-    fn heed(&self, gate: Gate) {
-        if gate == Gate::Moves {
-            self.gate.notify_one();
-        }
-    }
-}
 
 /// Starts a thread that takes what arrives at `listeners`, until `stopping` changes.
 ///
@@ -116,11 +81,8 @@ impl Worker {
         let seat = Seat::take(&self.shared);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let Shared { config, kernel, counters, memory, .. } = &*worker.shared;
-            let lacking = |err: &io::Error| worker.shared.lacking(err);
-            let pool = &worker.pool;
-            session::run(conn, &Env { config, kernel, counters, memory, pool, lacking: &lacking }).await;
-            drop(seat);
+            session::run(&conn, &Env { shared: &worker.shared, pool: &worker.pool }).await;
+            drop((conn, seat));
         });
     }
 }
@@ -138,14 +100,5 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.heed(self.0.occupancy.leave());
-    }
-}
-
-/// What a peer can bring about is always counted and seldom said.
-fn warn_seldom(counter: &Counter, what: impl FnOnce() -> String) {
-    counter.count();
-    let so_far = counter.get();
-    if worth_a_line(so_far) {
-        tracing::warn!("{} ({so_far} so far)", what());
     }
 }

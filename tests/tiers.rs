@@ -56,6 +56,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("lib", Tier::Wiring),
     ("main", Tier::Wiring),
     ("session", Tier::Wiring),
+    ("shared", Tier::Wiring),
     ("wan::keep", Tier::Wiring),
     ("worker", Tier::Wiring),
 ];

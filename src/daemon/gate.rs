@@ -13,7 +13,7 @@ use crate::leg::Leg;
 use crate::metrics::worth_a_line;
 use crate::relay::pool::Pool;
 use crate::rules::{self, Gate};
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// When to look again after descriptors or memory have run out, or after the gate could not be moved.
 const LATER: Duration = Duration::from_secs(5);

@@ -126,44 +126,61 @@ impl Directions {
 
 /// Relays until both directions have ended, a leg fails, or the session has been silent for too long. Whatever `way` says has
 /// happened before is taken up from there. It leaves closing the legs to its caller, as the returned end demands.
-pub async fn run(client: &Leg, server: &Leg, way: &Directions, silence: Option<Silence>, pool: &Pool) -> End {
-    let relayed = both(client, server, way, pool);
-    let relayed = match silence {
-        None => relayed.await,
-        Some(silence) => match select(pin!(relayed), Box::pin(too_silent(silence, way))).await {
-            Either::Left((relayed, _)) => relayed,
-            Either::Right((which, _)) => return End::timeout(Phase::Relay, which),
-        },
-    };
-    match relayed {
-        Ok(()) => End::in_order(way.first_eof.get().unwrap_or(Side::Client)),
-        Err(failed) => End::failed(failed.side, Phase::Relay, &failed.err),
+pub fn run<'a>(
+    client: &'a Leg,
+    server: &'a Leg,
+    way: &'a Directions,
+    silence: Option<Silence>,
+    pool: &'a Pool,
+) -> impl Future<Output = End> {
+    let session = Session { client, server, way, pool };
+    // Most sessions have none, and need no room for it.
+    let silent = silence.map(|silence| Box::pin(too_silent(silence, way)));
+    async move {
+        let relayed = match silent {
+            None => both(&session).await,
+            Some(silent) => match select(pin!(both(&session)), silent).await {
+                Either::Left((relayed, _)) => relayed,
+                Either::Right((which, _)) => return End::timeout(Phase::Relay, which),
+            },
+        };
+        match relayed {
+            Ok(()) => End::in_order(way.first_eof.get().unwrap_or(Side::Client)),
+            Err(failed) => End::failed(failed.side, Phase::Relay, &failed.err),
+        }
     }
 }
 
-async fn both(client: &Leg, server: &Leg, way: &Directions, pool: &Pool) -> Result<(), Failed> {
-    let up = Pump { way: &way.up, source: client, sink: server, first_eof: &way.first_eof, pool };
-    let down = Pump { way: &way.down, source: server, sink: client, first_eof: &way.first_eof, pool };
-    let mut failure = pin!(first_failure(client, server));
-    poll_fn(|cx| {
+/// What both directions need. Each session keeps what is here as long as it lives: 9,000 of them are to be cheap.
+struct Session<'a> {
+    client: &'a Leg,
+    server: &'a Leg,
+    way: &'a Directions,
+    pool: &'a Pool,
+}
+
+async fn both(session: &Session<'_>) -> Result<(), Failed> {
+    let mut client_failure = pin!(session.client.failure());
+    let mut server_failure = pin!(session.server.failure());
+    poll_fn(move |cx| {
+        let Session { client, server, way, pool } = *session;
+        let first_eof = &way.first_eof;
+        let up = Pump { way: &way.up, source: client, sink: server, first_eof, pool };
+        let down = Pump { way: &way.down, source: server, sink: client, first_eof, pool };
         let (up_polled, down_polled) = (up.poll(cx), down.poll(cx));
-        let failed = match (up_polled, down_polled) {
+        let first = match (up_polled, down_polled) {
             (Poll::Ready(Err(failed)), _) | (_, Poll::Ready(Err(failed))) => failed,
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
-            _ => ready!(failure.as_mut().poll(cx)),
+            _ => match client_failure.as_mut().poll(cx) {
+                Poll::Ready(err) => failed(client, err),
+                Poll::Pending => failed(server, ready!(server_failure.as_mut().poll(cx))),
+            },
         };
         // A last turn for both: what came before the reset and has a place to go is still passed on.
         let _ = (up.poll(cx), down.poll(cx));
-        Poll::Ready(Err(failed))
+        Poll::Ready(Err(first))
     })
     .await
-}
-
-async fn first_failure(client: &Leg, server: &Leg) -> Failed {
-    match select(pin!(client.failure()), pin!(server.failure())).await {
-        Either::Left((err, _)) => Failed { side: Side::Client, err },
-        Either::Right((err, _)) => Failed { side: Side::Server, err },
-    }
 }
 
 /// Drives one direction. All that is to be remembered between two polls is in `way`.
