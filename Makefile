@@ -1,15 +1,20 @@
 # The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build demo test bench lint soak man packages
+.PHONY: build demo lab test bench lint soak man packages
 
 build:
 	cargo build --release --locked
 
-# Client, box and server in namespaces of their own, real traffic, and what became of it.
+# A bad link end to end, with one box, and with a pair, in two minutes; PROFILE=satellite shows another one.
 demo: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
-	@cargo run --release --locked --quiet --package tcp-intercept-lab -- demo
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- demo PROFILE=$(PROFILE) OUT=$(OUT)
+
+# The same for all profiles, with medians of five: the table of docs/acceleration.md.
+lab: packages
+	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- lab PROFILE=$(PROFILE) OUT=$(OUT)
 
 # Two threads at least: a test that has no thread of its own does not know its name, which the lab needs.
 test: packages

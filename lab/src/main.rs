@@ -1,7 +1,7 @@
-//! The lab as a program: `lab demo` shows on real traffic what tcp-intercept does.
+//! The lab as a program: what tcp-intercept makes of bad links, how it compares, and whether it holds.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_macros, reason = "this program's purpose is what it prints")]
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lab::bench::{Plan, Results};
@@ -15,17 +15,25 @@ mod soak;
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("bench") => lab::program(bench),
-        Some("demo") => lab::program(demo::run),
+        Some("demo") => lab::program(demo::demo),
+        Some("lab") => lab::program(demo::lab),
         Some("soak") => lab::program(soak::run),
         _ => {
-            eprintln!("usage: lab bench | demo | soak");
+            eprintln!("usage: lab bench | demo | lab | soak");
             ExitCode::from(64)
         }
     }
 }
 
+/// The program, built in the same directory as this one.
+fn binary() -> Option<PathBuf> {
+    let binary = std::env::current_exe().ok()?.with_file_name("tcp-intercept");
+    let binary = lab::reachable(&binary);
+    binary.is_file().then_some(binary)
+}
+
 fn bench() -> ExitCode {
-    let Some(binary) = demo::binary() else {
+    let Some(binary) = binary() else {
         eprintln!("tcp-intercept is not built beside this program: cargo build --release");
         return ExitCode::FAILURE;
     };

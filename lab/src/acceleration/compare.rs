@@ -1,7 +1,7 @@
 //! The order in which the ways over a WAN are measured.
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::results::{Comparison, Measured, Object, Outcome, Trace, Way};
@@ -122,8 +122,8 @@ fn measure(profile: &Profile, plan: &Plan, turn: &Turn, tell: &(impl Fn(&str) + 
         part.measured.push(measured);
     }
     for path in &stage.pair.paths {
-        part.frames.add(path.to_server());
-        part.frames.add(path.to_client());
+        part.frames.add(path.to_server().into());
+        part.frames.add(path.to_client().into());
     }
     part.wrong = stage.strike();
     part
@@ -144,10 +144,28 @@ fn shown(measured: &Measured) -> String {
 }
 
 impl Frames {
-    fn add(&mut self, counts: Counts) {
-        self.delivered += counts.delivered;
-        self.late += counts.late;
-        self.missed += counts.missed;
+    /// Adds others.
+    pub fn add(&mut self, others: Self) {
+        self.delivered += others.delivered;
+        self.late += others.late;
+        self.missed += others.missed;
+    }
+}
+
+impl From<Counts> for Frames {
+    fn from(Counts { delivered, late, missed, .. }: Counts) -> Self {
+        Self { delivered, late, missed }
+    }
+}
+
+impl fmt::Display for Frames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { delivered, late, missed } = self;
+        let share = 100.0 * *late as f64 / (*delivered).max(1) as f64;
+        write!(
+            f,
+            "the WAN delivered {delivered} frames, {share:.1} % of them more than 1 ms too late, and missed {missed}"
+        )
     }
 }
 
@@ -157,9 +175,7 @@ fn sorted(profile: &Profile, parts: Vec<Part>) -> Compared {
         all.measured.extend(part.measured);
         all.traces.extend(part.traces);
         all.wrong.extend(part.wrong);
-        all.frames.delivered += part.frames.delivered;
-        all.frames.late += part.frames.late;
-        all.frames.missed += part.frames.missed;
+        all.frames.add(part.frames);
     }
     let place = |way, object| {
         let object = Object::ALL.iter().position(|other| *other == object);

@@ -17,6 +17,7 @@ mod watch;
 pub use compare::{Compared, Frames, Plan, compare};
 pub use json::json;
 pub use limit::limit;
+pub use page::link::sentences as describe;
 pub use page::page;
 pub use results::{Comparison, Measured, Object, Outcome, Results, Sample, Sender, Trace, Way};
 pub use table::rows;

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub fn run() -> ExitCode {
     let mut report = Report::new();
     let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(60.0);
-    let Some(binary) = crate::demo::binary() else {
+    let Some(binary) = crate::binary() else {
         eprintln!("tcp-intercept is not built beside this program: cargo build --release");
         return ExitCode::FAILURE;
     };

@@ -7,7 +7,7 @@ use crate::wan::{Conditions, Link, Loss, Profile, Rate};
 const FRAME: f64 = 1514.0 * 8.0;
 
 /// One sentence a path.
-pub(super) fn sentences(profile: &Profile) -> String {
+pub fn sentences(profile: &Profile) -> String {
     match profile.paths.as_slice() {
         [] => String::new(),
         [link] => capital(&path(link)),

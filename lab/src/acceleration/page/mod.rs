@@ -7,7 +7,7 @@ mod comparison;
 mod curves;
 mod drawings;
 mod glance;
-mod link;
+pub(super) mod link;
 mod panel;
 mod plot;
 mod series;

@@ -1,0 +1,144 @@
+//! `make demo` and `make lab`: what a bad link does to its users, and what tcp-intercept makes of it.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use lab::acceleration::{self, Compared, Comparison, Frames, Plan, Results};
+use lab::wan::Profile;
+
+use crate::report::Report;
+
+/// Nobody waits longer for 20 MB to see that they do not come.
+const CUT: Duration = Duration::from_secs(45);
+
+/// What the words of the command line leave open.
+struct Kind {
+    plan: Plan,
+    out: PathBuf,
+    command: &'static str,
+}
+
+/// The two WANs that show most, once, in less than two minutes.
+pub fn demo() -> ExitCode {
+    let profiles = vec![Profile::transatlantic(), Profile::bonded()];
+    of(profiles, |plan| Kind {
+        plan: Plan { small_rounds: 3, large_rounds: 1, ..plan },
+        out: "target/demo".into(),
+        command: "make demo",
+    })
+}
+
+/// All of them, with medians that may be quoted.
+pub fn lab() -> ExitCode {
+    of(Profile::all().into(), |plan| Kind {
+        plan: Plan { small_rounds: 5, large_rounds: 5, ..plan },
+        out: "target/lab".into(),
+        command: "make lab",
+    })
+}
+
+fn of(profiles: Vec<Profile>, kind: impl FnOnce(Plan) -> Kind) -> ExitCode {
+    let Some(binary) = crate::binary() else {
+        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
+        return ExitCode::FAILURE;
+    };
+    let mut kind = kind(Plan { profiles, small_rounds: 1, large_rounds: 1, cut: CUT, binary });
+    if let Err(wrong) = std::env::args().skip(2).try_for_each(|word| kind.set(&word)) {
+        eprintln!("{wrong}");
+        return ExitCode::from(64);
+    }
+    run(&kind)
+}
+
+impl Kind {
+    /// `PROFILE=clean,lte`, `OUT=DIRECTORY`; what is empty counts as not told.
+    fn set(&mut self, word: &str) -> Result<(), String> {
+        match word.split_once('=') {
+            Some((_, "")) => {}
+            Some(("PROFILE", names)) => {
+                self.plan.profiles = names.split(',').map(profile).collect::<Result<_, _>>()?;
+            }
+            Some(("OUT", directory)) => self.out = directory.into(),
+            _ => return Err(format!("{word}: known are PROFILE= and OUT=")),
+        }
+        Ok(())
+    }
+}
+
+fn profile(name: &str) -> Result<Profile, String> {
+    Profile::named(name).ok_or_else(|| {
+        let known = Profile::all().map(|profile| profile.name).join(", ");
+        format!("PROFILE={name}: there is no such WAN; known are {known}")
+    })
+}
+
+fn run(kind: &Kind) -> ExitCode {
+    let mut report = Report::new();
+    introduce(&report);
+    let (mut comparisons, mut frames) = (Vec::new(), Frames::default());
+    for profile in &kind.plan.profiles {
+        comparisons.push(show(&mut report, &kind.plan, profile, &mut frames));
+    }
+    let results = Results { conditions: conditions(kind, frames), comparisons };
+    report.section("How it was measured");
+    results.conditions.iter().for_each(|line| report.say(line));
+    match keep(&results, &kind.out) {
+        Ok(page) => report.say(&format!("\n  With curves over time: {}", page.display())),
+        Err(err) => report.check(false, &format!("the results are kept in {}: {err}", kind.out.display())),
+    }
+    report.end()
+}
+
+fn introduce(report: &Report) {
+    report.section("tcp-intercept on a bad link");
+    report.say("client --- near box === WAN === far box --- server");
+    let user = rustix::process::getuid();
+    let whose =
+        if user.is_root() { "root".to_owned() } else { format!("user {}, without root", user.as_raw()) };
+    report.say(&format!("Network namespaces of {whose}; the network of this machine is not touched."));
+    report.say(
+        "The client and the server are plain ones, with CUBIC. On the boxes there is nothing (end to end),",
+    );
+    report.say("tcp-intercept on the near one (one box), or on both (a pair).");
+}
+
+fn show(report: &mut Report, plan: &Plan, profile: &Profile, frames: &mut Frames) -> Comparison {
+    report.section(profile.name);
+    report.say(&acceleration::describe(profile));
+    let start = Instant::now();
+    let tell = |what: &str| println!("  {:>4.0} s  {what}", start.elapsed().as_secs_f64());
+    let Compared { comparison, wrong, frames: some } = acceleration::compare(profile, plan, tell);
+    report.say("");
+    report.table(&acceleration::rows(&comparison));
+    report.say("");
+    report.check(wrong.is_empty(), "each object came whole, the server saw the client's own address,");
+    report.check(wrong.is_empty(), "and the boxes are as before");
+    wrong.iter().for_each(|what| report.say(what));
+    frames.add(some);
+    comparison
+}
+
+fn conditions(kind: &Kind, frames: Frames) -> Vec<String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, Into::into);
+    let date = Command::new("date").arg("+%F").output().map(|output| output.stdout).unwrap_or_default();
+    let Plan { small_rounds, large_rounds, cut, .. } = &kind.plan;
+    vec![
+        format!("{}, {}", String::from_utf8_lossy(&date).trim(), kind.command),
+        format!("Linux {}, {processors} processors", kernel.split(['-', '\n']).next().unwrap_or_default()),
+        format!(
+            "medians: {small_rounds} rounds, 20 MB {large_rounds}, end to end once; what takes longer than {} s is cut",
+            cut.as_secs()
+        ),
+        frames.to_string(),
+    ]
+}
+
+fn keep(results: &Results, out: &Path) -> std::io::Result<PathBuf> {
+    fs::create_dir_all(out)?;
+    fs::write(out.join("results.json"), format!("{:#}\n", acceleration::json(results)))?;
+    let page = out.join("report.html");
+    fs::write(&page, acceleration::page(results))?;
+    Ok(page)
+}
