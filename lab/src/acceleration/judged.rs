@@ -62,8 +62,17 @@ impl Judged {
     /// The fastest and the slowest round, if they can be told apart.
     pub fn range(&self, between: &str) -> Option<String> {
         let [least, greatest] = [self.least, self.greatest].map(|outcome| about(outcome, self.object));
-        (least != greatest).then(|| format!("{least}{between}{greatest}"))
+        (least != greatest).then(|| span(&least, &greatest, between))
     }
+}
+
+/// "204–212 ms": what both have, once.
+fn span(least: &str, greatest: &str, between: &str) -> String {
+    let unit = |text: &str| text.rsplit(' ').next().map(str::to_owned);
+    let least =
+        least.rsplit_once(' ').filter(|_| unit(least) == unit(greatest)).map_or(least, |(number, _)| number);
+    let greatest = greatest.strip_prefix("≈ ").filter(|_| least.starts_with('≈')).unwrap_or(greatest);
+    format!("{least}{between}{greatest}")
 }
 
 /// How long the whole took, would have taken ("≈"), or took at least.
@@ -190,7 +199,12 @@ mod tests {
     fn a_cut_round_is_told_as_a_rate_and_an_estimate() {
         let judged = pair_against(&[], &[CUT, CUT, seconds(40.0), NOTHING]).unwrap();
         assert_eq!((judged.time().as_str(), judged.rate().as_deref()), ("> 45 s", Some("1.4 Mbit/s")));
-        assert_eq!(judged.range(" to ").as_deref(), Some("40 s to > 45 s"));
+        assert_eq!(judged.range(" to ").as_deref(), Some("40 to > 45 s"));
+        let estimated =
+            pair_against(&[], &[CUT, Outcome::Cut { after: Duration::from_secs(45), bytes: 7_000_000 }]);
+        assert_eq!(estimated.unwrap().range("–").as_deref(), Some("≈ 112–129 s"));
+        let units = pair_against(&[], &[seconds(0.9), seconds(1.1)]).unwrap();
+        assert_eq!(units.range("–").as_deref(), Some("900 ms–1.1 s"));
         assert_eq!(about(CUT, LARGE), "≈ 112 s");
         assert_eq!(pair_against(&[], &[NOTHING]).unwrap().rate().as_deref(), Some("nothing came"));
     }

@@ -57,7 +57,7 @@ fn table(comparison: &Comparison) -> String {
         .map(|way| format!("<th scope='col' class='way {}'>{way}</th>", class(*way)))
         .collect();
     format!(
-        "<table style='--cells:4'>\n<thead><tr><th scope='col'></th>{ways}<th scope='col'>limit</th></tr></thead>\n\
+        "<table class='ways' style='--cells:4'>\n<thead><tr><th scope='col'></th>{ways}<th scope='col'>limit</th></tr></thead>\n\
          <tbody>\n{rows}</tbody>\n</table>\n"
     )
 }
@@ -72,21 +72,28 @@ fn row(comparison: &Comparison, object: Object) -> Option<String> {
 
 fn cell(way: Way, judged: Option<&Judged>) -> String {
     let Some(judged) = judged else { return "<td>–</td>".to_owned() };
-    let mut cell = format!("<b>{}</b>", escape(&judged.time()));
-    let mut small = |class: &str, text: &str| cell += &format!("<small{class}>{}</small>", escape(text));
-    if let Some(rate) = judged.rate() {
-        let whole = judged.median.estimate(judged.object);
-        let whole = whole.map_or_else(String::new, |_| format!(", {}", about(judged.median, judged.object)));
-        small("", &format!("{rate}{whole}"));
+    let small = |class: &str, text: String| format!("<small class='{class}'>{}</small>", escape(&text));
+    let time = format!("<b>{}</b>", escape(&judged.time()));
+    let range = judged.range("–");
+    let lines = match judged.rate() {
+        Some(rate) => {
+            [time + &small("", rate), whole(judged, range).map_or_else(String::new, |whole| small("", whole))]
+        }
+        None => [time + &range.map_or_else(String::new, |range| small("", range)), String::new()],
+    };
+    let as_fast = judged.as_fast.map(|as_fast| small("fast", as_fast.to_string()));
+    let of_limit = judged.of_limit.map(|share| small("", format!("{} of the limit", units::percent(share))));
+    let compared: String = as_fast.into_iter().chain(of_limit).collect();
+    let lines = lines.into_iter().chain([compared]).filter(|line| !line.is_empty());
+    let lines: String = lines.map(|line| format!("<div>{line}</div>")).collect();
+    format!("<td class='{}'>{lines}</td>", class(way))
+}
+
+/// How long what was cut would have taken, and what the rounds say of it.
+fn whole(judged: &Judged, range: Option<String>) -> Option<String> {
+    let whole = judged.median.estimate(judged.object).map(|_| about(judged.median, judged.object));
+    match (whole, range) {
+        (Some(whole), Some(range)) => Some(format!("{whole} ({range})")),
+        (whole, range) => whole.or(range),
     }
-    if let Some(range) = judged.range(" – ") {
-        small("", &range);
-    }
-    if let Some(as_fast) = judged.as_fast {
-        small(" class='fast'", &as_fast.to_string());
-    }
-    if let Some(share) = judged.of_limit {
-        small("", &format!("{} of the limit", units::percent(share)));
-    }
-    format!("<td class='{}'>{cell}</td>", class(way))
 }

@@ -1,10 +1,13 @@
 //! A large transfer over time: throughput, congestion window and round trip, one above the other.
+use std::time::Duration;
+
 use super::link;
-use super::panel::{End, FULL, Line, Panel};
+use super::panel::{End, FULL, Line, OfLink, Panel};
 use super::plot::{Scale, number, svg, text, vertical};
 use super::series::{self, Point};
 use crate::acceleration::results::{Comparison, Object, Trace, Way};
 use crate::acceleration::units;
+use crate::wan::Profile;
 
 /// For the numbers below the last panel.
 const AXIS: f64 = 12.0;
@@ -24,7 +27,14 @@ pub(super) fn watched(comparison: &Comparison, object: Object) -> String {
         Way::ALL.into_iter().filter_map(of).filter(|trace| series::end(trace) > 0.0).collect();
     let spans = spans(&traces.iter().map(|trace| series::end(trace)).collect::<Vec<_>>());
     let alone = if spans.len() == 1 { " alone" } else { "" };
-    let figures: String = spans.iter().map(|span| figure(comparison, object, &traces, *span)).collect();
+    let view = |(span, nth)| View {
+        profile: &comparison.profile,
+        object,
+        traces: &traces,
+        span,
+        after_start: nth > 0,
+    };
+    let figures: String = spans.iter().copied().zip(0..).map(|spans| view(spans).figure()).collect();
     if figures.is_empty() {
         return figures;
     }
@@ -44,31 +54,90 @@ fn spans(ends: &[f64]) -> Vec<f64> {
     }
 }
 
-fn figure(comparison: &Comparison, object: Object, traces: &[&Trace], span: f64) -> String {
-    let whole = traces.iter().all(|trace| series::end(trace) <= span);
-    let window = WINDOW.max(span / AVERAGES);
-    let panels = [
-        throughput(comparison, object, traces, span, window),
-        congestion_window(comparison, object, traces, span),
-        round_trip(comparison, traces, span),
-    ];
-    let drawn: String =
-        panels.iter().zip(0..).map(|(panel, nth)| panel.draw(FULL * f64::from(nth), span)).collect();
-    let height = FULL * panels.len() as f64;
-    let content = drawn + &axis(span, height);
-    let (part, long) = (
-        if whole { "The whole" } else { "The start" },
-        units::time(std::time::Duration::from_secs_f64(span)),
-    );
-    let label = format!("{object}: throughput, congestion window and round trip over time");
-    format!(
-        "<figure><figcaption><b>{part}</b>, {long}</figcaption>\n{}</figure>\n",
-        svg("curves", height + AXIS, &label, &content)
-    )
+/// A figure: what was watched, and how much of its time is shown.
+struct View<'a> {
+    profile: &'a Profile,
+    object: Object,
+    traces: &'a [&'a Trace],
+    /// In seconds.
+    span: f64,
+    /// The start was shown on its own: here it is narrow.
+    after_start: bool,
+}
+
+impl View<'_> {
+    fn figure(&self) -> String {
+        let panels = [self.throughput(), self.congestion_window(), self.round_trip()];
+        let drawn = panels.iter().zip(0..).map(|(panel, nth)| panel.draw(FULL * f64::from(nth), self.span));
+        let height = FULL * panels.len() as f64;
+        let content = drawn.collect::<String>() + &axis(self.span, height);
+        let long = units::time(Duration::from_secs_f64(self.span));
+        let whole = self.traces.iter().all(|trace| series::end(trace) <= self.span);
+        let part = if whole { "The whole" } else { "The start" };
+        let label = format!("{}: throughput, congestion window and round trip over time", self.object);
+        let drawing = svg("curves", height + AXIS, &label, &content);
+        format!("<figure><figcaption><b>{part}</b>, {long}</figcaption>\n{drawing}</figure>\n")
+    }
+
+    fn throughput(&self) -> Panel {
+        let window = WINDOW.max(self.span / AVERAGES);
+        let lines = self.lines(|trace| vec![series::throughput(trace, self.span, window)]);
+        let mbit = link::mbit(self.profile, self.object);
+        Panel {
+            title: format!("Throughput, Mbit/s, averaged over {} s", number((window * 10.0).round() / 10.0)),
+            scale: Scale::linear((greatest(&lines) * 1.05).max(mbit.unwrap_or(0.0) * 1.2)),
+            lines,
+            link: mbit.map(|mbit| self.link(mbit, format!("the link: {}", number(mbit)), true)),
+        }
+    }
+
+    fn congestion_window(&self) -> Panel {
+        let lines = self.lines(|trace| series::of_sender(trace, self.span, |sender| sender.window.into()));
+        let full = link::full_window(self.profile, self.object);
+        let least = values(&lines).chain(full).fold(f64::INFINITY, f64::min);
+        Panel {
+            title: "Congestion window, segments, logarithmic".to_owned(),
+            scale: Scale::log(least.min(1e6), (greatest(&lines) * 1.3).max(full.unwrap_or(0.0) * 2.5)),
+            lines,
+            link: full.map(|full| self.link(full, format!("link full: {full:.0}"), true)),
+        }
+    }
+
+    fn round_trip(&self) -> Panel {
+        let ms = |trace: &Trace| {
+            series::of_sender(trace, self.span, |sender| sender.round_trip.as_secs_f64() * 1e3)
+        };
+        let lines = self.lines(ms);
+        let link = link::round_trip_ms(self.profile);
+        let name = if self.profile.paths.len() > 1 { "the shortest path" } else { "the link" };
+        Panel {
+            title: "Round trip, ms".to_owned(),
+            scale: Scale::linear((greatest(&lines) * 1.1).max(link.unwrap_or(0.0) * 1.5)),
+            lines,
+            link: link.map(|ms| self.link(ms, format!("{name}: {}", number(ms)), false)),
+        }
+    }
+
+    /// Its name stands where the lines are not yet, or no longer, near it.
+    fn link(&self, value: f64, name: String, above: bool) -> OfLink {
+        OfLink { value, name, above, at_end: self.after_start }
+    }
+
+    fn lines(&self, parts: impl Fn(&Trace) -> Vec<Vec<Point>>) -> Vec<Line> {
+        let line = |trace: &&Trace| {
+            let end = if series::complete(trace) { End::Complete } else { End::Cut };
+            Line {
+                way: trace.way,
+                parts: parts(trace),
+                ends: (series::end(trace) <= self.span).then_some(end),
+            }
+        };
+        self.traces.iter().map(line).collect()
+    }
 }
 
 fn axis(span: f64, height: f64) -> String {
-    let ticks = Scale::linear(span).ticks(4.0);
+    let ticks = Scale::linear(span).ticks(6.0);
     let last = ticks.len().saturating_sub(1);
     let numbers = ticks.iter().enumerate().map(|(nth, value)| {
         let (x, unit) = (value / span, if nth == last { " s" } else { "" });
@@ -76,51 +145,6 @@ fn axis(span: f64, height: f64) -> String {
             + &text("middle", (x, 0.0), height + 4.0, format_args!("{}{unit}", number(*value)))
     });
     numbers.collect()
-}
-
-fn throughput(comparison: &Comparison, object: Object, traces: &[&Trace], span: f64, window: f64) -> Panel {
-    let lines = lines(traces, span, |trace| vec![series::throughput(trace, span, window)]);
-    let mbit = link::mbit(&comparison.profile, object);
-    Panel {
-        title: format!("Throughput, Mbit/s, averaged over {} s", number((window * 10.0).round() / 10.0)),
-        scale: Scale::linear((greatest(&lines) * 1.05).max(mbit.unwrap_or(0.0) * 1.2)),
-        lines,
-        link: mbit.map(|mbit| (mbit, format!("the link: {}", number(mbit)), true)),
-    }
-}
-
-fn congestion_window(comparison: &Comparison, object: Object, traces: &[&Trace], span: f64) -> Panel {
-    let lines = lines(traces, span, |trace| series::of_sender(trace, span, |sender| sender.window.into()));
-    let full = link::full_window(&comparison.profile, object);
-    let least = values(&lines).chain(full).fold(f64::INFINITY, f64::min);
-    Panel {
-        title: "Congestion window, segments, logarithmic".to_owned(),
-        scale: Scale::log(least.min(1e6), (greatest(&lines) * 1.3).max(full.unwrap_or(0.0) * 2.0)),
-        lines,
-        link: full.map(|full| (full, format!("fills the link: {full:.0}"), true)),
-    }
-}
-
-fn round_trip(comparison: &Comparison, traces: &[&Trace], span: f64) -> Panel {
-    let lines = lines(traces, span, |trace| {
-        series::of_sender(trace, span, |sender| sender.round_trip.as_secs_f64() * 1e3)
-    });
-    let link = link::round_trip_ms(&comparison.profile);
-    let name = if comparison.profile.paths.len() > 1 { "the shortest path" } else { "the link" };
-    Panel {
-        title: "Round trip, ms".to_owned(),
-        scale: Scale::linear((greatest(&lines) * 1.1).max(link.unwrap_or(0.0) * 1.5)),
-        lines,
-        link: link.map(|ms| (ms, format!("{name}: {}", number(ms)), false)),
-    }
-}
-
-fn lines(traces: &[&Trace], span: f64, parts: impl Fn(&Trace) -> Vec<Vec<Point>>) -> Vec<Line> {
-    let line = |trace: &&Trace| {
-        let end = if series::complete(trace) { End::Complete } else { End::Cut };
-        Line { way: trace.way, parts: parts(trace), ends: (series::end(trace) <= span).then_some(end) }
-    };
-    traces.iter().map(line).collect()
 }
 
 fn values(lines: &[Line]) -> impl Iterator<Item = f64> {

@@ -16,8 +16,8 @@ pub(super) fn table(results: &Results) -> String {
     let rows: String = results.comparisons.iter().map(row).collect();
     let objects: String = OBJECTS.map(|object| format!("<th scope='col'>{}</th>", sentence(object))).concat();
     format!(
-        "<table style='--cells:3'>\n<thead><tr><th scope='col'></th>{objects}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n\
-         <p class='note'>Each: <span class='way plain'>end to end</span> → <span class='way pair'>a pair</span>.</p>\n"
+        "<p class='note'>Each: <span class='way plain'>end to end</span> → <span class='way pair'>a pair</span>.</p>\n\
+         <table class='wans' style='--cells:3'>\n<thead><tr><th scope='col'></th>{objects}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
     )
 }
 
@@ -39,7 +39,7 @@ fn cell(comparison: &Comparison, object: Object) -> String {
         format!("<small class='fast'>{}</small>", escape(&times.to_string()))
     });
     format!(
-        "<td class='glance'>{}<span class='arrow'>→</span>{}{as_fast}</td>",
+        "<td class='glance'>{} <span class='arrow'>→</span> {}{as_fast}</td>",
         time(Way::EndToEnd),
         time(Way::Pair)
     )

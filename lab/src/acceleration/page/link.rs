@@ -1,4 +1,5 @@
 //! What the paths of a WAN are, in words and numbers.
+use super::plot::number;
 use crate::acceleration::results::Object;
 use crate::acceleration::units;
 use crate::wan::{Conditions, Link, Loss, Profile, Rate};
@@ -42,7 +43,7 @@ fn loss(conditions: &Conditions) -> String {
             let share = units::percent(bad * in_bad + (1.0 - bad) * in_good);
             format!(
                 "{share} of the frames lost, in bursts of {} in the mean",
-                units::times(1.0 / turns_good.max(1e-9))
+                number(1.0 / turns_good.max(1e-9))
             )
         }
     }
@@ -82,7 +83,7 @@ mod tests {
     fn a_sentence_a_path() {
         let of = |profile: Profile| sentences(&profile);
         assert_eq!(of(Profile::transatlantic()), "100 ms round trip, 100 Mbit/s, 1 % of the frames lost.");
-        let lte = "60 ms round trip, 40 Mbit/s, 1 % of the frames lost, in bursts of 5.0 in the mean.";
+        let lte = "60 ms round trip, 40 Mbit/s, 1 % of the frames lost, in bursts of 5 in the mean.";
         assert_eq!(of(Profile::lte()), lte);
         assert!(of(Profile::bonded()).contains("Path 2: 50 ms round trip, 50 Mbit/s, no loss"));
     }

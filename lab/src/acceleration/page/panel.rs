@@ -22,8 +22,18 @@ pub(super) struct Panel {
     pub title: String,
     pub scale: Scale,
     pub lines: Vec<Line>,
-    /// What the link itself has: its value, what it is called, and whether that stands above the line.
-    pub link: Option<(f64, String, bool)>,
+    /// What the link itself has.
+    pub link: Option<OfLink>,
+}
+
+/// A dashed line with its name, where the other lines are not.
+pub(super) struct OfLink {
+    pub value: f64,
+    pub name: String,
+    /// Above the line, or below.
+    pub above: bool,
+    /// At the end of the panel, or at its start.
+    pub at_end: bool,
 }
 
 /// The line of a way: more than one if it is interrupted.
@@ -81,10 +91,11 @@ impl Panel {
     }
 
     fn of_link(&self, area: f64) -> String {
-        self.link.as_ref().map_or_else(String::new, |(value, name, above)| {
+        self.link.as_ref().map_or_else(String::new, |OfLink { value, name, above, at_end }| {
             let y = self.y(area, *value);
             let beside = if *above { -5.0 } else { 13.0 };
-            horizontal("link-line", (0.0, 1.0), y) + &text("ink halo", (0.0, 6.0), y + beside, name)
+            let (class, x) = if *at_end { ("ink halo end", (1.0, -2.0)) } else { ("ink halo", (0.0, 6.0)) };
+            horizontal("link-line", (0.0, 1.0), y) + &text(class, x, y + beside, name)
         })
     }
 

@@ -55,7 +55,12 @@ fn all_that_was_measured_is_there() {
 fn a_cut_transfer_is_told_as_a_rate() {
     let page = of(example::comparison(Profile::transatlantic()));
     let row = page.lines().find(|line| line.contains("<th scope='row'>20 MB down")).unwrap();
-    assert!(row.contains("<b>&gt; 45 s</b>") && row.contains("Mbit/s, ≈ "), "{row}");
+    assert!(
+        row.contains("<b>&gt; 45 s</b>")
+            && row.contains(" Mbit/s</small>")
+            && row.contains("<small class=''>≈ "),
+        "{row}"
+    );
     assert!(page.contains("(cut then, at "), "{page}");
     assert!(page.contains("class='pale plain'"));
 }
