@@ -57,7 +57,7 @@ fn table(comparison: &Comparison) -> String {
         .map(|way| format!("<th scope='col' class='way {}'>{way}</th>", class(*way)))
         .collect();
     format!(
-        "<table class='ways' style='--cells:4'>\n<thead><tr><th scope='col'></th>{ways}<th scope='col'>limit</th></tr></thead>\n\
+        "<table class='ways' style='--cells:repeat(3,minmax(0,1fr)) 3.2rem'>\n<thead><tr><th scope='col'></th>{ways}<th scope='col'>limit</th></tr></thead>\n\
          <tbody>\n{rows}</tbody>\n</table>\n"
     )
 }
@@ -72,17 +72,16 @@ fn row(comparison: &Comparison, object: Object) -> Option<String> {
 
 fn cell(way: Way, judged: Option<&Judged>) -> String {
     let Some(judged) = judged else { return "<td>–</td>".to_owned() };
-    let small = |class: &str, text: String| format!("<small class='{class}'>{}</small>", escape(&text));
+    let small = |text: String| format!("<small>{}</small>", escape(&text));
     let time = format!("<b>{}</b>", escape(&judged.time()));
     let range = judged.range("–");
     let lines = match judged.rate() {
-        Some(rate) => {
-            [time + &small("", rate), whole(judged, range).map_or_else(String::new, |whole| small("", whole))]
-        }
-        None => [time + &range.map_or_else(String::new, |range| small("", range)), String::new()],
+        Some(rate) => [time + &small(rate), whole(judged, range).map_or_else(String::new, small)],
+        None => [time + &range.map_or_else(String::new, small), String::new()],
     };
-    let as_fast = judged.as_fast.map(|as_fast| small("fast", as_fast.to_string()));
-    let of_limit = judged.of_limit.map(|share| small("", format!("{} of the limit", units::percent(share))));
+    let as_fast =
+        judged.as_fast.map(|times| format!("<small class='fast'>{}</small>", escape(&times.to_string())));
+    let of_limit = judged.of_limit.map(|share| small(format!("{} of limit", units::percent(share))));
     let compared: String = as_fast.into_iter().chain(of_limit).collect();
     let lines = lines.into_iter().chain([compared]).filter(|line| !line.is_empty());
     let lines: String = lines.map(|line| format!("<div>{line}</div>")).collect();

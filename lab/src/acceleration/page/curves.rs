@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::link;
-use super::panel::{End, FULL, Line, OfLink, Panel};
+use super::panel::{End, FULL, Line, Panel};
 use super::plot::{Scale, number, svg, text, vertical};
 use super::series::{self, Point};
 use crate::acceleration::results::{Comparison, Object, Trace, Way};
@@ -27,14 +27,8 @@ pub(super) fn watched(comparison: &Comparison, object: Object) -> String {
         Way::ALL.into_iter().filter_map(of).filter(|trace| series::end(trace) > 0.0).collect();
     let spans = spans(&traces.iter().map(|trace| series::end(trace)).collect::<Vec<_>>());
     let alone = if spans.len() == 1 { " alone" } else { "" };
-    let view = |(span, nth)| View {
-        profile: &comparison.profile,
-        object,
-        traces: &traces,
-        span,
-        after_start: nth > 0,
-    };
-    let figures: String = spans.iter().copied().zip(0..).map(|spans| view(spans).figure()).collect();
+    let view = |span: &f64| View { profile: &comparison.profile, object, traces: &traces, span: *span };
+    let figures: String = spans.iter().map(|span| view(span).figure()).collect();
     if figures.is_empty() {
         return figures;
     }
@@ -61,8 +55,6 @@ struct View<'a> {
     traces: &'a [&'a Trace],
     /// In seconds.
     span: f64,
-    /// The start was shown on its own: here it is narrow.
-    after_start: bool,
 }
 
 impl View<'_> {
@@ -84,10 +76,10 @@ impl View<'_> {
         let lines = self.lines(|trace| vec![series::throughput(trace, self.span, window)]);
         let mbit = link::mbit(self.profile, self.object);
         Panel {
-            title: format!("Throughput, Mbit/s, averaged over {} s", number((window * 10.0).round() / 10.0)),
-            scale: Scale::linear((greatest(&lines) * 1.05).max(mbit.unwrap_or(0.0) * 1.2)),
+            title: format!("Throughput, Mbit/s, mean of {} s", number((window * 10.0).round() / 10.0)),
+            scale: Scale::linear(greatest(&lines).max(mbit.unwrap_or(0.0)) * 1.05),
             lines,
-            link: mbit.map(|mbit| self.link(mbit, format!("the link: {}", number(mbit)), true)),
+            link: mbit.map(|mbit| (mbit, format!("link: {}", number(mbit)))),
         }
     }
 
@@ -96,10 +88,10 @@ impl View<'_> {
         let full = link::full_window(self.profile, self.object);
         let least = values(&lines).chain(full).fold(f64::INFINITY, f64::min);
         Panel {
-            title: "Congestion window, segments, logarithmic".to_owned(),
-            scale: Scale::log(least.min(1e6), (greatest(&lines) * 1.3).max(full.unwrap_or(0.0) * 2.5)),
+            title: "Congestion window, segments (log)".to_owned(),
+            scale: Scale::log(least.min(1e6), greatest(&lines).max(full.unwrap_or(0.0)) * 1.3),
             lines,
-            link: full.map(|full| self.link(full, format!("link full: {full:.0}"), true)),
+            link: full.map(|full| (full, format!("link full: {full:.0}"))),
         }
     }
 
@@ -109,18 +101,13 @@ impl View<'_> {
         };
         let lines = self.lines(ms);
         let link = link::round_trip_ms(self.profile);
-        let name = if self.profile.paths.len() > 1 { "the shortest path" } else { "the link" };
+        let name = if self.profile.paths.len() > 1 { "shortest path" } else { "link" };
         Panel {
             title: "Round trip, ms".to_owned(),
-            scale: Scale::linear((greatest(&lines) * 1.1).max(link.unwrap_or(0.0) * 1.5)),
+            scale: Scale::linear(greatest(&lines).max(link.unwrap_or(0.0)) * 1.1),
             lines,
-            link: link.map(|ms| self.link(ms, format!("{name}: {}", number(ms)), false)),
+            link: link.map(|ms| (ms, format!("{name}: {}", number(ms)))),
         }
-    }
-
-    /// Its name stands where the lines are not yet, or no longer, near it.
-    fn link(&self, value: f64, name: String, above: bool) -> OfLink {
-        OfLink { value, name, above, at_end: self.after_start }
     }
 
     fn lines(&self, parts: impl Fn(&Trace) -> Vec<Vec<Point>>) -> Vec<Line> {

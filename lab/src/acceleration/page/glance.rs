@@ -17,7 +17,7 @@ pub(super) fn table(results: &Results) -> String {
     let objects: String = OBJECTS.map(|object| format!("<th scope='col'>{}</th>", sentence(object))).concat();
     format!(
         "<p class='note'>Each: <span class='way plain'>end to end</span> → <span class='way pair'>a pair</span>.</p>\n\
-         <table class='wans' style='--cells:3'>\n<thead><tr><th scope='col'></th>{objects}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
+         <table class='wans' style='--cells:repeat(3,minmax(0,1fr))'>\n<thead><tr><th scope='col'></th>{objects}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
     )
 }
 

@@ -35,7 +35,7 @@ const READING: [(&str, &str); 6] = [
     (
         "Limit",
         "no program can be faster over this link: the shortest round trip, and the payload at the full rate of all \
-         paths. “50 % of it” took twice as long as the limit.",
+         paths. “50 % of limit” took twice as long.",
     ),
     (
         "Over time",

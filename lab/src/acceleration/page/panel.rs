@@ -14,6 +14,8 @@ const TITLE: f64 = 22.0;
 pub(super) const FULL: f64 = TITLE + HEIGHT + 14.0;
 /// As wide as the name of a way, in a narrow panel.
 const NAME: f64 = 0.3;
+/// For these, right of the area.
+const NAMES: f64 = 68.0;
 /// The width of the area, in the units of the lines.
 const UNITS: f64 = 1000.0;
 
@@ -22,18 +24,8 @@ pub(super) struct Panel {
     pub title: String,
     pub scale: Scale,
     pub lines: Vec<Line>,
-    /// What the link itself has.
-    pub link: Option<OfLink>,
-}
-
-/// A dashed line with its name, where the other lines are not.
-pub(super) struct OfLink {
-    pub value: f64,
-    pub name: String,
-    /// Above the line, or below.
-    pub above: bool,
-    /// At the end of the panel, or at its start.
-    pub at_end: bool,
+    /// What the link itself has, and what that is called.
+    pub link: Option<(f64, String)>,
 }
 
 /// The line of a way: more than one if it is interrupted.
@@ -63,7 +55,7 @@ impl Panel {
         }
         svg += &vertical("axis", 0.0, (area, area + HEIGHT));
         svg += &self.curves(area, span);
-        svg += &self.of_link(area);
+        svg += &self.of_link(top);
         svg + &self.names(area, span)
     }
 
@@ -90,12 +82,11 @@ impl Panel {
         svg + "</svg>\n"
     }
 
-    fn of_link(&self, area: f64) -> String {
-        self.link.as_ref().map_or_else(String::new, |OfLink { value, name, above, at_end }| {
-            let y = self.y(area, *value);
-            let beside = if *above { -5.0 } else { 13.0 };
-            let (class, x) = if *at_end { ("ink halo end", (1.0, -2.0)) } else { ("ink halo", (0.0, 6.0)) };
-            horizontal("link-line", (0.0, 1.0), y) + &text(class, x, y + beside, name)
+    /// A dashed line; its name is beside the title, where no line can cross it.
+    fn of_link(&self, top: f64) -> String {
+        self.link.as_ref().map_or_else(String::new, |(value, name)| {
+            let line = horizontal("link-line", (0.0, 1.0), self.y(top + TITLE, *value));
+            line + &text("ink end", (1.0, NAMES), top + 12.0, format_args!("- - {name}"))
         })
     }
 
