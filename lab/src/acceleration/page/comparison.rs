@@ -67,7 +67,10 @@ fn row(comparison: &Comparison, object: Object) -> Option<String> {
     judged.iter().find(|(_, judged)| judged.is_some())?;
     let cells: String = judged.iter().map(|(way, judged)| cell(*way, judged.as_ref())).collect();
     let limit = units::time(limit(&comparison.profile, object));
-    Some(format!("<tr><th scope='row'>{}</th>{cells}<td>{limit}</td></tr>\n", sentence(object)))
+    Some(format!(
+        "<tr><th scope='row'>{}</th>{cells}<td class='limit-time'>{limit}</td></tr>\n",
+        sentence(object)
+    ))
 }
 
 fn cell(way: Way, judged: Option<&Judged>) -> String {
@@ -92,7 +95,7 @@ fn cell(way: Way, judged: Option<&Judged>) -> String {
 fn whole(judged: &Judged, range: Option<String>) -> Option<String> {
     let whole = judged.median.estimate(judged.object).map(|_| about(judged.median, judged.object));
     match (whole, range) {
-        (Some(whole), Some(range)) => Some(format!("{whole} ({range})")),
+        (Some(whole), Some(range)) => Some(format!("{whole} ({})", range.trim_start_matches("≈ "))),
         (whole, range) => whole.or(range),
     }
 }

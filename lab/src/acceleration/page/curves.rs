@@ -75,11 +75,12 @@ impl View<'_> {
         let window = WINDOW.max(self.span / AVERAGES);
         let lines = self.lines(|trace| vec![series::throughput(trace, self.span, window)]);
         let mbit = link::mbit(self.profile, self.object);
+        let name = if self.profile.paths.len() > 1 { "all paths" } else { "link" };
         Panel {
             title: format!("Throughput, Mbit/s, mean of {} s", number((window * 10.0).round() / 10.0)),
             scale: Scale::linear(greatest(&lines).max(mbit.unwrap_or(0.0)) * 1.05),
             lines,
-            link: mbit.map(|mbit| (mbit, format!("link: {}", number(mbit)))),
+            link: mbit.map(|mbit| (mbit, format!("{name}: {}", number(mbit)))),
         }
     }
 

@@ -18,12 +18,10 @@ pub(super) fn drawing(way: Way) -> String {
         Way::Pair => [true, true],
     };
     let mut svg = format!(
-        "<line class='cable' x1='{CLIENT}' x2='{SERVER}' y1='24' y2='24'/>\n\
-         <line class='gap' x1='{}' x2='{}' y1='24' y2='24'/>\n\
+        "<line class='cable' x1='{CLIENT}' x2='{NEAR}' y1='24' y2='24'/>\n\
+         <line class='cable' x1='{FAR}' x2='{SERVER}' y1='24' y2='24'/>\n\
          <line class='wan' x1='{NEAR}' x2='{FAR}' y1='24' y2='24'/>\n\
          <text class='middle ink' x='{}' y='17'>WAN</text>\n",
-        NEAR + HALF,
-        FAR - HALF,
         f64::midpoint(NEAR, FAR)
     );
     svg += &host("client", CLIENT, false);

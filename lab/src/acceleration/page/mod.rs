@@ -24,7 +24,7 @@ const INTRODUCTION: &str = "What a bad link does to TCP, and what tcp-intercept 
 const READING: [(&str, &str); 6] = [
     (
         "Times",
-        "from connect() on. A number is the median of the rounds; below it the fastest and the slowest.",
+        "from connect() on. A number is the median of the rounds; beside it the fastest and the slowest.",
     ),
     (
         "&gt; 45 s",

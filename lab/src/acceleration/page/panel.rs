@@ -98,12 +98,13 @@ impl Panel {
             ending.iter().map(|(_, (at, value))| (at / span, self.y(area, *value))).collect();
         let mut places = points.clone();
         apart(&mut places, NAME, (area + 2.0, area + HEIGHT - 2.0));
-        let mut svg = String::new();
+        let (mut svg, mut marks) = (String::new(), String::new());
         for (((line, _), (x, y)), (_, at)) in ending.iter().zip(points).zip(places) {
-            svg += &mark(line, x, y);
+            marks += &mark(line, x, y);
             svg += &text(&format!("name halo {}", class(line.way)), (x, 7.0), at + 4.0, line.way);
         }
-        svg
+        // Above the names: the halo of one may reach the end of another's line.
+        svg + &marks
     }
 }
 
