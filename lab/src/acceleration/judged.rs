@@ -59,6 +59,12 @@ impl Judged {
         }
     }
 
+    /// "84 %", after `about` if it rests on the rate of what was cut.
+    pub fn share_of_limit(&self, about: &str) -> Option<String> {
+        let about = if matches!(self.median, Outcome::Cut { .. }) { about } else { "" };
+        self.of_limit.map(|share| format!("{about}{}", units::percent(share)))
+    }
+
     /// The fastest and the slowest round, if they can be told apart.
     pub fn range(&self, between: &str) -> Option<String> {
         let [least, greatest] = [self.least, self.greatest].map(|outcome| about(outcome, self.object));

@@ -22,7 +22,7 @@ fn row(comparison: &Comparison, object: Object) -> Option<Vec<String>> {
     row.extend(judged.map(|judged| judged.map_or_else(String::new, |judged| cell(&judged))));
     row.push(pair.and_then(|pair| pair.as_fast).map_or_else(String::new, as_fast));
     row.push(units::time(limit(&comparison.profile, object)));
-    row.push(pair.and_then(|pair| pair.of_limit).map_or_else(String::new, units::percent));
+    row.push(pair.and_then(|pair| pair.share_of_limit("~")).unwrap_or_default());
     Some(row)
 }
 

@@ -84,7 +84,7 @@ fn cell(way: Way, judged: Option<&Judged>) -> String {
     };
     let as_fast =
         judged.as_fast.map(|times| format!("<small class='fast'>{}</small>", escape(&times.to_string())));
-    let of_limit = judged.of_limit.map(|share| small(format!("{} of limit", units::percent(share))));
+    let of_limit = judged.share_of_limit("≈ ").map(|share| small(format!("{share} of limit")));
     let compared: String = as_fast.into_iter().chain(of_limit).collect();
     let lines = lines.into_iter().chain([compared]).filter(|line| !line.is_empty());
     let lines: String = lines.map(|line| format!("<div>{line}</div>")).collect();

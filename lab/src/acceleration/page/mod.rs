@@ -27,9 +27,10 @@ const READING: [(&str, &str); 6] = [
         "from connect() on. A number is the median of the rounds; beside it the fastest and the slowest.",
     ),
     (
-        "&gt; 45 s",
-        "the transfer was cut then. Its rate until then says how long the whole would have taken: \
-         every number that rests on that has a ≈ before it. Bars are pale from the cut on.",
+        "&gt;",
+        "the transfer was cut after this time. Its rate until then says how long the whole would have taken: \
+         every number that rests on that has a ≈ before it. Bars are pale from the cut on. A factor with &gt; is at \
+         least that: end to end nothing had come.",
     ),
     ("× as fast", "the median end to end, divided by the median of this way."),
     (
