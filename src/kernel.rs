@@ -7,9 +7,10 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::config::{self, Config, Congestion, FastOpen, Keepalive};
+use crate::config::{self, Config, Congestion, FastOpen, Keepalive, Wan};
 use crate::exit::{Exit, Fatal};
 use crate::leg::IPPROTO_MPTCP;
 
@@ -17,6 +18,9 @@ use crate::leg::IPPROTO_MPTCP;
 const PREFERRED_CONGESTION_CONTROL: &str = "bbr";
 /// The names that `congestion-control` can have.
 const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+
+/// Bytes of a segment on Ethernet.
+const SEGMENT: u32 = 1460;
 
 /// The kernel's answers.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ struct Options {
     keepalive: Option<TcpKeepalive>,
     user_timeout: Option<std::time::Duration>,
     notsent_lowat: Option<NonZeroU32>,
+    send_buffer: Option<NonZeroU32>,
+    window: Option<u32>,
     urgent_in_line: bool,
 }
 
@@ -120,8 +126,9 @@ impl Kernel {
     /// A congestion control that was named and cannot be had.
     pub fn probe(config: &Config) -> Result<Self, KernelError> {
         let mut degraded = Vec::new();
-        let client = probe_leg("client", &config.client.leg, &mut degraded)?;
-        let server = probe_leg("server", &config.server.leg, &mut degraded)?;
+        let window = first_window(&config.wan);
+        let client = probe_leg("client", &config.client.leg, window, &mut degraded)?;
+        let server = probe_leg("server", &config.server.leg, window, &mut degraded)?;
         let mptcp = AtomicBool::new(server.mptcp);
         let fast_open = probe_fast_open(config.server.fast_open, &mut degraded)?;
         Ok(Self { client, server, mptcp, fast_open, degraded })
@@ -214,6 +221,8 @@ impl Options {
             ("keepalive", self.keepalive.as_ref().map(|keepalive| socket.set_tcp_keepalive(keepalive))),
             ("user-timeout", self.user_timeout.map(|after| socket.set_tcp_user_timeout(Some(after)))),
             ("notsent-lowat", notsent_lowat.map(|bytes| sys::set_notsent_lowat(socket.as_fd(), bytes))),
+            ("send-buffer", self.send_buffer.map(|bytes| set_send_buffer(socket, bytes))),
+            ("first window", self.window.map(|bytes| sys::set_first_window(socket.as_fd(), bytes))),
             ("urgent data", self.urgent_in_line.then(|| socket.set_out_of_band_inline(true))),
         ];
         tried.into_iter().find_map(|(key, set)| Some((key, set?.err()?)))
@@ -224,10 +233,11 @@ impl Options {
 fn probe_leg(
     leg: &'static str,
     config: &config::Leg,
+    window: Option<u32>,
     degraded: &mut Vec<Degraded>,
 ) -> Result<LegOptions, KernelError> {
     let tcp = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
-    let on_tcp = probe_options(leg, config, Kind::Tcp, &tcp, degraded)?;
+    let on_tcp = probe_options(leg, config, window, Kind::Tcp, &tcp, degraded)?;
     let refused = AtomicBool::new(false);
     let notsent_lowat = on_tcp.notsent_lowat.map_or(u32::MAX, NonZeroU32::get);
     let mut options =
@@ -235,7 +245,7 @@ fn probe_leg(
     if config.mptcp {
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {
-                options.on_mptcp = probe_options(leg, config, Kind::Mptcp, &mptcp, degraded)?;
+                options.on_mptcp = probe_options(leg, config, window, Kind::Mptcp, &mptcp, degraded)?;
                 // An MPTCP socket says yes to any name: only a TCP socket knows.
                 options.on_mptcp.congestion_control = options.on_tcp.congestion_control.clone();
                 options.mptcp = true;
@@ -249,6 +259,7 @@ fn probe_leg(
 fn probe_options(
     leg: &str,
     config: &config::Leg,
+    window: Option<u32>,
     kind: Kind,
     socket: &Socket,
     degraded: &mut Vec<Degraded>,
@@ -266,11 +277,35 @@ fn probe_options(
     let notsent_lowat = config
         .notsent_lowat
         .filter(|bytes| takes("notsent-lowat", sys::set_notsent_lowat(socket.as_fd(), bytes.get())));
+    // Only that bounds what waits unsent; without it a larger buffer would fill with it.
+    let send_buffer = config.send_buffer.filter(|_| notsent_lowat.is_some());
+    let send_buffer = send_buffer.filter(|bytes| takes("send-buffer", set_send_buffer(socket, *bytes)));
+    let window = window.filter(|bytes| takes("first window", sys::set_first_window(socket.as_fd(), *bytes)));
     let no_delay = config.no_delay && takes("no-delay", socket.set_tcp_nodelay(true));
     // Urgent data is TCP's own; MPTCP (RFC 8684, section 3.3.7) does not carry it, so its absence there is no loss.
     let urgent_in_line = socket.set_out_of_band_inline(true).is_ok();
     let congestion_control = congestion_control(leg, config, socket)?;
-    Ok(Options { congestion_control, no_delay, keepalive, user_timeout, notsent_lowat, urgent_in_line })
+    Ok(Options {
+        congestion_control,
+        no_delay,
+        keepalive,
+        user_timeout,
+        notsent_lowat,
+        send_buffer,
+        window,
+        urgent_in_line,
+    })
+}
+
+/// Over the bad link a peer may begin with as many bytes as we do.
+fn first_window(wan: &Wan) -> Option<u32> {
+    (!wan.devices.is_empty()).then(|| wan.initial_window * SEGMENT)
+}
+
+/// Whatever `net.core.wmem_max` says: that takes CAP_NET_ADMIN, as TPROXY does.
+fn set_send_buffer(socket: &Socket, bytes: NonZeroU32) -> io::Result<()> {
+    // The kernel doubles what it is told, and says so in socket(7).
+    set_socket_send_buffer_size_force(socket, bytes.get() as usize / 2).map_err(Into::into)
 }
 
 /// What dialled sockets can have of Fast Open: all, or nothing where the operator has switched it off for the whole host.

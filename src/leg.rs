@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_cork;
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
@@ -34,6 +35,8 @@ pub struct Leg {
     /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
     error: Cell<Option<i32>>,
     urgent: Cell<bool>,
+    /// It was accepted at its SYN, and the handshake has not ended yet.
+    half_open: Cell<bool>,
     notsent_lowat: u32,
     /// What surely fits into the send buffer still: what did when the kernel was last asked, less what was sent since.
     room: Cell<usize>,
@@ -59,6 +62,7 @@ impl Leg {
             notsent_lowat: options.notsent_lowat,
             error: Cell::new(None),
             urgent: Cell::new(false),
+            half_open: Cell::new(false),
             room: Cell::new(0),
         })
     }
@@ -214,6 +218,25 @@ impl Leg {
             Err(err) => Err(self.keep(err)),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Asks the kernel whether the handshake is still under way, as it is when Fast Open has accepted at the SYN. Until it has
+    /// ended, what is written has to be [pushed](Self::push).
+    pub fn look_whether_half_open(&self) {
+        self.half_open.set(sys::handshake(self.as_fd()).is_ok_and(|how| how.under_way));
+    }
+
+    /// What [`Self::look_whether_half_open`] found.
+    pub fn is_half_open(&self) -> bool {
+        self.half_open.get()
+    }
+
+    /// Sends what pacing has put off. In SYN_RECV the kernel forgets to: the timer of pacing leads to tcp_tsq_handler(), which
+    /// passes over that state (net/ipv4/tcp_output.c), and the rest of a first flight would wait for the client's ACK.
+    pub fn push(&self) {
+        self.look_whether_half_open();
+        // To take the cork out pushes, whether it was in or not.
+        let _ = set_tcp_cork(self, false);
     }
 
     /// What the close record says of it.

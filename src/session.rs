@@ -42,6 +42,9 @@ pub async fn run(conn: &Accepted, env: &Env<'_>) {
         }
         Err(end) => return record.close(end),
     };
+    if env.shared.config.client.fast_open != FastOpen::Off {
+        client.look_whether_half_open();
+    }
     let silence = Silence::new(&env.shared.config.timeouts);
     let end = relay::run(client, server, &record.way, silence, env.pool).await;
     record.close(end);

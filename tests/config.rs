@@ -47,6 +47,7 @@ fn every_key_is_read_into_its_place() {
         keepalive = false
         user-timeout = "1m 500ms"
         notsent-lowat = 65536
+        send-buffer = 1048576
         [server]
         congestion-control = "bbr"
         fast-open = "no-cookie"
@@ -146,6 +147,7 @@ no-delay = []
 keepalive = "60s"
 user-timeout = "25days"
 notsent-lowat = 4096
+send-buffer = 1000
 fast-open = "yes"
 [server]
 user-timeout = 60

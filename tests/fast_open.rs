@@ -96,6 +96,38 @@ fn the_server_answers_before_the_handshake_ends() {
 }
 
 #[test]
+fn a_first_flight_goes_out_whole_before_the_handshake_ends() {
+    const REPLY: usize = 60_000;
+    netns(|| {
+        let pair = Pair::plain(1);
+        let cc = ["client.congestion-control=bbr", FAR, "wan.devices=[\"wan0\"]"];
+        let boxes = Boxes::start(&pair, &[NEAR], &cc);
+        for ip in BOTH {
+            // By pieces, so that pacing puts off all but the first.
+            let server = Server::start(&pair.server, pair.server_at(ip, PORT), |mut stream| {
+                stream.read_exact(&mut [0; 5])?;
+                for piece in vec![7; REPLY].chunks(REPLY / 6) {
+                    stream.write_all(piece)?;
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+            });
+            boxes.ask(&pair.client, pair.server_at(ip, PORT), b"hello");
+            // Nothing but SYNs reaches the far box any more: what its client leg sends is a first flight, or nothing.
+            obstruct(&pair.far, "tcp flags & (syn|ack) != syn drop");
+            let mut client =
+                boxes.spoken(|| pair.client.connect(server.address), |mut stream| stream.write_all(b"hello"));
+            client.set_read_timeout(Some(SOON)).unwrap();
+            let mut reply = vec![0; REPLY];
+            client.read_exact(&mut reply).unwrap();
+            assert!(reply.iter().all(|byte| *byte == 7));
+            clear(&pair.far, "obstruction");
+            peers::reset(client);
+        }
+    });
+}
+
+#[test]
 fn trap_26_a_server_that_speaks_first_gains_the_round_trip_too() {
     netns(|| {
         let pair = Pair::plain(1);

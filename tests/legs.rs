@@ -88,6 +88,30 @@ fn each_leg_has_its_own_congestion_control() {
 }
 
 #[test]
+fn a_send_buffer_holds_what_was_asked_for_and_without_a_bound_on_what_waits_it_is_the_kernels_own() {
+    netns(|| {
+        let lab = Lab::new();
+        let limit = |settings: &[&str], leg| {
+            let daemon = Daemon::start(&lab.gateway, BIN, settings);
+            let line = Line::new(&lab, Ip::V4);
+            // skmem:(r0,rb131072,t0,tb67108864,f0,w0,o0,bl0,d0)
+            let shown = line.leg(&lab, leg, "m");
+            let limit = shown.split(',').find_map(|word| word.strip_prefix("tb")?.parse::<usize>().ok());
+            line.end();
+            daemon.stop();
+            limit.unwrap_or_else(|| panic!("{shown}"))
+        };
+        for leg in LEGS {
+            let key = |key: &str| format!("{leg}.{key}");
+            assert_eq!(limit(&[], leg), 64 << 20);
+            assert_eq!(limit(&[&key("send-buffer=1048576")], leg), 1 << 20);
+            assert!(limit(&[&key("send-buffer=0")], leg) < 4 << 20);
+            assert!(limit(&[&key("notsent-lowat=0")], leg) < 4 << 20);
+        }
+    });
+}
+
+#[test]
 fn an_unknown_congestion_control_is_refused_with_those_there_are() {
     netns(|| {
         let lab = Lab::new();

@@ -20,7 +20,10 @@ const IN_FLIGHT: u64 = 1_500_000;
 
 /// Findings about buffers, and about `[wan]` if there is one.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = [RMEM, WMEM].iter().filter_map(|key| buffers(facts, key)).collect();
+    let legs = [&config.client.leg, &config.server.leg];
+    let ours = legs.iter().all(|leg| leg.send_buffer.is_some() && leg.notsent_lowat.is_some());
+    let keys = if ours { &[RMEM][..] } else { &[RMEM, WMEM] };
+    let mut findings: Vec<Finding> = keys.iter().filter_map(|key| buffers(facts, key)).collect();
     if config.wan.devices.is_empty() {
         return findings;
     }
@@ -74,16 +77,16 @@ fn absent(config: &Config, facts: &Facts) -> Vec<Finding> {
         .collect()
 }
 
-/// How much may be sent to us at first. That is no matter of routes: the kernel takes it from `tcp_rmem`.
+/// How much may be sent to us at first: we ask for as much as we send, and the kernel gives half of its largest buffer.
 fn receive_window(config: &Config, facts: &Facts) -> Option<Finding> {
     let wanted = config.wan.initial_window;
     let needed = u64::from(wanted) * SEGMENT * OVERHEAD;
-    let [least, first, most] = three(facts, RMEM).filter(|[_, first, _]| *first < needed)?;
-    let segments = first / OVERHEAD / SEGMENT;
+    let [least, first, most] = three(facts, RMEM).filter(|[_, _, most]| *most < needed)?;
+    let segments = most / OVERHEAD / SEGMENT;
     let what =
         format!("{RMEM} = {least} {first} {most}: servers send {segments} segments at first, not {wanted}");
-    let why = "half of the second number is the window that we offer when we dial; wan.initial-window is what we send at first";
-    Some(Finding::new(Level::Warning, "wan", what, why).mend(set(RMEM, [least, needed, most.max(needed)])))
+    let why = "half of the third number is the largest window that we can offer; wan.initial-window is what we send at first";
+    Some(Finding::new(Level::Warning, "wan", what, why).mend(set(RMEM, [least, first, needed])))
 }
 
 /// BBR keeps its own counsel: tcp_slow_start_after_idle_check() in include/net/tcp.h.
@@ -109,7 +112,7 @@ mod tests {
     const WAN: &str = "wan.devices = ['wan0']";
 
     fn facts(sysctls: &[(&'static str, &str)]) -> Facts {
-        let fine = [(RMEM, "4096 292000 6291456"), (WMEM, "4096 16384 4194304"), (SLOW_START, "1")];
+        let fine = [(RMEM, "4096 131072 6291456"), (WMEM, "4096 16384 4194304"), (SLOW_START, "1")];
         let bbr = Congestion { name: "bbr".to_owned(), refused: None };
         Facts {
             sysctls: fine.iter().chain(sysctls).map(|(key, value)| (*key, (*value).to_owned())).collect(),
@@ -131,29 +134,26 @@ mod tests {
     #[test]
     fn a_link_that_has_what_it_needs_is_well() {
         assert_eq!(told(WAN, &facts(&[])), ["Ok: initial window: 100 segments, both ways []"]);
-        assert_eq!(told("", &facts(&[(RMEM, "4096 131072 6291456")])), [""; 0], "nobody asked");
+        assert_eq!(told("", &facts(&[])), [""; 0], "nobody asked");
     }
 
     #[test]
-    fn a_first_receive_buffer_that_is_smaller_than_the_window_is_told_with_the_one_that_is_needed() {
-        let small = facts(&[(RMEM, "4096 131072 6291456")]);
-        let first = |what: &str, mend: &str| {
-            [format!(
-                "Warning: net.ipv4.tcp_rmem = 4096 131072 6291456: {what} [sysctl -w net.ipv4.tcp_rmem=\"{mend}\"]"
-            )]
-        };
-        let usual = first("servers send 44 segments at first, not 100", "4096 292000 6291456");
-        assert_eq!(told(WAN, &small), usual);
-        let less = format!("{WAN}\nwan.initial-window = 44");
-        assert_eq!(told(&less, &small), ["Ok: initial window: 44 segments, both ways []"]);
-        let mend = told(&format!("{WAN}\nwan.initial-window = 1000"), &small).remove(0);
-        assert!(mend.ends_with("tcp_rmem=\"4096 2920000 6291456\"]"), "{mend}");
+    fn receive_buffers_that_are_smaller_than_the_window_are_told_with_what_is_needed() {
+        let small = facts(&[(RMEM, "4096 131072 3000000")]);
+        let more = "wan.devices = ['wan0']\nwan.initial-window = 1000";
+        assert_eq!(told(more, &small), ["Ok: initial window: 1000 segments, both ways []"]);
+        let smaller = facts(&[(RMEM, "4096 131072 146000")]);
+        let warning = told(WAN, &smaller).remove(1);
+        let what = "net.ipv4.tcp_rmem = 4096 131072 146000: servers send 50 segments at first, not 100";
+        let mend = "sysctl -w net.ipv4.tcp_rmem=\"4096 131072 292000\"";
+        assert_eq!(warning, format!("Warning: {what} [{mend}]"));
     }
 
     #[test]
     fn buffers_that_hold_no_long_link_are_told_whatever_is_configured() {
         let small = facts(&[(RMEM, "4096 131072 2999999"), (WMEM, "4096\t16384\t1000000")]);
-        let told = told("", &small);
+        assert_eq!(told("", &small).len(), 1, "send buffers are ours to size");
+        let told = told("server.send-buffer = 0", &small);
         assert!(
             told[0].starts_with("Note: net.ipv4.tcp_rmem = 4096 131072 2999999: no buffer grows"),
             "{told:?}"

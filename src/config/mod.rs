@@ -94,6 +94,8 @@ pub struct Leg {
     /// TCP_NOTSENT_LOWAT: so many bytes may wait in the send buffer before more is taken from the other leg;
     /// `None`: as `net.ipv4.tcp_notsent_lowat` says.
     pub notsent_lowat: Option<NonZeroU32>,
+    /// SO_SNDBUF: what the send buffer may hold, what is under way among it; `None`: as `net.ipv4.tcp_wmem` says.
+    pub send_buffer: Option<NonZeroU32>,
 }
 
 /// `[client]`
@@ -291,6 +293,9 @@ impl Default for Leg {
     fn default() -> Self {
         // Sent in 0.4 ms at 10 Gbit/s: long enough to be refilled, and far less than a send buffer grows to.
         const NOTSENT_LOWAT: NonZeroU32 = NonZeroU32::new(1 << 20).expect("not 0");
+        // BBR has up to three times under way what a link holds, and takes a sender that the buffer stops before that for one
+        // that has nothing to send: 100 Mbit/s and 600 ms want 32 MiB. What waits unsent is bounded by the other one.
+        const SEND_BUFFER: NonZeroU32 = NonZeroU32::new(64 << 20).expect("not 0");
         let keepalive = Keepalive::On { idle: None, interval: None, probes: None };
         Self {
             congestion_control: Congestion::Preferred,
@@ -299,6 +304,7 @@ impl Default for Leg {
             keepalive,
             user_timeout: None,
             notsent_lowat: Some(NOTSENT_LOWAT),
+            send_buffer: Some(SEND_BUFFER),
         }
     }
 }

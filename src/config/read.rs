@@ -78,6 +78,7 @@ fn leg(section: &mut Section<'_>) -> Leg {
         keepalive: keepalive(section, default.keepalive),
         user_timeout: section.take("user-timeout", value::user_timeout, default.user_timeout),
         notsent_lowat: section.take("notsent-lowat", value::notsent_lowat, default.notsent_lowat),
+        send_buffer: section.take("send-buffer", value::send_buffer, default.send_buffer),
     }
 }
 

@@ -20,6 +20,8 @@ const USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 /// With less, one burst from the other leg would not fit; more than any send buffer can be.
 const NOTSENT_LEAST: u32 = 16 << 10;
 const NOTSENT_MOST: u32 = 1 << 30;
+const SEND_BUFFER_LEAST: u32 = 64 << 10;
+const SEND_BUFFER_MOST: u32 = 1 << 30;
 /// Our own timers; longer ones are better never.
 const TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// More than 1.4 MB at once is a burst that no queue before a slow link takes.
@@ -117,6 +119,12 @@ pub(super) fn user_timeout(node: &Node) -> Result<Option<Duration>, Why> {
 pub(super) fn notsent_lowat(node: &Node) -> Result<Option<NonZeroU32>, Why> {
     let why = "must be a number of bytes from 16384 to 1073741824, or 0: as net.ipv4.tcp_notsent_lowat says";
     let allowed = |bytes: &u32| *bytes == 0 || (NOTSENT_LEAST..=NOTSENT_MOST).contains(bytes);
+    number(node).filter(allowed).ok_or(Why::Allowed(why)).map(NonZeroU32::new)
+}
+
+pub(super) fn send_buffer(node: &Node) -> Result<Option<NonZeroU32>, Why> {
+    let why = "must be a number of bytes from 65536 to 1073741824, or 0: as net.ipv4.tcp_wmem says";
+    let allowed = |bytes: &u32| *bytes == 0 || (SEND_BUFFER_LEAST..=SEND_BUFFER_MOST).contains(bytes);
     number(node).filter(allowed).ok_or(Why::Allowed(why)).map(NonZeroU32::new)
 }
 

@@ -27,6 +27,8 @@ const TURN_BYTES: usize = 1 << 20;
 const TURN_STEPS: u32 = 64;
 /// A source is readable and gives nothing: when to try again.
 const PAUSE: Duration = Duration::from_millis(10);
+/// What was written to a sink whose handshake has not ended is pushed after this time: more than pacing puts a first flight off.
+const HALF_OPEN: Duration = Duration::from_millis(1);
 /// No pipe or no memory is to be had, perhaps for thousands of sessions at once: when to try again.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
@@ -197,11 +199,17 @@ impl Pump<'_> {
         let mut bytes = 0;
         for _ in 0..TURN_STEPS {
             ready!(self.way.poll_pause(cx));
+            if self.sink.is_half_open() {
+                self.sink.push();
+            }
             match self.way.half.get().step() {
                 Step::Fill => bytes += ready!(self.poll_fill(cx))?,
                 Step::Drain(_) => {
                     let drained = self.sink.poll_write(cx, || self.way.drain(self.sink, self.pool));
                     self.settle(self.sink, ready!(drained))?;
+                    if self.sink.is_half_open() {
+                        self.way.pause(HALF_OPEN);
+                    }
                 }
                 Step::Shut => {
                     self.sink.shut_write().map_err(|err| failed(self.sink, err))?;

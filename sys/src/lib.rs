@@ -14,5 +14,5 @@ pub use resolve::{Part, resolve};
 pub use sockopt::{
     DataInSyn, Handshake, MemInfo, accept_queue, at_urgent_mark, handshake, is_mptcp, mem_info,
     set_bind_address_no_port, set_fast_open, set_fast_open_connect, set_fast_open_no_cookie,
-    set_notsent_lowat, unsent,
+    set_first_window, set_notsent_lowat, unsent,
 };

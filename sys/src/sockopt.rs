@@ -82,6 +82,14 @@ pub fn set_notsent_lowat(sock: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     set(sock, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes.cast_signed())
 }
 
+/// Lets a peer have `bytes` under way to `sock` as soon as the protocol can say so, where `net.ipv4.tcp_rmem` would begin with
+/// less and have the window grow; at most half of its third number. Unlike SO_RCVBUF this ends no growth: to ask for so many bytes
+/// at once (SO_RCVLOWAT) makes room for them, and the room stays (`tcp_set_rcvlowat()` in net/ipv4/tcp.c).
+pub fn set_first_window(sock: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    set(sock, libc::SOL_SOCKET, libc::SO_RCVLOWAT, i32::try_from(bytes).unwrap_or(i32::MAX))?;
+    set(sock, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
+}
+
 /// Puts off the choice of a port from bind() to connect(), so that a port is taken per destination and not for all of them.
 pub fn set_bind_address_no_port(sock: BorrowedFd<'_>) -> io::Result<()> {
     set(sock, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
@@ -111,6 +119,8 @@ pub struct Handshake {
     pub data: DataInSyn,
     /// It was accepted at its SYN. Older kernels do not say so of a SYN without data.
     pub fast_open_child: bool,
+    /// It has not ended: our SYN, or our answer to the peer's, has not been confirmed.
+    pub under_way: bool,
     /// Segments that were sent more than once, the SYN among them.
     pub retransmits: u32,
 }
@@ -136,6 +146,10 @@ pub fn handshake(sock: BorrowedFd<'_>) -> io::Result<Handshake> {
 impl Handshake {
     /// Reads the beginning of a `struct tcp_info` (include/uapi/linux/tcp.h).
     fn read(info: [u8; TCP_INFO_LEN]) -> Self {
+        // tcpi_state; the states are in include/net/tcp_states.h.
+        const STATE: usize = 0;
+        const SYN_SENT: u8 = 2;
+        const SYN_RECV: u8 = 3;
         const OPTIONS: usize = 5;
         const SYN_DATA: u8 = 32;
         const TFO_CHILD: u8 = 128;
@@ -150,7 +164,8 @@ impl Handshake {
         };
         let [.., a, b, c, d] = info;
         let retransmits = u32::from_ne_bytes([a, b, c, d]);
-        Self { data, fast_open_child: info[OPTIONS] & TFO_CHILD != 0, retransmits }
+        let under_way = matches!(info[STATE], SYN_SENT | SYN_RECV);
+        Self { data, fast_open_child: info[OPTIONS] & TFO_CHILD != 0, under_way, retransmits }
     }
 }
 
@@ -231,7 +246,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
-        let ordinary = Handshake { data: DataInSyn::None, fast_open_child: false, retransmits: 0 };
+        let ordinary =
+            Handshake { data: DataInSyn::None, fast_open_child: false, under_way: false, retransmits: 0 };
         assert_eq!([&near, &far].map(|end| handshake(end.as_fd()).unwrap()), [ordinary; 2]);
     }
 

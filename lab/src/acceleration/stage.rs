@@ -19,6 +19,8 @@ pub(super) const DOWN: u8 = b'D';
 pub(super) const UP: u8 = b'U';
 pub(super) const REQUEST: usize = 9;
 
+/// Payload of a segment with timestamps.
+const SEGMENT: usize = 1448;
 const ASKED: u16 = 7000;
 const SPEAKS: u16 = 7001;
 
@@ -50,7 +52,7 @@ impl Stage {
                 io::copy(&mut stream, &mut io::sink()).map(drop)
             }),
         ];
-        let boxes = settings(&pair, way).into_iter().map(|(host, settings)| {
+        let boxes = settings(&pair, way, initial_window(profile)).into_iter().map(|(host, settings)| {
             let before = netfilter(&host);
             let settings: Vec<_> = settings.iter().map(String::as_str).collect();
             let daemon = Daemon::start(&host, binary, &settings);
@@ -104,23 +106,31 @@ impl Stage {
 }
 
 /// The boxes that have tcp-intercept, and how it differs from the defaults there.
-fn settings(pair: &Pair, way: Way) -> Vec<(Host, Vec<String>)> {
+fn settings(pair: &Pair, way: Way, initial_window: usize) -> Vec<(Host, Vec<String>)> {
     let wan: Vec<_> = (0..pair.paths.len()).map(|n| format!("\"wan{n}\"")).collect();
     let wan = format!("[{}]", wan.join(","));
-    let near = vec!["rules.interfaces=[\"lan0\"]".to_owned(), format!("wan.devices={wan}")];
-    let far = vec![format!("rules.interfaces={wan}"), format!("wan.devices={wan}")];
-    let with = |mut settings: Vec<String>, more: &str| {
-        settings.push(more.to_owned());
-        settings
+    let both = [format!("wan.devices={wan}"), format!("wan.initial-window={initial_window}")];
+    let with = |interfaces: &str, more: &[&str]| {
+        let more = more.iter().map(|setting| (*setting).to_owned());
+        std::iter::once(format!("rules.interfaces={interfaces}")).chain(both.clone()).chain(more).collect()
     };
     match way {
         Way::EndToEnd => Vec::new(),
-        Way::OneBox => vec![(pair.near.clone(), near)],
+        Way::OneBox => vec![(pair.near.clone(), with("[\"lan0\"]", &[]))],
         Way::Pair => vec![
-            (pair.near.clone(), with(near, "server.fast-open=true")),
-            (pair.far.clone(), with(far, "client.fast-open=true")),
+            (pair.near.clone(), with("[\"lan0\"]", &["server.fast-open=true"])),
+            (pair.far.clone(), with(&wan, &["client.fast-open=true"])),
         ],
     }
+}
+
+/// Half of what the first path holds, as docs/acceleration.md has it, and no less than the default.
+fn initial_window(profile: &Profile) -> usize {
+    let held = profile.paths.first().map_or(0, |path| {
+        let round_trip = path.to_server.delay + path.to_client.delay;
+        path.to_server.rate.map_or(0, |rate| rate.bytes(round_trip))
+    });
+    (held / 2 / SEGMENT).max(100)
 }
 
 /// A server that counts who is not the client. A connection that is cut is nothing to speak of.
