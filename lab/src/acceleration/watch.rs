@@ -7,9 +7,8 @@ use super::results::{Object, Outcome, Sample, Sender, Trace};
 use super::stage::Stage;
 use crate::host::Host;
 
-const EVERY: Duration = Duration::from_millis(50);
-/// `ss` is asked more seldom: each call is a process.
-const ASK_EVERY: u32 = 2;
+/// Each look at the sender is a process.
+const EVERY: Duration = Duration::from_millis(75);
 
 /// Watches `transfer`, of which `received` says how many bytes have come.
 pub(super) fn watch(
@@ -24,8 +23,7 @@ pub(super) fn watch(
             let (host, filter) = stage.sender(object);
             let mut samples = Vec::new();
             for n in 0_u32.. {
-                let sender = if n % ASK_EVERY == 0 { ask(host, &filter) } else { None };
-                samples.push(Sample { at: start.elapsed(), bytes: received(), sender });
+                samples.push(Sample { at: start.elapsed(), bytes: received(), sender: ask(host, &filter) });
                 if over.load(Ordering::Relaxed) {
                     break;
                 }
