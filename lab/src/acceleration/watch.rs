@@ -23,8 +23,10 @@ pub(super) fn watch(
             let (host, filter) = stage.sender(object);
             let mut samples = Vec::new();
             for n in 0_u32.. {
+                // The last sample is one of what has ended.
+                let last = over.load(Ordering::Relaxed);
                 samples.push(Sample { at: start.elapsed(), bytes: received(), sender: ask(host, &filter) });
-                if over.load(Ordering::Relaxed) {
+                if last {
                     break;
                 }
                 std::thread::sleep((EVERY * (n + 1)).saturating_sub(start.elapsed()));
