@@ -1,5 +1,6 @@
 //! The command line: what is asked, and where the answer goes. WIRING; the only module that prints.
 #![allow(clippy::disallowed_macros, reason = "standard output belongs to this module")]
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -101,8 +102,15 @@ pub fn main() -> ExitCode {
     };
     match answer(cli) {
         Ok((text, exit)) => {
-            print!("{text}");
-            exit.into()
+            match io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => exit.into(),
+                // Whoever reads has read enough, as `head` does.
+                Err(err) if err.kind() == io::ErrorKind::BrokenPipe => exit.into(),
+                Err(err) => {
+                    eprintln!("tcp-intercept: writing to standard output: {err}");
+                    Exit::OsErr.into()
+                }
+            }
         }
         Err(fatal) => {
             eprintln!("tcp-intercept: {fatal}");

@@ -1,6 +1,7 @@
 //! What keeps the daemon from starting: one clear message, the right exit code, and nothing left behind.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::fs;
+use std::process::{Command, Stdio};
 
 use lab::{Daemon, Lab, netns};
 
@@ -38,6 +39,21 @@ fn a_wrong_command_line_ends_with_64() {
         refused(&lab, &[BIN, "frobnicate"], 64, &["frobnicate"]);
         refused(&lab, &[BIN, "rules", "print", "--format", "ipchains"], 64, &["ipchains", "iptables"]);
     });
+}
+
+#[test]
+fn whoever_reads_the_answer_may_stop_reading_and_whoever_cannot_take_it_is_told() {
+    let print = |to: Stdio| {
+        let output = Command::new(BIN).args(["rules", "print"]).stdout(to).stderr(Stdio::piped()).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(print(writer.into()), (Some(0), String::new()));
+    let (code, said) = print(fs::File::options().write(true).open("/dev/full").unwrap().into());
+    assert_eq!(code, Some(71), "{said}");
+    assert!(said.contains("standard output") && said.contains("No space left"), "{said}");
 }
 
 #[test]
