@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 
 use crate::config::{Config, FastOpen};
-use crate::dial::{self, Call, Memory, Opener, Reached};
+use crate::dial::{self, Call, Memory, Multipath, Opener, Reached};
 use crate::flow::{Flow, Side};
 use crate::kernel::Kernel;
 use crate::leg::Leg;
 use crate::listener::Accepted;
 use crate::log;
 use crate::metrics::Counters;
-use crate::record::{By, Cause, Dialled, End, Opening, Phase, Record};
+use crate::record::{By, Cause, Dialled, End, Mptcp, Opening, Phase, Record};
 use crate::relay::first::FirstBytes;
 use crate::relay::pool::Pool;
 use crate::relay::silence::Silence;
+use crate::relay::watch::Watch;
 use crate::relay::{self, Directions};
 
 /// What the sessions of one worker share.
@@ -28,7 +29,7 @@ pub struct Env<'a> {
     pub kernel: &'a Kernel,
     /// What is counted.
     pub counters: &'a Counters,
-    /// Where Fast Open fails.
+    /// Where Fast Open and Multipath TCP fail.
     pub memory: &'a Memory,
     /// The worker's pipes.
     pub pool: &'a Pool,
@@ -49,8 +50,9 @@ pub async fn run(conn: Accepted, env: &Env<'_>) {
         }
         Err(end) => return record.close(end),
     };
-    let silence = Silence::new(&env.config.timeouts);
-    let end = relay::run(&client, server, &record.way, silence, env.pool).await;
+    let (on_client, on_server) = (env.kernel.client.stall(&client), env.kernel.server.stall(server));
+    let watch = Watch::new(Silence::new(&env.config.timeouts), on_client, on_server);
+    let end = relay::run(&client, server, &record.way, watch, env.pool).await;
     record.close(end);
     if end.cause == Cause::Eof {
         client.end_in_order();
@@ -66,7 +68,8 @@ async fn dial(session: &Recorder<'_>, env: &Env<'_>) -> Result<Reached, End> {
     let opener = Opener::new(flow.orig_dst.0, env.kernel.fast_open, first, env.memory);
     let own_mark = env.config.rules.own_mark.server();
     let Env { kernel, lacking, .. } = *env;
-    let call = Call { flow, config: &env.config.server, own_mark, kernel, opener, lacking };
+    let multipath = Multipath::new(flow.orig_dst.0.ip(), kernel.server.mptcp, env.memory);
+    let call = Call { flow, config: &env.config.server, own_mark, kernel, multipath, opener, lacking };
     match select(pin!(dial::connect(&call)), pin!(client.failure())).await {
         Either::Left((dialled, _)) => dialled.map_err(|err| err.end()),
         Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),
@@ -119,6 +122,9 @@ impl<'a> Recorder<'a> {
             (Phase::Connect, Cause::Errno(_)) if end.by == By::Server => counters.dial_failed.count(),
             _ => {}
         }
+        if let Some(server) = self.server.get() {
+            self.multipath_ended(server);
+        }
         // Some of it is the kernel's to say, which nobody needs who does not hear it.
         log::record(|| Record {
             flow: self.flow,
@@ -137,6 +143,20 @@ impl<'a> Recorder<'a> {
             server: self.server.get().map(Leg::facts),
             server_opening: self.dialled.map(|(_, opening, _)| opening),
         });
+    }
+}
+
+impl Recorder<'_> {
+    fn multipath_ended(&self, server: &Leg) {
+        let Env { counters, memory, .. } = self.env;
+        let became = server.mptcp();
+        memory.ended(self.flow.orig_dst.0.ip(), became);
+        match became {
+            Mptcp::Off => {}
+            Mptcp::Yes => counters.mptcp.count(),
+            Mptcp::Avoided => counters.mptcp_avoided.count(),
+            Mptcp::Refused | Mptcp::Fallback | Mptcp::Lost | Mptcp::Broken => counters.mptcp_failed.count(),
+        }
     }
 }
 
