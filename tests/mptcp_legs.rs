@@ -134,6 +134,22 @@ fn where_syns_with_it_are_lost_the_kernels_own_fallback_comes_first_and_is_remem
 }
 
 #[test]
+fn a_connect_timeout_that_leaves_the_kernel_no_time_to_fall_back_costs_one_connection() {
+    netns(|| {
+        let pair = Pair::plain(1);
+        let near = Daemon::start(&pair.near, BIN, &[NEAR, "server.connect-timeout=2s"]);
+        obstruct(&pair, "tcp flags & syn == syn tcp option mptcp exists drop");
+        let to = pair.server_at(Ip::V4, PORT);
+        let client = pair.client.connect(to).unwrap();
+        expect_reset(&client);
+        let record = near.record_of(client.local_addr().unwrap(), to);
+        assert_eq!(words(&record, "phase cause"), "connect connect-timeout");
+        let ended = Line::new(&pair, Ip::V4).record(&near);
+        assert_eq!(words(&ended, "cause server_mptcp"), "eof avoided");
+    });
+}
+
+#[test]
 fn what_passes_the_handshake_and_not_the_data_is_broken_and_remembered() {
     netns(|| {
         let pair = Pair::plain(1);

@@ -141,6 +141,9 @@ pub async fn connect(call: &Call<'_>) -> Result<Reached, DialError> {
             tokio::time::timeout(after, ladder(call)).await.unwrap_or(Err(DialError::TimedOut { after }))
         }
     };
+    if let Err(err) = &result {
+        call.multipath.conclude_without(err);
+    }
     let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
     result.map(|(leg, dialled)| Reached { leg, dialled, opening })
 }

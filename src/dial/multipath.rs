@@ -1,12 +1,17 @@
 //! Multipath TCP towards the server (RFC 8684): asked for where it is not known to fail, and what came of it is remembered. EFFECT.
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::DialError;
 use super::destinations::Kind;
 use super::memory::Memory;
 use crate::leg::Leg;
 use crate::record::Mptcp;
+
+/// The SYNs of the first three seconds have the option, as `net.mptcp.syn_retrans_before_tcp_fallback` is 2; the next may take a second to
+/// be answered.
+const BEFORE_AN_ORDINARY_SYN: Duration = Duration::from_secs(4);
 
 /// Whether one session's server leg asks for Multipath TCP.
 pub struct Multipath<'a> {
@@ -35,13 +40,24 @@ impl<'a> Multipath<'a> {
             _ if self.avoided => Mptcp::Avoided,
             false => Mptcp::Refused,
             true if leg.mptcp() == Mptcp::Yes => return,
-            // The kernel leaves the option out from the third SYN on: mptcp_active_should_disable() in net/mptcp/ctrl.c.
+            // The kernel itself leaves the option out of a later SYN: mptcp_active_detect_blackhole() in net/mptcp/ctrl.c.
             true if sys::handshake(leg.as_fd()).is_ok_and(|how| how.retransmits > 0) => Mptcp::Lost,
             true => Mptcp::Fallback,
         };
         leg.mptcp_became(became);
         if matches!(became, Mptcp::Fallback | Mptcp::Lost) {
-            self.memory.known().failed(self.server, Kind::Mptcp, Instant::now());
+            self.failed();
         }
+    }
+
+    /// No leg came about. It is remembered if an ordinary SYN might have fared better: when our timeout left it no time.
+    pub(super) fn conclude_without(&self, err: &DialError) {
+        if self.asks() && matches!(err, DialError::TimedOut { after } if *after < BEFORE_AN_ORDINARY_SYN) {
+            self.failed();
+        }
+    }
+
+    fn failed(&self) {
+        self.memory.known().failed(self.server, Kind::Mptcp, Instant::now());
     }
 }
