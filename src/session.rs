@@ -144,9 +144,8 @@ impl<'a> Recorder<'a> {
             server_opening: self.dialled.map(|(_, opening, _)| opening),
         });
     }
-}
 
-impl Recorder<'_> {
+    /// Only now it is known what Multipath TCP was worth with this server.
     fn multipath_ended(&self, server: &Leg) {
         let Env { counters, memory, .. } = self.env;
         let became = server.mptcp();
