@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size_force;
@@ -12,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::{self, Config, Congestion, FastOpen, Keepalive, Wan};
 use crate::exit::{Exit, Fatal};
-use crate::leg::IPPROTO_MPTCP;
+use crate::leg::{IPPROTO_MPTCP, Leg};
 
 /// What `congestion-control` is when the operator names none: measured best on lossy links (design decision 7).
 const PREFERRED_CONGESTION_CONTROL: &str = "bbr";
@@ -46,6 +47,8 @@ pub struct LegOptions {
     /// TCP_NOTSENT_LOWAT, in bytes; all ones when it is not set.
     pub notsent_lowat: u32,
     refused: AtomicBool,
+    /// What TCP_USER_TIMEOUT would do on MPTCP sockets.
+    stall_on_mptcp: Option<Duration>,
     on_tcp: Options,
     on_mptcp: Options,
 }
@@ -56,7 +59,7 @@ struct Options {
     congestion_control: Option<String>,
     no_delay: bool,
     keepalive: Option<TcpKeepalive>,
-    user_timeout: Option<std::time::Duration>,
+    user_timeout: Option<Duration>,
     notsent_lowat: Option<NonZeroU32>,
     send_buffer: Option<NonZeroU32>,
     window: Option<u32>,
@@ -134,9 +137,10 @@ impl Kernel {
         Ok(Self { client, server, mptcp, fast_open, degraded })
     }
 
-    /// A non-blocking socket for dialling, with the server leg's options, Multipath TCP if it is wanted and the kernel has it.
-    pub fn server_socket(&self, domain: Domain) -> io::Result<Socket> {
-        let mut kind = if self.mptcp.load(Ordering::Relaxed) { Kind::Mptcp } else { Kind::Tcp };
+    /// A non-blocking socket for dialling, with the server leg's options, for Multipath TCP if that is `wanted` and the kernel has it.
+    pub fn server_socket(&self, domain: Domain, wanted: bool) -> io::Result<Socket> {
+        let mptcp = wanted && self.mptcp.load(Ordering::Relaxed);
+        let mut kind = if mptcp { Kind::Mptcp } else { Kind::Tcp };
         let socket = match kind.socket(domain) {
             Err(err) if kind == Kind::Mptcp && no_mptcp(&err) => {
                 if self.mptcp.swap(false, Ordering::Relaxed) {
@@ -172,6 +176,11 @@ impl Kernel {
 }
 
 impl LegOptions {
+    /// How long what `leg` was given may stay unconfirmed, where the kernel does not watch that itself.
+    pub fn stall(&self, leg: &Leg) -> Option<Duration> {
+        self.stall_on_mptcp.filter(|_| leg.is_mptcp_socket())
+    }
+
     /// Sets the options. One that was granted at the start and is refused now is left out, and that is said once: no connection
     /// fails for it.
     fn apply(&self, socket: &Socket, kind: Kind) {
@@ -240,14 +249,16 @@ fn probe_leg(
     let on_tcp = probe_options(leg, config, window, Kind::Tcp, &tcp, degraded)?;
     let refused = AtomicBool::new(false);
     let notsent_lowat = on_tcp.notsent_lowat.map_or(u32::MAX, NonZeroU32::get);
+    let on_mptcp = on_tcp.clone();
     let mut options =
-        LegOptions { leg, mptcp: false, notsent_lowat, refused, on_mptcp: on_tcp.clone(), on_tcp };
+        LegOptions { leg, mptcp: false, notsent_lowat, refused, stall_on_mptcp: None, on_mptcp, on_tcp };
     if config.mptcp {
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {
                 options.on_mptcp = probe_options(leg, config, window, Kind::Mptcp, &mptcp, degraded)?;
                 // An MPTCP socket says yes to any name: only a TCP socket knows.
                 options.on_mptcp.congestion_control = options.on_tcp.congestion_control.clone();
+                options.stall_on_mptcp = config.user_timeout.xor(options.on_mptcp.user_timeout);
                 options.mptcp = true;
             }
             Err(err) => degraded.push(Degraded { key: format!("{leg}.mptcp"), kind: Kind::Mptcp, err }),
@@ -272,8 +283,11 @@ fn probe_options(
         }
     };
     let keepalive = keepalive(config.keepalive).filter(|on| takes("keepalive", socket.set_tcp_keepalive(on)));
-    let user_timeout =
-        config.user_timeout.filter(|&after| takes("user-timeout", socket.set_tcp_user_timeout(Some(after))));
+    let user_timeout = config.user_timeout.filter(|&after| match socket.set_tcp_user_timeout(Some(after)) {
+        // The relay does what the kernel does not: relay/stall.rs.
+        Err(_) if kind == Kind::Mptcp => false,
+        set => takes("user-timeout", set),
+    });
     let notsent_lowat = config
         .notsent_lowat
         .filter(|bytes| takes("notsent-lowat", sys::set_notsent_lowat(socket.as_fd(), bytes.get())));

@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use crate::config::{Level, Log, LogFormat, LogTarget};
 use crate::exit::{Exit, Fatal};
 use crate::metrics::{Counter, worth_a_line};
-use crate::record::Record;
+use crate::record::{Paths, Record};
 
 /// Lines that wait for the writer; what comes beyond is dropped and counted, so that no disk can hold up a connection.
 const QUEUE: usize = 8192;
@@ -89,14 +89,21 @@ pub fn init(config: &Log) -> Result<Guard, LogError> {
     Ok(Guard { messages, writer: Some(writer) })
 }
 
+/// Whether close records are written. What only they say need not be asked for otherwise.
+pub fn recording() -> bool {
+    tracing::enabled!(tracing::Level::INFO)
+}
+
 /// The close record: the one line of a connection.
 pub fn record(record: impl FnOnce() -> Record) {
-    if !tracing::enabled!(tracing::Level::INFO) {
+    if !recording() {
         return;
     }
     let record = record();
     let ms = |d: std::time::Duration| d.as_micros() as f64 / 1000.0;
     let server = record.server.as_ref();
+    let (client_paths, server_paths) =
+        (record.client.paths.as_ref(), server.and_then(|leg| leg.paths.as_ref()));
     tracing::info!(
         client = %record.flow.client,
         server = %record.flow.orig_dst.0,
@@ -111,9 +118,13 @@ pub fn record(record: impl FnOnce() -> Record) {
         dialled = record.dialled.map(crate::record::Dialled::as_str),
         client_cc = record.client.congestion_control,
         client_mptcp = record.client.mptcp.as_str(),
+        client_subflows = client_paths.map(Paths::count),
+        client_paths = client_paths.map(Paths::to_string),
         client_fast_open = record.client_opening.as_str(),
         server_cc = server.map(|leg| leg.congestion_control.as_str()),
         server_mptcp = server.map(|leg| leg.mptcp.as_str()),
+        server_subflows = server_paths.map(Paths::count),
+        server_paths = server_paths.map(Paths::to_string),
         server_fast_open = record.server_opening.map(crate::record::Opening::as_str),
         "closed"
     );

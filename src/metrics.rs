@@ -52,6 +52,12 @@ counters! {
     fast_open_failed => "fast-open-failed",
     /// Server legs without Fast Open, because it failed with that server before.
     fast_open_avoided => "fast-open-avoided",
+    /// Server legs that were Multipath TCP to their end.
+    mptcp => "mptcp",
+    /// Server legs that were to be Multipath TCP and are TCP: the server, this kernel, or something between them has it not.
+    mptcp_failed => "mptcp-failed",
+    /// Server legs without Multipath TCP, because it failed with that server before.
+    mptcp_avoided => "mptcp-avoided",
     /// Sessions that one of our timeouts ended.
     timed_out => "timed-out",
     /// Connections to the listener itself.

@@ -1,7 +1,7 @@
 //! The close record: what is said of a connection, once, at its end. PURE.
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::flow::{Flow, Side};
@@ -105,15 +105,23 @@ pub enum Dialled {
     OtherPort,
 }
 
-/// What became of Multipath TCP on a leg.
+/// What became of Multipath TCP on a leg. All but [`Mptcp::Yes`] mean that it is TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mptcp {
     /// Not asked for.
     Off,
-    /// In use.
+    /// Asked for and not even tried: this kernel makes no such sockets any more.
+    Refused,
+    /// Not asked for, because it failed with this server before.
+    Avoided,
+    /// In use to the end.
     Yes,
-    /// Asked for; the peer or the kernel has it not, so it is TCP.
+    /// The peer does not speak it; of a client: did not ask for it.
     Fallback,
+    /// No SYN with it was answered, and one without was.
+    Lost,
+    /// In use at first; then the peer, or something on the way that does not let it pass, made it TCP.
+    Broken,
 }
 
 /// How a leg's first SYN was sent or taken, and what TCP Fast Open came to.
@@ -142,6 +150,48 @@ pub struct LegFacts {
     pub congestion_control: String,
     /// Multipath TCP.
     pub mptcp: Mptcp,
+    /// Its paths; `None` where it is not in use, or the kernel knows them no more.
+    pub paths: Option<Paths>,
+}
+
+/// The paths of an MPTCP connection: the most that was seen of them at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths(pub Vec<Path>);
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// This host's address.
+    pub local: IpAddr,
+    /// The peer's.
+    pub remote: IpAddr,
+    /// Bytes of payload that were sent by it.
+    pub sent: u64,
+    /// Bytes of payload that came by it.
+    pub received: u64,
+}
+
+impl Paths {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Bytes sent and received by all of them.
+    pub fn carried(&self) -> u64 {
+        self.0.iter().map(|path| path.sent + path.received).sum()
+    }
+}
+
+impl fmt::Display for Paths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut gap = "";
+        for Path { local, remote, sent, received } in &self.0 {
+            write!(f, "{gap}{local}>{remote} {sent}/{received}")?;
+            gap = ", ";
+        }
+        Ok(())
+    }
 }
 
 /// Everything that is said of one connection.
@@ -198,7 +248,10 @@ words! {
         Ordinary => "no", Avoided => "avoided", Asked => "asked", Empty => "empty", Data => "data", Ignored => "ignored",
         Lost => "lost"
     }
-    Mptcp { Off => "off", Yes => "yes", Fallback => "fallback" }
+    Mptcp {
+        Off => "off", Refused => "refused", Avoided => "avoided", Yes => "yes", Fallback => "fallback", Lost => "lost",
+        Broken => "broken"
+    }
 }
 
 impl fmt::Display for Cause {

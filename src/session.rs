@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 
 use crate::config::FastOpen;
-use crate::dial::{self, Call, Opener, Reached};
+use crate::dial::{self, Call, Multipath, Opener, Reached};
 use crate::flow::Side;
 use crate::leg::Leg;
 use crate::listener::Accepted;
 use crate::log;
-use crate::record::{By, Cause, Dialled, End, Opening, Phase, Record};
+use crate::record::{By, Cause, Dialled, End, Mptcp, Opening, Phase, Record};
 use crate::relay::first::FirstBytes;
 use crate::relay::pool::Pool;
 use crate::relay::silence::Silence;
+use crate::relay::watch::Watch;
 use crate::relay::{self, Directions};
 use crate::shared::Shared;
 
@@ -42,11 +43,13 @@ pub async fn run(conn: &Accepted, env: &Env<'_>) {
         }
         Err(end) => return record.close(end),
     };
-    if env.shared.config.client.fast_open != FastOpen::Off {
+    let Shared { config, kernel, .. } = env.shared;
+    if config.client.fast_open != FastOpen::Off {
         client.look_whether_half_open();
     }
-    let silence = Silence::new(&env.shared.config.timeouts);
-    let end = relay::run(client, server, &record.way, silence, env.pool).await;
+    let (on_client, on_server) = (kernel.client.stall(client), kernel.server.stall(server));
+    let watch = Watch::new(Silence::new(&config.timeouts), on_client, on_server);
+    let end = relay::run(client, server, &record.way, watch, env.pool).await;
     record.close(end);
     if end.cause == Cause::Eof {
         client.end_in_order();
@@ -63,7 +66,8 @@ async fn dial(session: &Recorder<'_>, env: &Env<'_>) -> Result<Reached, End> {
     let opener = Opener::new(flow.orig_dst.0, kernel.fast_open, first, memory);
     let own_mark = config.rules.own_mark.server();
     let lacking = &|err: &io::Error| env.shared.lacking(err);
-    let call = Call { flow, config: &config.server, own_mark, kernel, opener, lacking };
+    let multipath = Multipath::new(flow.orig_dst.0.ip(), kernel.server.mptcp, memory);
+    let call = Call { flow, config: &config.server, own_mark, kernel, multipath, opener, lacking };
     match select(pin!(dial::connect(&call)), pin!(client.failure())).await {
         Either::Left((dialled, _)) => dialled.map_err(|err| err.end()),
         Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),
@@ -115,6 +119,9 @@ impl<'a> Recorder<'a> {
             (Phase::Connect, Cause::Errno(_)) if end.by == By::Server => counters.dial_failed.count(),
             _ => {}
         }
+        if let Some(server) = self.server.get() {
+            self.multipath_ended(server);
+        }
         // Some of it is the kernel's to say, which nobody needs who does not hear it.
         log::record(|| Record {
             flow: self.conn.flow,
@@ -133,6 +140,19 @@ impl<'a> Recorder<'a> {
             server: self.server.get().map(Leg::facts),
             server_opening: self.dialled.map(|(_, opening, _)| opening),
         });
+    }
+
+    /// Only now it is known what Multipath TCP was worth with this server.
+    fn multipath_ended(&self, server: &Leg) {
+        let Shared { counters, memory, .. } = self.env.shared;
+        let became = server.mptcp();
+        memory.ended(self.conn.flow.orig_dst.0.ip(), became);
+        match became {
+            Mptcp::Off => {}
+            Mptcp::Yes => counters.mptcp.count(),
+            Mptcp::Avoided => counters.mptcp_avoided.count(),
+            Mptcp::Refused | Mptcp::Fallback | Mptcp::Lost | Mptcp::Broken => counters.mptcp_failed.count(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Shared {
     pub kernel: Kernel,
     /// What is counted.
     pub counters: Counters,
-    /// Where Fast Open fails.
+    /// Where Fast Open and Multipath TCP fail.
     pub memory: dial::Memory,
     /// How many sessions there are.
     pub occupancy: Occupancy,

@@ -15,6 +15,7 @@ use tcp_intercept::leg::{Leg, reset_on_close};
 use tcp_intercept::record::{By, Cause, End, Phase, Timeout};
 use tcp_intercept::relay::pool::{Pipe, Pool};
 use tcp_intercept::relay::silence::Silence;
+use tcp_intercept::relay::watch::Watch;
 use tcp_intercept::relay::{self, Direction, Directions};
 
 /// A connected pair: the end that a test holds, and the one that the relay holds.
@@ -50,7 +51,8 @@ fn relay_from(
             let client = Leg::new(client_leg, Side::Client, &plain()).unwrap();
             let server = Leg::new(server_leg, Side::Server, &plain()).unwrap();
             let pool = Pool::default();
-            let end = relay::run(&client, &server, &way(&pool), Silence::new(&timeouts), &pool).await;
+            let watch = Watch::new(Silence::new(&timeouts), None, None);
+            let end = relay::run(&client, &server, &way(&pool), watch, &pool).await;
             if end.cause == Cause::Eof {
                 client.end_in_order();
                 server.end_in_order();

@@ -24,6 +24,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("record", Tier::Pure),
     ("relay::half", Tier::Pure),
     ("relay::silence", Tier::Pure),
+    ("relay::stall", Tier::Pure),
     ("rules::chains", Tier::Pure),
     ("rules::change", Tier::Pure),
     ("rules::compare", Tier::Pure),

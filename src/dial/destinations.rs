@@ -1,4 +1,5 @@
-//! Which servers which SYNs of Fast Open fail with. PURE: a table of fixed size, whatever peers do; the time comes from outside.
+//! What fails with which servers: the SYNs of Fast Open, and Multipath TCP. PURE: a table of fixed size, whatever peers do; the
+//! time comes from outside.
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -7,17 +8,29 @@ use std::time::{Duration, Instant};
 const PLACES: usize = 4096;
 /// Where it has worked, one failure is most likely a lost packet: so many in a row are not.
 const STRIKES: u32 = 3;
-/// How long it is then avoided; after each further failure twice as long, up to [`LONGEST_PAUSE`].
+/// How long it is then avoided; after each further failure twice as long, up to [`Kind::longest_pause`].
 const PAUSE: Duration = Duration::from_secs(60);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// The two SYNs of Fast Open: what loses one may let the other pass.
+/// What is tried with a server. The two SYNs of Fast Open are two: what loses one may let the other pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// With the option and no data.
+    /// A SYN with Fast Open's option and no data.
     Empty,
-    /// With data.
+    /// A SYN with data.
     Data,
+    /// Multipath TCP.
+    Mptcp,
+}
+
+impl Kind {
+    /// A SYN that is lost costs its connection a second. One try of Multipath TCP in vain costs next to nothing, and a far box that
+    /// is back at work is to be used soon.
+    const fn longest_pause(self) -> Duration {
+        match self {
+            Self::Empty | Self::Data => Duration::from_secs(3600),
+            Self::Mptcp => Duration::from_secs(600),
+        }
+    }
 }
 
 /// What is remembered of servers.
@@ -49,17 +62,17 @@ impl<S: BuildHasher> Destinations<S> {
         Self { places: vec![None; places], hasher }
     }
 
-    /// Whether `server` is to be spared such a SYN.
+    /// Whether `server` is to be spared it.
     pub fn avoids(&self, server: IpAddr, kind: Kind, now: Instant) -> bool {
         self.entry(server, kind).is_some_and(|entry| entry.is_avoided(now))
     }
 
-    /// The first such SYN was answered, and its data taken.
+    /// It went as it should: a SYN was answered, and its data taken; a connection was Multipath TCP to its end.
     pub fn worked(&mut self, server: IpAddr, kind: Kind) {
         self.put(Entry { has_worked: true, ..Entry::new(server, kind) });
     }
 
-    /// It was not.
+    /// It did not.
     pub fn failed(&mut self, server: IpAddr, kind: Kind, now: Instant) {
         let mut entry = self.entry(server, kind).copied().unwrap_or(Entry::new(server, kind));
         entry.strike(now);
@@ -99,7 +112,7 @@ impl Entry {
         let enough = if self.has_worked { STRIKES } else { 1 };
         if let Some(further) = self.strikes.checked_sub(enough) {
             let pause = PAUSE.saturating_mul(1_u32.checked_shl(further).unwrap_or(u32::MAX));
-            self.avoided_until = Some(now + pause.min(LONGEST_PAUSE));
+            self.avoided_until = Some(now + pause.min(self.kind.longest_pause()));
         }
     }
 }
@@ -150,6 +163,20 @@ mod tests {
             assert!(!known.avoids(SERVER, Kind::Data, now), "{minutes}");
         }
         (0..100).for_each(|n| known.failed(SERVER, Kind::Data, now + secs(n * 3600)));
+    }
+
+    #[test]
+    fn multipath_tcp_is_tried_again_after_ten_minutes_at_most() {
+        let (mut known, mut now) = (Destinations::default(), Instant::now());
+        for minutes in [1, 2, 4, 8, 10, 10] {
+            known.failed(SERVER, Kind::Mptcp, now);
+            assert!(known.avoids(SERVER, Kind::Mptcp, now + secs(minutes * 60 - 1)));
+            now += secs(minutes * 60);
+            assert!(!known.avoids(SERVER, Kind::Mptcp, now), "{minutes}");
+        }
+        known.worked(SERVER, Kind::Mptcp);
+        known.failed(SERVER, Kind::Mptcp, now);
+        assert!(!known.avoids(SERVER, Kind::Mptcp, now), "where it has worked, one failure is not enough");
     }
 
     #[test]

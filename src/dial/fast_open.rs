@@ -1,9 +1,8 @@
 //! TCP Fast Open towards the server (RFC 7413): the SYN waits for the client's first bytes, and what became of it is remembered. EFFECT.
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -11,7 +10,8 @@ use socket2::Socket;
 use sys::{DataInSyn, Handshake};
 
 use super::DialError;
-use super::destinations::{Destinations, Kind};
+use super::destinations::Kind;
+use super::memory::Memory;
 use crate::config::FastOpen;
 use crate::leg::Leg;
 use crate::record::Opening;
@@ -19,30 +19,6 @@ use crate::relay::first::FirstBytes;
 
 /// The second SYN goes out after a second (TCP_TIMEOUT_INIT in include/net/tcp.h), and may take as long to be answered.
 const BEFORE_AN_ORDINARY_SYN: Duration = Duration::from_secs(2);
-
-/// What all workers know of the servers that were dialled with Fast Open.
-#[derive(Debug, Default)]
-pub struct Memory(Mutex<Destinations>);
-
-impl Memory {
-    /// What a SYN that was sent as `sent` has come to.
-    fn learn(&self, server: IpAddr, mode: FastOpen, sent: Opening, became: Opening) {
-        let kind = if sent == Opening::Data { Kind::Data } else { Kind::Empty };
-        match became {
-            Opening::Asked | Opening::Empty | Opening::Data => self.known().worked(server, kind),
-            Opening::Lost => self.known().failed(server, kind, Instant::now()),
-            // Behind a cookie it means that the cookie was outdated, and that a new one has come.
-            Opening::Ignored if mode == FastOpen::NoCookie => {
-                self.known().failed(server, kind, Instant::now());
-            }
-            Opening::Ignored | Opening::Ordinary | Opening::Avoided => {}
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Destinations> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// How one session's server leg is opened: holds what becomes of its SYN while the ladder is climbed.
 pub struct Opener<'a> {
@@ -70,6 +46,19 @@ impl<'a> Opener<'a> {
         let may = |kind| mode != FastOpen::Off && !memory.known().avoids(server.ip(), kind, Instant::now());
         let (may_be_empty, may_have_data) = (may(Kind::Empty), may(Kind::Data));
         Self { server, mode, may_be_empty, may_have_data, sent: Cell::new(Opening::Ordinary), first, memory }
+    }
+
+    /// Remembers what a SYN that was sent as `sent` has come to.
+    fn learn(&self, sent: Opening, became: Opening) {
+        let kind = if sent == Opening::Data { Kind::Data } else { Kind::Empty };
+        let (server, mut known) = (self.server.ip(), self.memory.known());
+        match became {
+            Opening::Asked | Opening::Empty | Opening::Data => known.worked(server, kind),
+            Opening::Lost => known.failed(server, kind, Instant::now()),
+            // Behind a cookie it means that the cookie was outdated, and that a new one has come.
+            Opening::Ignored if self.mode == FastOpen::NoCookie => known.failed(server, kind, Instant::now()),
+            Opening::Ignored | Opening::Ordinary | Opening::Avoided => {}
+        }
     }
 
     /// connect(). Where the SYN can carry the client's first bytes, it is put off and they are waited for.
@@ -137,7 +126,7 @@ impl<'a> Opener<'a> {
             Err(err) if blames_fast_open(err) => Opening::Lost,
             Err(_) => return sent,
         };
-        self.memory.learn(self.server.ip(), self.mode, sent, opening);
+        self.learn(sent, opening);
         opening
     }
 }

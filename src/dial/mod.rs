@@ -1,6 +1,8 @@
 //! The server leg: dialled from the address that the server is to see. EFFECT.
 mod destinations;
 mod fast_open;
+mod memory;
+mod multipath;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +18,10 @@ use crate::kernel::Kernel;
 use crate::leg::{Leg, lacks, reset_on_close};
 use crate::record::{Dialled, End, Opening, Phase, Timeout};
 
+pub use self::fast_open::Opener;
 use self::fast_open::Syn;
-pub use self::fast_open::{Memory, Opener};
+pub use self::memory::Memory;
+pub use self::multipath::Multipath;
 
 /// The waits before the same address and port are tried again, a second in all when descriptors or memory have run out.
 const WAITS: [Duration; 9] = [
@@ -108,6 +112,8 @@ pub struct Call<'a> {
     pub own_mark: u32,
     /// What the kernel can do.
     pub kernel: &'a Kernel,
+    /// Multipath TCP.
+    pub multipath: Multipath<'a>,
     /// Fast Open.
     pub opener: Opener<'a>,
     /// Told when there is no descriptor or memory for it.
@@ -135,6 +141,9 @@ pub async fn connect(call: &Call<'_>) -> Result<Reached, DialError> {
             tokio::time::timeout(after, ladder(call)).await.unwrap_or(Err(DialError::TimedOut { after }))
         }
     };
+    if let Err(err) = &result {
+        call.multipath.conclude_without(err);
+    }
     let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
     result.map(|(leg, dialled)| Reached { leg, dialled, opening })
 }
@@ -176,7 +185,8 @@ fn source(flow: &Flow, source: Source) -> Option<SocketAddr> {
 
 async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, DialError> {
     let OrigDst(server) = call.flow.orig_dst;
-    let socket = call.kernel.server_socket(Domain::for_address(server)).map_err(DialError::Socket)?;
+    let domain = Domain::for_address(server);
+    let socket = call.kernel.server_socket(domain, call.multipath.asks()).map_err(DialError::Socket)?;
     prepare(&socket, call.own_mark).map_err(DialError::Socket)?;
     if let Some(addr) = source {
         bind(&socket, addr).map_err(|err| DialError::BindSource { addr, err })?;
@@ -188,6 +198,7 @@ async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, Dia
         call.opener.send(&leg)?;
     }
     leg.connected().await.map_err(DialError::Connect)?;
+    call.multipath.conclude(&leg);
     Ok(leg)
 }
 

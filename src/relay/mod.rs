@@ -4,6 +4,8 @@ pub mod half;
 pub mod pool;
 pub mod silence;
 mod splice;
+mod stall;
+pub mod watch;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -17,10 +19,10 @@ use tokio::time::Sleep;
 
 use self::half::{Half, Moved, Step};
 use self::pool::{Pipe, Pool};
-use self::silence::Silence;
+use self::watch::Watch;
 use crate::flow::Side;
 use crate::leg::{Leg, lacks};
-use crate::record::{End, Phase, Timeout};
+use crate::record::{End, Phase};
 
 /// After so many bytes or steps a direction lets the other sessions of its worker have a turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -126,24 +128,24 @@ impl Directions {
     }
 }
 
-/// Relays until both directions have ended, a leg fails, or the session has been silent for too long. Whatever `way` says has
+/// Relays until both directions have ended, a leg fails, or one of the session's clocks strikes. Whatever `way` says has
 /// happened before is taken up from there. It leaves closing the legs to its caller, as the returned end demands.
 pub fn run<'a>(
     client: &'a Leg,
     server: &'a Leg,
     way: &'a Directions,
-    silence: Option<Silence>,
+    watch: Option<Box<Watch>>,
     pool: &'a Pool,
 ) -> impl Future<Output = End> {
     let session = Session { client, server, way, pool };
     // Most sessions have none, and need no room for it.
-    let silent = silence.map(|silence| Box::pin(too_silent(silence, way)));
+    let struck = watch.map(|watch| Box::pin(watch.strikes(client, server, way)));
     async move {
-        let relayed = match silent {
+        let relayed = match struck {
             None => both(&session).await,
-            Some(silent) => match select(pin!(both(&session)), silent).await {
+            Some(struck) => match select(pin!(both(&session)), struck).await {
                 Either::Left((relayed, _)) => relayed,
-                Either::Right((which, _)) => return End::timeout(Phase::Relay, which),
+                Either::Right((struck, _)) => return struck,
             },
         };
         match relayed {
@@ -301,13 +303,4 @@ impl Pump<'_> {
 
 fn failed(leg: &Leg, err: io::Error) -> Failed {
     Failed { side: leg.side(), err }
-}
-
-async fn too_silent(mut silence: Silence, way: &Directions) -> Timeout {
-    loop {
-        tokio::time::sleep(silence.tick()).await;
-        if let Some(struck) = silence.at_tick(way.moved(), way.half_closed()) {
-            return struck;
-        }
-    }
 }

@@ -16,7 +16,7 @@ const BEYOND: usize = 4096;
 
 /// Moves bytes from `source` into the empty `pipe`, at most the `most` that have a place to go; says how many it asked for.
 pub fn fill(source: &Leg, pipe: &Pipe, most: usize) -> io::Result<(usize, Moved)> {
-    let asked = if source.copies() { most.min(there(source)?.saturating_add(BEYOND)) } else { most };
+    let asked = if source.is_mptcp_socket() { most.min(there(source)?.saturating_add(BEYOND)) } else { most };
     let moved = match moved(source, &pipe.write, asked) {
         Ok(Some(n)) => match NonZeroUsize::new(n) {
             Some(n) => Moved::Bytes(n),
@@ -38,7 +38,7 @@ fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
     match source.failed() {
         Some(err) => Err(err),
         // MPTCP has no urgent data, and its FIONREAD says 1 at the end (mptcp_inq_hint() in net/mptcp/protocol.c).
-        None if !source.copies() && there(source)? > 0 => Ok(Moved::NotReady),
+        None if !source.is_mptcp_socket() && there(source)? > 0 => Ok(Moved::NotReady),
         None => Ok(Moved::Eof),
     }
 }
@@ -69,7 +69,7 @@ fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>
 ///
 /// Data may have come since splice() found none: only at the mark is the next byte an urgent one.
 pub fn take_urgent(source: &Leg) -> io::Result<Option<u8>> {
-    if source.copies() || !sys::at_urgent_mark(source.as_fd())? {
+    if source.is_mptcp_socket() || !sys::at_urgent_mark(source.as_fd())? {
         return Ok(None);
     }
     let mut byte = [0];

@@ -2,17 +2,19 @@
 //! typed result out, no policy, no logging. The only crate with `unsafe`.
 
 mod event;
+mod mptcp;
 mod packet;
 mod process;
 mod resolve;
 mod sockopt;
 
 pub use event::async_socket;
+pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
 pub use process::{Fork, fork};
 pub use resolve::{Part, resolve};
 pub use sockopt::{
     DataInSyn, Handshake, MemInfo, accept_queue, at_urgent_mark, handshake, is_mptcp, mem_info,
     set_bind_address_no_port, set_fast_open, set_fast_open_connect, set_fast_open_no_cookie,
-    set_first_window, set_notsent_lowat, unsent,
+    set_first_window, set_notsent_lowat, unconfirmed, unsent,
 };

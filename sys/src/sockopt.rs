@@ -1,6 +1,6 @@
 //! Socket options.
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_void, socklen_t};
@@ -72,6 +72,14 @@ pub fn unsent(sock: BorrowedFd<'_>) -> io::Result<u32> {
     let mut bytes: c_int = 0;
     // SAFETY: SIOCOUTQNSD writes one c_int to its argument, which is writable for that.
     cvt(unsafe { libc::ioctl(sock.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) })?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// Bytes of payload that `sock` has taken and its peer has not yet confirmed, sent or not; a FIN counts as one.
+pub fn unconfirmed(sock: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: c_int = 0;
+    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one c_int to its argument, which is writable for that.
+    cvt(unsafe { libc::ioctl(sock.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
@@ -173,21 +181,30 @@ impl Handshake {
 const TCP_INFO_LEN: usize = 8 + 24 * 4;
 
 /// Types that any bytes are a valid value of.
-trait Plain: Copy {}
+pub(crate) trait Plain: Copy {}
 impl Plain for c_int {}
 impl Plain for [u32; SK_MEMINFO_VARS] {}
 impl Plain for [u32; TCP_INFO_WORDS] {}
 impl Plain for [u8; TCP_INFO_LEN] {}
 
 fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
-    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: any bytes are a valid `Plain`.
+    let mut value: T = unsafe { zeroed() };
+    exchange(sock, level, name, &mut value)?;
+    Ok(value)
+}
+
+/// Asks with `value`, of which the kernel may read some, for what it overwrites it with.
+pub(crate) fn exchange<T: Plain>(
+    sock: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &mut T,
+) -> io::Result<()> {
     let mut len = size_of::<T>() as socklen_t;
-    // SAFETY: `value` is writable for `len` bytes; the kernel writes no more than `len`.
-    cvt(unsafe {
-        libc::getsockopt(sock.as_raw_fd(), level, name, value.as_mut_ptr().cast::<c_void>(), &mut len)
-    })?;
-    // SAFETY: all bytes were set to zero before the kernel wrote some of them, and any bytes are a valid `Plain`.
-    Ok(unsafe { value.assume_init() })
+    let ptr = (&raw mut *value).cast::<c_void>();
+    // SAFETY: `ptr` is readable and writable for `len` bytes, the kernel writes no more, and any bytes are a valid `Plain`.
+    cvt(unsafe { libc::getsockopt(sock.as_raw_fd(), level, name, ptr, &mut len) })
 }
 
 pub(crate) fn set(sock: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
@@ -228,8 +245,9 @@ mod tests {
         set_notsent_lowat(sender.as_fd(), 65_536).unwrap();
         sender.set_nonblocking(true).unwrap();
         while sender.write(&[0; 16_384]).is_ok() {}
-        let unsent = unsent(sender.as_fd()).unwrap();
+        let (unsent, unconfirmed) = (unsent(sender.as_fd()).unwrap(), unconfirmed(sender.as_fd()).unwrap());
         assert!((65_536..131_072).contains(&unsent), "{unsent}");
+        assert!(unconfirmed >= unsent, "{unconfirmed}");
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! One socket of a session, as the relay sees it. EFFECT.
+mod multipath;
+
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,10 +16,11 @@ use tokio::io::{Interest, Ready};
 
 use crate::flow::Side;
 use crate::kernel::LegOptions;
-use crate::record::{LegFacts, Mptcp, Opening};
+use crate::record::{LegFacts, Opening};
 
-/// The protocol number of Multipath TCP (RFC 8684) on Linux: IPPROTO_MPTCP.
-pub const IPPROTO_MPTCP: i32 = 262;
+pub use self::multipath::IPPROTO_MPTCP;
+use self::multipath::Multipath;
+
 /// What is asked of a sink whose write side is closed: the write will say why.
 const ONE_PAGE: usize = 4096;
 /// With so much room left the kernel need not be asked again.
@@ -31,7 +34,7 @@ const OVERHEAD: usize = 2048;
 pub struct Leg {
     io: AsyncFd<Socket>,
     side: Side,
-    mptcp: Mptcp,
+    multipath: Multipath,
     /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
     error: Cell<Option<i32>>,
     urgent: Cell<bool>,
@@ -48,17 +51,13 @@ impl Leg {
     /// # Errors
     /// When it cannot be registered with this thread's runtime (ENOMEM, ENOSPC: `fs.epoll.max_user_watches`).
     pub fn new(socket: Socket, side: Side, options: &LegOptions) -> io::Result<Self> {
-        let mptcp = match options.mptcp {
-            false => Mptcp::Off,
-            true if socket.protocol()?.is_some_and(|p| i32::from(p) == IPPROTO_MPTCP) => Mptcp::Yes,
-            true => Mptcp::Fallback,
-        };
+        let multipath = Multipath::of(&socket, options)?;
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let io = sys::async_socket(socket, interest)?;
         Ok(Self {
             io,
             side,
-            mptcp,
+            multipath,
             notsent_lowat: options.notsent_lowat,
             error: Cell::new(None),
             urgent: Cell::new(false),
@@ -75,11 +74,6 @@ impl Leg {
     /// The socket.
     pub fn socket(&self) -> &Socket {
         self.io.get_ref()
-    }
-
-    /// An MPTCP socket, be it fallen back or not: reading from it costs memory for the length asked for.
-    pub fn copies(&self) -> bool {
-        self.mptcp == Mptcp::Yes
     }
 
     /// Waits until a connect() that is under way has come to its end.
@@ -204,6 +198,7 @@ impl Leg {
 
     /// Remembers that the leg has failed: from now on its EOF is none. What the kernel lacks for a moment is no failure of it.
     pub fn keep(&self, err: io::Error) -> io::Error {
+        let err = if self.lost_its_paths(&err) { Errno::TIMEDOUT.into() } else { err };
         if self.error.get().is_none() && !lacks(&err) {
             self.error.set(err.raw_os_error());
         }
@@ -212,6 +207,7 @@ impl Leg {
 
     /// Passes a FIN on.
     pub fn shut_write(&self) -> io::Result<()> {
+        self.remember_paths();
         match self.socket().shutdown(std::net::Shutdown::Write) {
             // Both FINs went before, as a session that is taken over can find it; or a reset came, and then there is an error.
             Err(err) if err.kind() == io::ErrorKind::NotConnected => self.take_error().map_or(Ok(()), Err),
@@ -243,11 +239,8 @@ impl Leg {
     pub fn facts(&self) -> LegFacts {
         let name = self.socket().tcp_congestion().unwrap_or_default();
         let name: Vec<u8> = name.into_iter().take_while(|&b| b != 0).collect();
-        let mptcp = match self.mptcp {
-            Mptcp::Yes if sys::is_mptcp(self.as_fd()).is_ok_and(|yes| !yes) => Mptcp::Fallback,
-            known => known,
-        };
-        LegFacts { congestion_control: String::from_utf8_lossy(&name).into_owned(), mptcp }
+        let congestion_control = String::from_utf8_lossy(&name).into_owned();
+        LegFacts { congestion_control, mptcp: self.mptcp(), paths: self.paths() }
     }
 
     /// How the peer's SYN was taken; asks the kernel.
