@@ -1,0 +1,112 @@
+//! What the paths carry, and what becomes of connections when they are cut.
+use std::io::Write;
+use std::thread::sleep;
+use std::time::Duration;
+
+use lab::{BOTH, Host, Ip, Pair, netns, peers, wait_until};
+
+use crate::support::{Boxes, SOON, sent, transfer, two_paths};
+
+const MB: u64 = 1_000_000;
+
+#[test]
+fn one_connection_uses_both_paths_in_both_directions() {
+    netns(|| {
+        let pair = two_paths(100);
+        let _boxes = Boxes::start(&pair);
+        watch(&pair.server);
+        for ip in BOTH {
+            for (bytes, from) in [([10 * MB, 0], &pair.near), ([0, 10 * MB], &pair.far)] {
+                let before = sent(from);
+                transfer(&pair, ip, bytes, || ());
+                let after = sent(from);
+                let carried = [after[0] - before[0], after[1] - before[1]];
+                let least = carried.iter().min().unwrap();
+                assert!(*least > 3 * MB, "{ip:?} {bytes:?}: {carried:?}");
+            }
+        }
+        // Nobody has troubled the server with what goes on between the boxes.
+        assert_eq!(strangers(&pair.server), 0);
+    });
+}
+
+#[test]
+fn each_connection_is_joined_once_from_the_path_of_the_near_box() {
+    netns(|| {
+        let pair = Pair::plain(2);
+        let boxes = Boxes::start(&pair);
+        for (n, ip) in (1..).zip(BOTH) {
+            let (client, server, _) = peers::pair(&pair.client, &pair.server, pair.server_at(ip, 8000));
+            (&client).write_all(b"first bytes").unwrap();
+            let joined = || pair.near.ss("-tn state established").contains("10.3.1.2:5001");
+            wait_until("a second subflow", SOON, joined);
+            assert_eq!(pair.near.counter("MPTcpExtMPJoinSynTx"), n, "{ip:?}");
+            // What goes by it is led as the rest: to the congestion control and marks of its connection.
+            let subflow = pair.near.ss("-tineO state established dst 10.3.1.2");
+            assert!(subflow.contains("fwmark:0x2") && subflow.contains("wan1"), "{subflow}");
+            drop((client, server));
+            boxes.near.wait_for_records(n as usize);
+            wait_until("the end of the subflow", SOON, || !joined());
+        }
+        assert_eq!(pair.far.counter("MPTcpExtMPJoinAckRx"), 2);
+    });
+}
+
+#[test]
+fn a_path_that_is_cut_in_mid_transfer_loses_nothing() {
+    for cut in 0..2 {
+        netns(|| {
+            let pair = two_paths(40);
+            let _boxes = Boxes::start(&pair);
+            for (ip, bytes) in BOTH.into_iter().zip([[6 * MB, 0], [0, 6 * MB]]) {
+                transfer(&pair, ip, bytes, || {
+                    under_way(&pair);
+                    pair.paths[cut].cut();
+                });
+                pair.paths[cut].mend();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_transfer_goes_on_after_both_paths_were_cut_for_ten_seconds() {
+    netns(|| {
+        let pair = two_paths(40);
+        let _boxes = Boxes::start(&pair);
+        transfer(&pair, Ip::V4, [3 * MB, 3 * MB], || {
+            under_way(&pair);
+            pair.paths.iter().for_each(lab::wan::Path::cut);
+            sleep(Duration::from_secs(10));
+            pair.paths.iter().for_each(lab::wan::Path::mend);
+        });
+    });
+}
+
+/// Waits until a transfer has been on both paths for a while.
+fn under_way(pair: &Pair) {
+    let frames = |n: usize| pair.paths[n].to_server().delivered + pair.paths[n].to_client().delivered;
+    let before = [frames(0), frames(1)];
+    wait_until("a transfer on both paths", SOON, || (0..2).all(|n| frames(n) > before[n] + 300));
+}
+
+/// Counts what comes from the boxes' own addresses, which only they know.
+fn watch(server: &Host) {
+    server.nft(
+        "table inet watch {
+            counter strangers { }
+            chain arriving {
+                type filter hook input priority -400
+                ip saddr 10.3.0.0/16 counter name strangers
+                ip6 saddr fd03::/32 meta l4proto tcp counter name strangers
+            }
+        }",
+    );
+}
+
+fn strangers(server: &Host) -> u64 {
+    let text = server.run("nft -j list counters table inet watch");
+    let listing: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let counters = listing["nftables"].as_array().unwrap();
+    counters.iter().find_map(|item| item["counter"]["packets"].as_u64()).unwrap()
+}
