@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 #[path = "mptcp/carrying.rs"]
 mod carrying;
+#[path = "mptcp/checked.rs"]
+mod checked;
 #[path = "mptcp/endpoints.rs"]
 mod endpoints;
 #[path = "mptcp/following.rs"]

@@ -9,6 +9,7 @@ use lab::bench::{Plan, Results};
 use report::Report;
 
 mod demo;
+mod paths;
 mod report;
 mod soak;
 
@@ -16,9 +17,12 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("bench") => lab::program(bench),
         Some("demo") => lab::program(demo::run),
+        Some("paths") => lab::program(paths::run),
         Some("soak") => lab::program(soak::run),
         _ => {
-            eprintln!("usage: lab bench | demo | soak");
+            eprintln!(
+                "usage: lab bench | demo | paths [even even-loss bonded bonded-loss cuts outage short] [ipv6] [net.KEY=VALUE] | soak"
+            );
             ExitCode::from(64)
         }
     }

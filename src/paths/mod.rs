@@ -9,6 +9,7 @@ pub mod keep;
 mod netlink;
 pub mod plan;
 pub mod record;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use endpoint::{Endpoint, Existing};
 use netlink::PathManager;
 use plan::{Plan, Seen};
 use record::{Raised, Record};
+pub use survey::survey;
 
 /// Why the paths may come to nothing.
 pub const SWITCHED_OFF: &str =

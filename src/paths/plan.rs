@@ -42,6 +42,35 @@ pub struct Address {
     pub lasting: bool,
 }
 
+/// What `check` judges.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// What there is.
+    pub seen: Seen,
+    /// Each endpoint that the paths come to, with the name of its path, and where it leads.
+    pub ways: Vec<(String, Endpoint, Way)>,
+    /// The kernel's counters about MPTCP since its start.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// Where what is sent from an endpoint leaves this host, for other networks than its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By the endpoint's device.
+    Out,
+    /// By another device.
+    ByAnother,
+    /// Nowhere.
+    None,
+}
+
+impl Survey {
+    /// A counter; 0 where the kernel has none.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value)
+    }
+}
+
 /// What has to change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {

@@ -3,9 +3,9 @@ use std::io::Write;
 use std::thread::sleep;
 use std::time::Duration;
 
-use lab::{BOTH, Host, Ip, Pair, netns, peers, wait_until};
+use lab::{BOTH, Daemon, Host, Ip, Pair, netns, peers, wait_until};
 
-use crate::support::{Boxes, SOON, sent, transfer, two_paths};
+use crate::support::{BIN, Boxes, SOON, sent, transfer, two_paths};
 
 const MB: u64 = 1_000_000;
 
@@ -49,6 +49,46 @@ fn each_connection_is_joined_once_from_the_path_of_the_near_box() {
             wait_until("the end of the subflow", SOON, || !joined());
         }
         assert_eq!(pair.far.counter("MPTcpExtMPJoinAckRx"), 2);
+    });
+}
+
+#[test]
+fn a_path_with_ipv6_alone_serves_when_a_box_has_timestamps_off() {
+    netns(|| {
+        let pair = two_paths(100);
+        pair.far.sysctl("net.ipv4.tcp_timestamps", "0");
+        for host in [&pair.near, &pair.far] {
+            host.ip("-4 address flush dev wan1");
+        }
+        let _boxes = Boxes::start(&pair);
+        let before = sent(&pair.far)[1];
+        transfer(&pair, Ip::V6, [0, 10 * MB], || ());
+        assert!(sent(&pair.far)[1] - before > 3 * MB);
+        assert_eq!(pair.far.counter("MPTcpExtAddAddrTxDrop"), 0);
+    });
+}
+
+#[test]
+fn each_box_may_be_the_near_one_of_connections_from_its_side() {
+    netns(|| {
+        let pair = Pair::plain(2);
+        let boxes = [(&pair.near, "10.3.1.1"), (&pair.far, "10.3.1.2")].map(|(host, address)| {
+            let paths = format!("mptcp.path=[{{device='wan1'}}, {{address='{address}', announce=true}}]");
+            Daemon::start(host, BIN, &["server.mptcp=true", "client.mptcp=true", &paths])
+        });
+        let ends = [(&pair.client, &pair.server), (&pair.server, &pair.client)];
+        let to = [pair.server_at(Ip::V4, 8000), pair.client_at(Ip::V4, 8000)];
+        for (((from, host), address), near) in ends.into_iter().zip(to).zip([&pair.near, &pair.far]) {
+            let (client, server, peer) = peers::pair(from, host, address);
+            assert_eq!(peer, client.local_addr().unwrap());
+            (&client).write_all(b"first bytes").unwrap();
+            let joined = || near.counter("MPTcpExtMPJoinSynAckRx") == 1;
+            wait_until("a second subflow", SOON, joined);
+            drop((client, server));
+        }
+        for daemon in boxes {
+            assert!(daemon.stop().0.success());
+        }
     });
 }
 
