@@ -5,6 +5,7 @@ use crate::config::{Config, MptcpPath};
 use crate::exit::Exit;
 use crate::paths::endpoint::Endpoint;
 use crate::paths::plan::{self, Seen, Survey, Way};
+use crate::paths::standing::{Standing, State};
 
 /// What [`judge`] reads; [`super::gather`] fetches these.
 pub const KEYS: [&str; 8] = [
@@ -123,16 +124,22 @@ fn without_path(config: &Config, seen: &Seen) -> Option<Finding> {
     Some(Finding::new(Level::Note, NAME, what, why))
 }
 
-/// What `run` would say of each path that it cannot use.
+/// Of each path what keeps it from being used. What is there already may be a running daemon's.
 fn standing(config: &Config, seen: &Seen) -> Vec<Finding> {
-    let all = plan::plan(&config.mptcp, seen).standing.into_iter();
-    let told = all.filter_map(|line| {
-        let (what, why) = line.split_once("; ").or_else(|| line.split_once(" while "))?;
-        let level = if line.contains(" cannot be ") { Level::Warning } else { Level::Note };
-        let why = if level == Level::Warning { format!("while {why}") } else { why.to_owned() };
-        Some(Finding::new(level, NAME, what, why))
-    });
-    told.collect()
+    let told = |Standing { path, state }: &Standing| match state {
+        State::NoDevice | State::NoAddress | State::Nowhere => {
+            let why = "connections go without this path until then";
+            Some(Finding::new(Level::Note, NAME, format!("{path}: {state}"), why))
+        }
+        State::DoesNotFit(_) => {
+            let why = "the near box hears of no address, and connections go without this path";
+            Some(Finding::new(Level::Warning, NAME, format!("{path}: {state}"), why))
+        }
+        State::Twice(_) | State::Operators(_) | State::Lingers(_) | State::Announced(_) | State::Joins(_) => {
+            None
+        }
+    };
+    plan::plan(&config.mptcp, seen).standing.iter().filter_map(told).collect()
 }
 
 fn leads(path: &str, endpoint: &Endpoint, way: Way) -> Option<Finding> {

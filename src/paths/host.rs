@@ -32,6 +32,7 @@ pub fn seen(mptcp: &Mptcp, manager: &PathManager, socket: impl AsFd) -> Result<S
         endpoints: manager.endpoints().map_err(step("MPTCP endpoints"))?,
         limits: manager.limits().map_err(step("MPTCP limits"))?,
         record: Record::default(),
+        claims: Vec::new(),
         timestamps: number("/proc/sys/net/ipv4/tcp_timestamps").is_none_or(|on| on != 0),
     })
 }

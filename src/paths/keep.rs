@@ -14,8 +14,9 @@ use crate::daemon::Reserve;
 use crate::rules::{Caller, RulesError};
 use crate::wan::events;
 
-use super::record::Record;
-use super::{Look, look, remove};
+use super::record::Raised;
+use super::standing::Standing;
+use super::{Look, Ours, SWITCHED_OFF, host, look, remove};
 
 /// Changes come in bursts: so long after the first, all are dealt with at once.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -31,10 +32,13 @@ pub struct Paths {
 
 struct Keeping {
     mptcp: Mptcp,
-    ours: Record,
+    ours: Ours,
     /// What has been said last.
     told: Vec<String>,
+    /// What was refused is tried again then.
     pause: Option<Duration>,
+    /// An address has been waited for long enough then.
+    again: Option<Duration>,
 }
 
 impl Paths {
@@ -53,7 +57,8 @@ impl Paths {
                 return None;
             }
         };
-        let mut keeping = Keeping { mptcp, ours: Record::default(), told: Vec::new(), pause: None };
+        let mut keeping =
+            Keeping { mptcp, ours: Ours::default(), told: Vec::new(), pause: None, again: None };
         keeping.look(&socket);
         Some(Self { socket, keeping })
     }
@@ -95,8 +100,8 @@ impl Keeping {
 
     /// Waits until there is a reason to look: a change, or the time to try again.
     async fn turn(&self, socket: &AsyncFd<Socket>) -> io::Result<()> {
-        let ready = match self.pause {
-            Some(pause) => match timeout(pause, socket.readable()).await {
+        let ready = match self.pause.into_iter().chain(self.again).min() {
+            Some(longest) => match timeout(longest, socket.readable()).await {
                 Ok(ready) => ready,
                 Err(_) => return Ok(()),
             },
@@ -107,14 +112,17 @@ impl Keeping {
     }
 
     fn look(&mut self, socket: &Socket) {
-        let found = look(&self.mptcp, &mut self.ours, socket);
-        let (lines, failures) = match found {
-            Ok(Look { standing, refused, limits }) => {
-                limits.iter().for_each(|line| tracing::info!("paths: {line}"));
-                (standing, refused)
+        let (mut lines, failures) = match look(&self.mptcp, &mut self.ours, socket) {
+            Ok(Look { standing, refused, raised, again }) => {
+                self.again = again;
+                let raised = raised.iter().map(Raised::to_string);
+                (standing.iter().map(Standing::to_string).chain(raised).collect(), refused)
             }
             Err(err) => (Vec::new(), vec![failure(&err)]),
         };
+        if host::switched_off() {
+            lines.push(SWITCHED_OFF.to_owned());
+        }
         for line in lines.iter().filter(|line| !self.told.contains(line)) {
             tracing::info!("paths: {line}");
         }

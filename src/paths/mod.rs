@@ -1,19 +1,22 @@
 //! The paths between two boxes: endpoints and limits of the kernel's MPTCP path manager, for `[[mptcp.path]]`. How a pair is set
 //! up, and why it is done so, is in `docs/pair.md`.
 //!
-//! [`plan`], [`endpoint`] and [`record`] decide (PURE); `host` and `netlink` look and change (EFFECT); [`keep`] follows addresses
+//! [`plan`], [`endpoint`], [`record`], [`lingering`] and [`standing`] decide (PURE); `host` and `netlink` look and change (EFFECT); [`keep`] follows addresses
 //! that come and go while the daemon runs (WIRING). The functions here block, and need no runtime.
 pub mod endpoint;
 mod host;
 pub mod keep;
+pub mod lingering;
 mod netlink;
 pub mod plan;
 pub mod record;
+pub mod standing;
 mod survey;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -23,76 +26,92 @@ use crate::units::OwnMark;
 use crate::wan::events;
 
 use endpoint::{Endpoint, Existing};
+use lingering::Served;
 use netlink::PathManager;
 use plan::{Plan, Seen};
 use record::{Raised, Record};
+use standing::Standing;
 pub use survey::survey;
 
 /// Why the paths may come to nothing.
 pub const SWITCHED_OFF: &str =
     "net.mptcp.enabled = 0: connections are plain TCP, and no path is used: sysctl -w net.mptcp.enabled=1";
 
+/// What is ours of the path manager's state, for as long as the daemon runs.
+#[derive(Debug, Default)]
+struct Ours {
+    record: Record,
+    /// Our endpoints, by whether their addresses are there.
+    served: Served,
+    /// The limits have been seen to: what an operator makes of them later is his business.
+    limits: bool,
+}
+
 /// What a look at the host came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Look {
-    /// What each path comes to, a sentence each.
-    pub standing: Vec<String>,
+    /// What each path comes to.
+    pub standing: Vec<Standing>,
     /// What the kernel refused, a sentence each: it may work later.
     pub refused: Vec<String>,
-    /// What was done to the limits.
-    pub limits: Vec<String>,
+    /// The limits that were raised.
+    pub raised: Vec<Raised>,
+    /// When to look again although nothing has been said to change.
+    pub again: Option<Duration>,
 }
 
-/// Looks at the host and makes the endpoints right. `ours` is what is ours, before and afterwards; limits are raised while it has none.
-fn look(mptcp: &Mptcp, ours: &mut Record, socket: &Socket) -> Result<Look, RulesError> {
+/// Looks at the host and makes the endpoints right.
+fn look(mptcp: &Mptcp, ours: &mut Ours, socket: &Socket) -> Result<Look, RulesError> {
     events::drain(socket).map_err(|err| RulesError::io("hear of changed addresses", &err))?;
     let manager = host::manager()?;
-    let seen = Seen { record: ours.clone(), ..host::seen(mptcp, &manager, socket)? };
-    let Plan { delete, add, record, standing } = plan::plan(mptcp, &seen);
-    let mut look = Look { standing, ..Look::default() };
-    let raise = if ours.raised.is_empty() { plan::too_low(mptcp, &seen.limits) } else { Vec::new() };
+    let now = Instant::now();
+    let (record, claims) = (ours.record.clone(), ours.served.claims(now));
+    let seen = Seen { record, claims, ..host::seen(mptcp, &manager, socket)? };
+    let plan = plan::plan(mptcp, &seen);
+    let raise = if ours.limits { Vec::new() } else { plan::too_low(mptcp, &seen.limits) };
     // Before anything is done: what is interrupted must be known as ours.
-    let gone = ours.places.iter().filter(|place| !record.places.contains(place));
-    let raised = ours.raised.iter().chain(&raise).copied().collect();
-    let meanwhile = Record { places: record.places.iter().chain(gone).copied().collect(), raised };
+    let meanwhile = ours.record.with(&plan.record.places, &raise);
     if meanwhile != host::record()? {
         host::remember(&meanwhile)?;
     }
-    *ours = meanwhile;
-    raise_limits(&manager, &raise, &mut look);
-    for endpoint in &delete {
-        let step = format!("delete the MPTCP endpoint {}", endpoint.endpoint.place);
-        manager.delete(endpoint).map_err(|err| RulesError::io(step, &err))?;
-    }
-    let mut after = Record { raised: ours.raised.clone(), ..record };
-    for (endpoint, path) in &add {
-        if let Err(err) = manager.add(endpoint) {
-            after.places.retain(|place| *place != endpoint.place);
-            let starts = format!("{path}: {} ", endpoint.place);
-            look.standing.retain(|line| !line.starts_with(&starts));
-            look.refused.push(format!("{path}: {}", refusal(endpoint, &err)));
-        }
-    }
-    if after != *ours {
-        host::remember(&after)?;
-        *ours = after;
-    }
-    if host::switched_off() {
-        look.standing.push(SWITCHED_OFF.to_owned());
+    ours.record = meanwhile.clone();
+    let look = apply(&manager, plan, &raise, ours, now)?;
+    if ours.record != meanwhile {
+        host::remember(&ours.record)?;
     }
     Ok(look)
 }
 
-fn raise_limits(manager: &PathManager, raise: &[Raised], look: &mut Look) {
-    for &Raised { limit, was, set } in raise {
-        match manager.set_limit(limit, set) {
-            Ok(()) => look.limits.push(format!("the limit {} is raised from {was} to {set}", limit.name())),
-            Err(err) => {
-                look.refused
-                    .push(format!("the limit {} stays {was}, and should be {set}: {err}", limit.name()));
-            }
+fn apply(
+    manager: &PathManager,
+    plan: Plan,
+    raise: &[Raised],
+    ours: &mut Ours,
+    now: Instant,
+) -> Result<Look, RulesError> {
+    let Plan { delete, add, record, serving, lingering, standing } = plan;
+    let mut look = Look { standing, ..Look::default() };
+    for raised in raise {
+        match manager.set_limit(raised.limit, raised.set) {
+            Ok(()) => look.raised.push(*raised),
+            Err(err) => look.refused.push(format!("{raised}: refused: {err}")),
         }
     }
+    ours.limits = look.raised.len() == raise.len();
+    for endpoint in &delete {
+        let step = format!("delete the MPTCP endpoint {}", endpoint.endpoint.place);
+        manager.delete(endpoint).map_err(|err| RulesError::io(step, &err))?;
+    }
+    ours.record.places = record.places;
+    ours.served.update(serving, lingering, now);
+    look.again = ours.served.next(now);
+    for (endpoint, path) in &add {
+        let Err(err) = manager.add(endpoint) else { continue };
+        ours.record.places.retain(|place| *place != endpoint.place);
+        look.standing.retain(|standing| !standing.serves(endpoint.place));
+        look.refused.push(format!("{path}: {}", refusal(endpoint, &err)));
+    }
+    Ok(look)
 }
 
 fn refusal(endpoint: &Endpoint, err: &io::Error) -> String {

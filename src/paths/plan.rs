@@ -7,6 +7,7 @@ use crate::config::{Interface, Mptcp, MptcpPath, PathAt};
 
 use super::endpoint::{Endpoint, Existing, Flags, Limits, Place};
 use super::record::{Limit, Raised, Record};
+use super::standing::{Standing, State};
 
 /// The greatest limit that the kernel takes (MPTCP_PM_ADDR_MAX in net/mptcp/protocol.h): how many paths the other box has is not
 /// known here.
@@ -25,6 +26,8 @@ pub struct Seen {
     pub limits: Limits,
     /// What of that is ours.
     pub record: Record,
+    /// Endpoints that stay for a while when their address has gone, each with its path.
+    pub claims: Vec<(String, Endpoint)>,
     /// `net.ipv4.tcp_timestamps`: the two do not fit into one packet with an IPv6 address and its port.
     pub timestamps: bool,
 }
@@ -80,52 +83,90 @@ pub struct Plan {
     pub add: Vec<(Endpoint, String)>,
     /// What is ours afterwards.
     pub record: Record,
-    /// What each path comes to, a sentence each.
-    pub standing: Vec<String>,
+    /// Those of ours whose address is there, each with its path.
+    pub serving: Vec<(String, Endpoint)>,
+    /// Those of ours that stay although their address has gone.
+    pub lingering: Vec<(String, Endpoint)>,
+    /// What each path comes to.
+    pub standing: Vec<Standing>,
 }
 
 /// What `mptcp` comes to on the host that was `seen`.
 pub fn plan(mptcp: &Mptcp, seen: &Seen) -> Plan {
-    let mut plan = Plan { record: seen.record.clone(), ..Plan::default() };
-    let mut wanted: Vec<(Endpoint, String)> = Vec::new();
-    for path in &mptcp.paths {
-        let found = endpoints(path, seen, &mut plan.standing);
-        for endpoint in found {
-            if wanted.iter().any(|(other, _)| other.place == endpoint.place) {
-                plan.standing.push(format!("{path}: {} is there already, by another path", endpoint.place));
-            } else {
-                wanted.push((endpoint, path.to_string()));
-            }
-        }
-    }
-    plan.record.places.clear();
-    let ours = |place: &Place| seen.record.places.contains(place);
-    let as_wanted = |have: &Existing| {
-        let same = |(want, _): &(Endpoint, String)| want.is_met_by(have);
-        wanted.iter().any(same)
-    };
-    let of_ours = seen.endpoints.iter().filter(|have| ours(&have.endpoint.place));
+    let mut plan = Plan { record: Record { places: Vec::new(), ..seen.record.clone() }, ..Plan::default() };
+    let wanted = wanted(mptcp, seen, &mut plan.standing);
+    let ours = |place: Place| seen.record.places.contains(&place);
+    let as_wanted = |have: &Existing| wanted.iter().any(|want| want.endpoint.is_met_by(have));
+    let of_ours = seen.endpoints.iter().filter(|have| ours(have.endpoint.place));
     plan.delete.extend(of_ours.filter(|have| !as_wanted(have)));
-    for (endpoint, path) in wanted {
+    for Wanted { path, endpoint, gone } in wanted {
         let place = endpoint.place;
         let there = seen.endpoints.iter().any(|have| have.endpoint.place == place);
-        match (there, ours(&place)) {
-            (true, false) => {
-                plan.standing
-                    .push(format!("{path}: {place} is an endpoint of the operator's: it is used as it is"));
-                continue;
-            }
-            (true, true) if !plan.delete.iter().any(|gone| gone.endpoint.place == place) => {}
-            _ => plan.add.push((endpoint, path.clone())),
-        }
-        plan.record.places.push(place);
-        let does = match endpoint.flags.announced() {
-            true => "is announced",
-            false => "joins connections that this host dials",
+        let goes = plan.delete.iter().any(|gone| gone.endpoint.place == place);
+        let state = match (there, endpoint.flags.announced()) {
+            (true, _) if !ours(place) => State::Operators(place),
+            _ if gone => State::Lingers(place),
+            (_, true) => State::Announced(place),
+            (_, false) => State::Joins(place),
         };
-        plan.standing.push(format!("{path}: {place} {does}"));
+        match state {
+            State::Operators(_) => {}
+            _ if gone && (goes || !there) => continue,
+            _ => {
+                plan.record.places.push(place);
+                let list = if gone { &mut plan.lingering } else { &mut plan.serving };
+                list.push((path.clone(), endpoint));
+                if !there || goes {
+                    plan.add.push((endpoint, path.clone()));
+                }
+            }
+        }
+        plan.standing.push(Standing { path, state });
     }
     plan
+}
+
+/// An endpoint that should be, and for which path.
+struct Wanted {
+    path: String,
+    endpoint: Endpoint,
+    /// Its address is not there any more.
+    gone: bool,
+}
+
+/// The endpoints of all paths, no two at one place.
+fn wanted(mptcp: &Mptcp, seen: &Seen, standing: &mut Vec<Standing>) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for path in &mptcp.paths {
+        let (found, state) = endpoints(path, seen);
+        let said = |state| Standing { path: path.to_string(), state };
+        let lingering = lingering(path, &found, seen);
+        standing.extend(state.filter(|_| lingering.is_empty()).map(said));
+        let found = found.into_iter().map(|endpoint| (endpoint, false));
+        for (endpoint, gone) in found.chain(lingering.into_iter().map(|endpoint| (endpoint, true))) {
+            if wanted.iter().any(|other| other.endpoint.place == endpoint.place) {
+                standing.push(said(State::Twice(endpoint.place)));
+            } else {
+                wanted.push(Wanted { path: path.to_string(), endpoint, gone });
+            }
+        }
+    }
+    wanted
+}
+
+/// Those that may stay: nothing of their kind has come in their place, and their device is still the same.
+fn lingering(path: &MptcpPath, found: &[Endpoint], seen: &Seen) -> Vec<Endpoint> {
+    let name = path.to_string();
+    let replaced = |endpoint: &Endpoint| {
+        let v6 = endpoint.place.address.is_ipv6();
+        found.iter().any(|other| other.place.address.is_ipv6() == v6)
+    };
+    let device = |endpoint: &Endpoint| match &path.at {
+        PathAt::Device(name) => seen.devices.get(name).copied().flatten() == Some(endpoint.device),
+        PathAt::Address(_) => true,
+    };
+    let of_path = seen.claims.iter().filter(|(claimed, _)| *claimed == name).map(|(_, endpoint)| endpoint);
+    of_path.filter(|endpoint| !replaced(endpoint) && device(endpoint)).copied().collect()
 }
 
 impl Endpoint {
@@ -136,31 +177,29 @@ impl Endpoint {
     }
 }
 
-/// The endpoints of `path`; says into `standing` why there are none, or fewer.
-fn endpoints(path: &MptcpPath, seen: &Seen, standing: &mut Vec<String>) -> Vec<Endpoint> {
-    let mut found: Vec<&Address> = match &path.at {
-        PathAt::Device(name) => match seen.devices.get(name).copied().flatten() {
-            None => {
-                standing
-                    .push(format!("{path}: there is no such device yet; as soon as there is, it is used"));
-                return Vec::new();
-            }
-            Some(index) => {
-                let on_it = |address: &&Address| address.device == index && address.lasting;
-                seen.addresses.iter().filter(on_it).collect()
-            }
-        },
-        PathAt::Address(ip) => seen.addresses.iter().filter(|address| address.ip == *ip).take(1).collect(),
+/// The endpoints of `path`, and why there are none, or why one is of no use.
+fn endpoints(path: &MptcpPath, seen: &Seen) -> (Vec<Endpoint>, Option<State>) {
+    let all = seen.addresses.iter();
+    let (mut found, none): (Vec<&Address>, _) = match &path.at {
+        PathAt::Device(name) => {
+            let Some(index) = seen.devices.get(name).copied().flatten() else {
+                return (Vec::new(), Some(State::NoDevice));
+            };
+            let on_it = |address: &&Address| address.device == index && address.lasting;
+            (all.filter(on_it).collect(), State::NoAddress)
+        }
+        PathAt::Address(ip) => (all.filter(|address| address.ip == *ip).take(1).collect(), State::Nowhere),
     };
     found.retain(|address| address.ready);
     found.sort_by_key(|address| address.ip.is_ipv6());
-    if found.is_empty() {
-        let what =
-            if matches!(path.at, PathAt::Device(_)) { "it has no address" } else { "no device has it" };
-        standing.push(format!("{path}: {what} yet; as soon as there is one, it is used"));
-    }
-    if path.announce.is_some() && seen.timestamps {
-        announceable(path, &mut found, standing);
+    let mut state = found.is_empty().then_some(none);
+    // An IPv6 address with a port does not fit beside timestamps; an IPv4 one joins IPv6 connections too.
+    if let Some(first) = found.first().filter(|_| path.announce.is_some() && seen.timestamps) {
+        if first.ip.is_ipv4() {
+            found.retain(|address| address.ip.is_ipv4());
+        } else {
+            state = Some(State::DoesNotFit(found.iter().map(|address| address.ip).collect()));
+        }
     }
     let flags = Flags::new(path.announce.is_some(), path.backup);
     let endpoint = |(n, address): (usize, &Address)| Endpoint {
@@ -169,23 +208,7 @@ fn endpoints(path: &MptcpPath, seen: &Seen, standing: &mut Vec<String>) -> Vec<E
         flags,
         id: path.id.filter(|_| n == 0),
     };
-    found.into_iter().enumerate().map(endpoint).collect()
-}
-
-/// An IPv6 address with a port does not fit beside timestamps; an IPv4 one joins IPv6 connections too.
-fn announceable(path: &MptcpPath, found: &mut Vec<&Address>, standing: &mut Vec<String>) {
-    let v6: Vec<String> =
-        found.iter().filter(|address| address.ip.is_ipv6()).map(|address| address.ip.to_string()).collect();
-    let v4 = v6.len() < found.len();
-    if v4 {
-        found.retain(|address| address.ip.is_ipv4());
-    } else if !v6.is_empty() {
-        standing.push(format!(
-            "{path}: {} cannot be announced while net.ipv4.tcp_timestamps is on, as both do not fit into one packet: give the path an \
-             IPv4 address, which serves IPv6 connections too, or switch timestamps off on one of the two boxes",
-            v6.join(", ")
-        ));
-    }
+    (found.into_iter().enumerate().map(endpoint).collect(), state)
 }
 
 /// The limits that are too low for `mptcp`. A box that only announces accepts no announcements.

@@ -71,7 +71,16 @@ impl Record {
         script
     }
 
-    /// The record in the listing of the whole ruleset's tables that holds it; what cannot be read is not ours.
+    /// This, and more that will be ours.
+    pub fn with(&self, places: &[Place], raised: &[Raised]) -> Self {
+        let new = places.iter().filter(|place| !self.places.contains(place));
+        Self {
+            places: self.places.iter().chain(new).copied().collect(),
+            raised: self.raised.iter().chain(raised).copied().collect(),
+        }
+    }
+
+    /// The record that these comments hold; what cannot be read is not ours.
     pub fn parse<'c>(comments: impl IntoIterator<Item = &'c str>) -> Self {
         let mut record = Self::default();
         for comment in comments {
@@ -91,6 +100,14 @@ impl Raised {
         let ["limit", name, was, "to", set] = words[..] else { return None };
         let limit = Limit::ALL.into_iter().find(|limit| limit.name() == name)?;
         Some(Self { limit, was: was.parse().ok()?, set: set.parse().ok()? })
+    }
+}
+
+/// `the limit subflows: raised from 2 to 8`
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, was, set } = self;
+        write!(f, "the limit {}: raised from {was} to {set}", limit.name())
     }
 }
 

@@ -1,8 +1,11 @@
 //! Decisions over hosts as data.
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::endpoint::{Endpoint, Existing, Flags, Limits, Place};
+use super::lingering::Served;
 use super::plan::{Address, Plan, Seen, plan, too_low};
+use super::standing::State;
 use crate::config::{Config, Interface, Mptcp};
 
 fn mptcp(paths: &str) -> Mptcp {
@@ -52,7 +55,11 @@ fn a_device_is_all_of_its_addresses_that_last_and_an_address_only_itself() {
         ]
     );
     assert_eq!(found.record.places.len(), 3);
-    assert!(found.standing[0].starts_with("wan3: there is no such device yet"), "{:?}", found.standing);
+    assert!(
+        found.standing[0].to_string().starts_with("wan3: there is no such device yet"),
+        "{:?}",
+        found.standing
+    );
 }
 
 #[test]
@@ -62,7 +69,7 @@ fn beside_timestamps_ipv4_is_announced_alone_and_ipv6_with_a_warning() {
     assert_eq!(changes(&plan(&path, &host(&all))), ["add 192.0.2.1 port 7000 signal dev 1"]);
     let only = plan(&path, &host(&all[..1]));
     assert_eq!(changes(&only), ["add 2001:db8::1 port 7000 signal dev 1"]);
-    assert!(only.standing[0].contains("cannot be announced while"), "{:?}", only.standing);
+    assert!(only.standing[0].to_string().contains("cannot be announced while"), "{:?}", only.standing);
     let without = Seen { timestamps: false, ..host(&all) };
     assert_eq!(plan(&path, &without).add.len(), 2);
 }
@@ -93,14 +100,19 @@ fn what_is_there_stays_what_differs_is_made_anew_and_the_operators_is_left() {
     );
     let kept: Vec<IpAddr> = found.record.places.iter().map(|place| place.address).collect();
     assert_eq!(kept, ["192.0.2.1", "192.0.2.2", "192.0.2.4"].map(|ip| ip.parse::<IpAddr>().unwrap()));
-    assert!(found.standing.iter().any(|line| line.contains("192.0.2.3 is an endpoint of the operator's")));
+    let theirs = State::Operators(Place::parse("192.0.2.3").unwrap());
+    assert!(found.standing.iter().any(|standing| standing.state == theirs), "{:?}", found.standing);
 }
 
 #[test]
 fn an_address_of_two_paths_is_used_once() {
     let found = plan(&mptcp("{device='wan1'}, {address='192.0.2.1'}"), &host(&[address("192.0.2.1", 1)]));
     assert_eq!(changes(&found).len(), 1);
-    assert!(found.standing[0].contains("is there already, by another path"), "{:?}", found.standing);
+    assert!(
+        found.standing[0].to_string().contains("is there already, by another path"),
+        "{:?}",
+        found.standing
+    );
 }
 
 #[test]
@@ -114,4 +126,49 @@ fn limits_are_only_raised_and_only_where_they_are_needed() {
     assert_eq!(raised("{device='wan1', announce=true}", 2, 0), [("subflows", 2, 8)]);
     assert_eq!(raised(near, 8, 8), []);
     assert_eq!(raised("", 0, 0), []);
+}
+
+/// What is there once the changes of `plan` are made.
+fn made(seen: &Seen, plan: &Plan) -> Seen {
+    let endpoints = plan.add.iter().zip(1..).map(|((endpoint, _), id)| Existing { endpoint: *endpoint, id });
+    Seen {
+        endpoints: endpoints.collect(),
+        record: plan.record.clone(),
+        claims: plan.serving.clone(),
+        ..seen.clone()
+    }
+}
+
+#[test]
+fn an_endpoint_waits_for_its_address_until_another_has_come_in_its_place() {
+    let path = mptcp("{device='wan1'}");
+    let both = host(&["192.0.2.1", "2001:db8::1"].map(|ip| address(ip, 1)));
+    let there = made(&both, &plan(&path, &both));
+    let gone = plan(&path, &Seen { addresses: Vec::new(), ..there.clone() });
+    assert_eq!((changes(&gone), gone.lingering.len(), gone.serving.len()), (vec![], 2, 0));
+    assert_eq!(gone.record.places.len(), 2);
+    let without_claims = plan(&path, &Seen { addresses: Vec::new(), claims: Vec::new(), ..there.clone() });
+    assert_eq!(changes(&without_claims), ["delete 192.0.2.1", "delete 2001:db8::1"]);
+    let renumbered = plan(&path, &Seen { addresses: vec![address("192.0.2.9", 1)], ..there.clone() });
+    assert_eq!(changes(&renumbered), ["delete 192.0.2.1", "add 192.0.2.9 fullmesh dev 1"]);
+    let mut another = Seen { addresses: Vec::new(), ..there };
+    another.devices.insert(Interface::new("wan1").unwrap(), Some(7));
+    assert_eq!(
+        changes(&plan(&path, &another)).len(),
+        2,
+        "the device is another one: its old connections are dead"
+    );
+}
+
+#[test]
+fn an_address_is_waited_for_no_longer_than_five_minutes_from_when_it_went() {
+    let (mut served, start) = (Served::default(), Instant::now());
+    let one = || vec![("wan1".to_owned(), existing("192.0.2.1", 1, false, 1).endpoint)];
+    let at = |seconds| start + Duration::from_secs(seconds);
+    served.update(one(), Vec::new(), at(0));
+    assert_eq!((served.claims(at(1000)).len(), served.next(at(1000))), (1, None));
+    served.update(Vec::new(), one(), at(1000));
+    served.update(Vec::new(), one(), at(1200));
+    assert_eq!((served.claims(at(1299)).len(), served.next(at(1299))), (1, Some(Duration::from_secs(1))));
+    assert_eq!(served.claims(at(1300)), []);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lab::{BOTH, Daemon, Host, Ip, Pair, netns, peers, wait_until};
 
-use crate::support::{BIN, Boxes, SOON, sent, transfer, two_paths};
+use crate::support::{BIN, Boxes, SOON, become_endpoints, says, sent, transfer, two_paths};
 
 const MB: u64 = 1_000_000;
 
@@ -76,19 +76,70 @@ fn each_box_may_be_the_near_one_of_connections_from_its_side() {
             let paths = format!("mptcp.path=[{{device='wan1'}}, {{address='{address}', announce=true}}]");
             Daemon::start(host, BIN, &["server.mptcp=true", "client.mptcp=true", &paths])
         });
-        let ends = [(&pair.client, &pair.server), (&pair.server, &pair.client)];
-        let to = [pair.server_at(Ip::V4, 8000), pair.client_at(Ip::V4, 8000)];
-        for (((from, host), address), near) in ends.into_iter().zip(to).zip([&pair.near, &pair.far]) {
+        // Each box announces, and either may be the first to join.
+        let joins =
+            || [&pair.near, &pair.far].map(|host| host.counter("MPTcpExtMPJoinAckRx")).iter().sum::<u64>();
+        for ((from, host), address) in [
+            ((&pair.client, &pair.server), pair.server_at(Ip::V4, 8000)),
+            ((&pair.server, &pair.client), pair.client_at(Ip::V4, 8000)),
+        ] {
+            let before = joins();
             let (client, server, peer) = peers::pair(from, host, address);
             assert_eq!(peer, client.local_addr().unwrap());
             (&client).write_all(b"first bytes").unwrap();
-            let joined = || near.counter("MPTcpExtMPJoinSynAckRx") == 1;
-            wait_until("a second subflow", SOON, joined);
+            wait_until("a second subflow", SOON, || joins() > before);
             drop((client, server));
         }
         for daemon in boxes {
             assert!(daemon.stop().0.success());
         }
+    });
+}
+
+#[test]
+fn two_pairs_on_one_machine_know_nothing_of_each_other() {
+    netns(|| {
+        let pairs = [Pair::plain(2), Pair::plain(2)];
+        let [first, second] = pairs.each_ref().map(Boxes::start);
+        assert!(first.near.stop().0.success());
+        let pair = &pairs[1];
+        let (client, _server, _) = peers::pair(&pair.client, &pair.server, pair.server_at(Ip::V4, 8000));
+        (&client).write_all(b"first bytes").unwrap();
+        wait_until("a second subflow", SOON, || pair.far.counter("MPTcpExtMPJoinAckRx") == 1);
+        drop((first.far, second));
+    });
+}
+
+#[test]
+fn an_address_that_changes_in_mid_transfer_loses_nothing_and_serves_what_comes_later() {
+    netns(|| {
+        let pair = two_paths(40);
+        let _boxes = Boxes::start(&pair);
+        transfer(&pair, Ip::V4, [0, 6 * MB], || {
+            under_way(&pair);
+            pair.near.ip("-4 address flush dev wan1");
+            pair.near.ip("address add 10.3.1.9/24 dev wan1");
+            become_endpoints(&pair.near, &["10.3.1.9 fullmesh dev wan1", "fd03:0:0:1::1 fullmesh dev wan1"]);
+        });
+        let before = sent(&pair.far)[1];
+        transfer(&pair, Ip::V4, [0, 6 * MB], || ());
+        assert!(sent(&pair.far)[1] - before > 2 * MB);
+    });
+}
+
+#[test]
+fn a_connection_uses_a_path_again_whose_address_was_gone_for_a_moment() {
+    netns(|| {
+        let pair = two_paths(40);
+        let boxes = Boxes::start(&pair);
+        transfer(&pair, Ip::V4, [0, 12 * MB], || {
+            under_way(&pair);
+            pair.near.ip("-4 address flush dev wan1");
+            says(&boxes.near, "the address 10.3.1.1 has gone");
+            pair.near.ip("address add 10.3.1.1/24 dev wan1");
+            under_way(&pair);
+        });
+        assert_eq!(pair.near.counter("MPTcpExtMPJoinSynTx"), 1, "it is the path of before");
     });
 }
 

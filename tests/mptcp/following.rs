@@ -54,16 +54,24 @@ fn addresses_that_change_are_followed() {
         host.ip("-4 address flush dev wan1");
         give(&host, "198.51.100.7/24", "wan1");
         become_endpoints(&host, &["198.51.100.7 fullmesh dev wan1", "fd03::7 fullmesh dev wan1"]);
-        // With the link IPv6 addresses go, IPv4 addresses stay.
+        // With the link IPv6 addresses go, IPv4 addresses stay. It may come back.
         host.ip("link set wan1 down");
-        become_endpoints(&host, &["198.51.100.7 fullmesh dev wan1"]);
+        says(&daemon, "the address fd03::7 has gone; connections that use it wait for it");
         host.ip("link set wan1 up");
+        give(&host, "fd03::8/64", "wan1");
+        become_endpoints(&host, &["198.51.100.7 fullmesh dev wan1", "fd03::8 fullmesh dev wan1"]);
         // The address of the other path comes, and moves to another device.
         give(&host, "10.9.0.1/24", "lan0");
-        become_endpoints(&host, &["10.9.0.1 fullmesh dev lan0", "198.51.100.7 fullmesh dev wan1"]);
+        become_endpoints(
+            &host,
+            &["10.9.0.1 fullmesh dev lan0", "198.51.100.7 fullmesh dev wan1", "fd03::8 fullmesh dev wan1"],
+        );
         host.ip("address delete 10.9.0.1/24 dev lan0");
         give(&host, "10.9.0.1/24", "wan1");
-        become_endpoints(&host, &["10.9.0.1 fullmesh dev wan1", "198.51.100.7 fullmesh dev wan1"]);
+        become_endpoints(
+            &host,
+            &["10.9.0.1 fullmesh dev wan1", "198.51.100.7 fullmesh dev wan1", "fd03::8 fullmesh dev wan1"],
+        );
         daemon.kill9();
         assert!(Daemon::start(&host, BIN, &["server.mptcp=true"]).stop().0.success());
         assert_eq!(endpoints(&host), [""; 0]);

@@ -114,18 +114,23 @@ fn machine(pair: &Pair) -> String {
     format!("{:.1} % late, {missed} missed", late as f64 * 100.0 / f64::max(delivered as f64, 1.0))
 }
 
+/// What each path has carried.
+fn frames(pair: &Pair) -> String {
+    let by = |path: &Path| path.to_server().delivered.max(path.to_client().delivered);
+    let frames: Vec<String> = pair.paths.iter().map(|path| by(path).to_string()).collect();
+    format!("frames: {}", frames.join(" and "))
+}
+
 fn rates(plan: &Plan, report: &Report, what: &str, profile: &Profile) {
     for way in [Way::Down, Way::Up] {
         let pair = plan.pair(profile);
         let _boxes = plan.boxes(&pair, true);
         let course = transfer(&pair, plan.ip, way, Amount::Bytes(BYTES), || ());
         let (rate, stall) = (course.rate(), course.longest_stall());
-        let by = |path: &Path| path.to_server().delivered.max(path.to_client().delivered);
-        let frames: Vec<String> = pair.paths.iter().map(|path| by(path).to_string()).collect();
         report.say(&format!(
-            "{what}, {way:?}: {rate:.1} Mbit/s, {:.3} of the sum; frames {}; longest stall {stall:.0?}; whole: {}; {}",
+            "{what}, {way:?}: {rate:.1} Mbit/s, {:.3} of the sum; {}; longest stall {stall:.0?}; whole: {}; {}",
             rate / sum(profile),
-            frames.join(" and "),
+            frames(&pair),
             course.whole,
             machine(&pair)
         ));
@@ -215,8 +220,9 @@ fn short(plan: &Plan, report: &Report) {
         let took = begin.elapsed();
         let what = if mptcp { "two paths of 100 Mbit/s" } else { "plain TCP, one path of 200 Mbit/s" };
         report.say(&format!(
-            "{SHORT} downloads of {SHORT_BYTES} bytes at once, {what}: {whole} whole in {:.2} s; {}",
+            "{SHORT} downloads of {SHORT_BYTES} bytes at once, {what}: {whole} whole in {:.2} s; {}; {}",
             took.as_secs_f64(),
+            frames(&pair),
             machine(&pair)
         ));
         took
