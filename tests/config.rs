@@ -339,8 +339,9 @@ fn the_guide_shows_faults_as_they_are_told_and_examples_that_are_valid() {
     let faults = Config::parse(text, &sets(&["log.level=verbose"])).unwrap_err();
     let told = faults.in_file("/etc/tcp-intercept/config.toml".as_ref()).to_string();
     assert!(GUIDE.contains(&told), "{told}");
-    let examples: Vec<&str> =
-        GUIDE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let texts = [GUIDE, include_str!("../docs/pair.md")];
+    let examples = texts.iter().flat_map(|text| text.split("```toml\n").skip(1));
+    let examples: Vec<&str> = examples.filter_map(|rest| rest.split("```").next()).collect();
     assert!(!examples.is_empty());
     for example in examples {
         assert_ne!(parse(example), Config::default(), "{example}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lab::{BOTH, Daemon, Host, Ip, Pair, netns, peers, wait_until};
 
-use crate::support::{BIN, Boxes, SOON, become_endpoints, says, sent, transfer, two_paths};
+use crate::support::{BIN, Boxes, FAR, NEAR, SOON, become_endpoints, says, sent, transfer, two_paths};
 
 const MB: u64 = 1_000_000;
 
@@ -34,18 +34,22 @@ fn one_connection_uses_both_paths_in_both_directions() {
 fn each_connection_is_joined_once_from_the_path_of_the_near_box() {
     netns(|| {
         let pair = Pair::plain(2);
-        let boxes = Boxes::start(&pair);
+        let settings = [NEAR[0], NEAR[1], "server.congestion-control=reno"];
+        let near = Daemon::start(&pair.near, BIN, &settings);
+        let _far = Daemon::start(&pair.far, BIN, &FAR);
         for (n, ip) in (1..).zip(BOTH) {
             let (client, server, _) = peers::pair(&pair.client, &pair.server, pair.server_at(ip, 8000));
             (&client).write_all(b"first bytes").unwrap();
             let joined = || pair.near.ss("-tn state established").contains("10.3.1.2:5001");
             wait_until("a second subflow", SOON, joined);
             assert_eq!(pair.near.counter("MPTcpExtMPJoinSynTx"), n, "{ip:?}");
-            // What goes by it is led as the rest: to the congestion control and marks of its connection.
+            // It has the mark and the congestion control of its connection.
             let subflow = pair.near.ss("-tineO state established dst 10.3.1.2");
-            assert!(subflow.contains("fwmark:0x2") && subflow.contains("wan1"), "{subflow}");
+            for part in ["fwmark:0x2", "%wan1", " reno "] {
+                assert!(subflow.contains(part), "{part} is not in: {subflow}");
+            }
             drop((client, server));
-            boxes.near.wait_for_records(n as usize);
+            near.wait_for_records(n as usize);
             wait_until("the end of the subflow", SOON, || !joined());
         }
         assert_eq!(pair.far.counter("MPTcpExtMPJoinAckRx"), 2);
