@@ -1,7 +1,7 @@
 # The commands of a developer. `make demo` and `make test` install what they need; nothing runs as root but that.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build demo lab test bench lint soak man packages
+.PHONY: build demo lab test bench paths lint soak man packages
 
 build:
 	cargo build --release --locked
@@ -33,6 +33,11 @@ bench: packages
 	@$(if $(BASE),base=$$(scripts/build-revision $(BASE)) &&) \
 	cargo run --release --locked --quiet --package tcp-intercept-lab -- bench BASE=$(if $(BASE),"$$base") \
 		ROUNDS=$(ROUNDS) SECONDS=$(SECONDS) ONLY=$(ONLY) IDLE=$(IDLE) CONGESTION=$(CONGESTION) OUT=$(OUT)
+
+# What two boxes make of two paths, for nine minutes; docs/pair.md has the figures. WORDS="bonded ipv6" is quicker.
+paths: packages
+	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- paths $(WORDS)
 
 lint:
 	cargo fmt --all --check

@@ -23,6 +23,7 @@ use crate::listener;
 use crate::lock::Lock;
 use crate::log;
 use crate::metrics::Counters;
+use crate::paths::{self, keep::Paths};
 use crate::shared::Shared;
 use crate::wan::{self, keep::Mirror};
 use crate::worker;
@@ -70,12 +71,13 @@ pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<
     }
     let ours = interception::begin(config, setup.interception)?;
     let mirror = Mirror::start(config, setup.interception == Interception::Managed);
+    let paths = Paths::start(config);
     let counters = Counters::default();
     let workers = listeners.len();
     let Setup { config, listen, reopens_log, .. } = setup;
     let memory = Memory::default();
     let shared = Arc::new(Shared { config, kernel, counters, memory, occupancy, gate: Notify::new() });
-    let served = serve(&shared, listeners, mirror, reopens_log.then_some(&log), || {
+    let served = serve(&shared, listeners, (mirror, paths), reopens_log.then_some(&log), || {
         started()?;
         let limit = shared.occupancy.limit();
         let listen: Vec<_> = listen.iter().map(SocketAddr::to_string).collect();
@@ -87,6 +89,7 @@ pub fn run(setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<
     });
     tracing::info!("stopped: {}", shared.counters);
     wan::keep::clear(shared.config.rules.own_mark);
+    paths::keep::clear(&shared.config);
     served.and(interception::end(&shared.config, ours))
 }
 
@@ -112,7 +115,7 @@ fn most_sessions(config: &Config) -> Result<u32, Fatal> {
 fn serve(
     shared: &Arc<Shared>,
     listeners: Vec<Vec<Socket>>,
-    mirror: Option<Mirror>,
+    (mirror, paths): (Option<Mirror>, Option<Paths>),
     hangup: Option<&log::Guard>,
     started: impl FnOnce() -> Result<(), Fatal>,
 ) -> Result<(), Fatal> {
@@ -125,6 +128,7 @@ fn serve(
         let workers: Result<Vec<_>, _> = listeners.into_iter().enumerate().map(start).collect();
         let workers = workers.map_err(os("starting a worker thread"))?;
         mirror.map(|mirror| tokio::spawn(mirror.follow()));
+        paths.map(|paths| tokio::spawn(paths.follow()));
         let began = started();
         if began.is_ok() {
             tell_service_manager(NotifyState::Ready);

@@ -20,6 +20,7 @@ pub mod listener;
 pub mod lock;
 pub mod log;
 pub mod metrics;
+pub mod paths;
 pub mod record;
 pub mod relay;
 pub mod rules;

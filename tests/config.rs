@@ -58,6 +58,17 @@ fn every_key_is_read_into_its_place() {
         devices = ["wan0", "ppp0"]
         table = 8
         initial-window = 1000
+        [[mptcp.path]]
+        device = "wan1"
+        announce = true
+        port = 7000
+        backup = true
+        id = 255
+        [[mptcp.path]]
+        address = "2001:db8::1"
+        announce = true
+        [[mptcp.path]]
+        address = "192.0.2.1"
         [timeouts]
         half-closed = "5m"
         idle = "2h"
@@ -204,6 +215,62 @@ name = "backup"
 }
 
 #[test]
+fn each_bad_value_of_a_path_is_told_with_its_line() {
+    let text = r#"
+[[mptcp.path]]
+device = "a/b"
+announce = 1
+port = 0
+[[mptcp.path]]
+address = "192.0.2.1:80"
+backup = "no"
+id = 256
+[[mptcp.path]]
+address = "fe80::1"
+[[mptcp.path]]
+device = "wan1"
+address = "192.0.2.1"
+[[mptcp.path]]
+announce = true
+[[mptcp.path]]
+device = "wan2"
+port = 7000
+anounce = true
+devices = ["wan3"]
+"#;
+    assert_snapshot!(faults(text));
+}
+
+#[test]
+fn no_two_paths_are_the_same_and_there_are_not_too_many() {
+    let path = |what: &str| format!("[[mptcp.path]]\n{what}\n");
+    let same = [
+        "device = 'wan1'\nid = 1",
+        "address = '10.0.0.1'",
+        "device = 'wan1'",
+        "address = '10.0.0.1'\nid = 1",
+    ];
+    let many: String = (0..9).map(|n| path(&format!("device = 'wan{n}'"))).collect();
+    let texts =
+        [same.map(path).concat(), many, "mptcp.path = 'wan1'".to_owned(), "mptcp.path = ['wan1']".to_owned()];
+    assert_snapshot!(texts.map(|text| faults(&text)).join("\n"));
+}
+
+#[test]
+fn paths_are_set_as_a_whole() {
+    let file = "[[mptcp.path]]\ndevice = 'wan9'\n";
+    let list = sets(&["mptcp.path=[{device=\"wan1\", announce=true}, {address=\"192.0.2.1\"}]"]);
+    let paths = Config::parse(file, &list).unwrap().mptcp.paths;
+    let told: Vec<_> =
+        paths.iter().map(|path| (path.to_string(), path.announce.map(|port| port.get()))).collect();
+    assert_eq!(told, [("wan1".to_owned(), Some(5001)), ("192.0.2.1".to_owned(), None)]);
+    let refused =
+        ["mptcp.path=[{device=wan1}]", "mptcp.path=[{device=\"wan1\"},{device=\"wan1\"}]", "mptcp.path=[{}]"];
+    let each: Vec<String> = refused.iter().map(|set| faults_of_sets(&[set])).collect();
+    assert_snapshot!(each.join("\n"));
+}
+
+#[test]
 fn a_table_is_not_a_value_and_a_value_no_table() {
     assert_snapshot!(faults("server = 5\n[listen.port]\nx = 1\n[[client]]\n"));
 }
@@ -274,8 +341,9 @@ fn the_guide_shows_faults_as_they_are_told_and_examples_that_are_valid() {
     let faults = Config::parse(text, &sets(&["log.level=verbose"])).unwrap_err();
     let told = faults.in_file("/etc/tcp-intercept/config.toml".as_ref()).to_string();
     assert!(GUIDE.contains(&told), "{told}");
-    let examples: Vec<&str> =
-        GUIDE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let texts = [GUIDE, include_str!("../docs/pair.md")];
+    let examples = texts.iter().flat_map(|text| text.split("```toml\n").skip(1));
+    let examples: Vec<&str> = examples.filter_map(|rest| rest.split("```").next()).collect();
     assert!(!examples.is_empty());
     for example in examples {
         assert_ne!(parse(example), Config::default(), "{example}");

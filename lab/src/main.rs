@@ -9,6 +9,7 @@ use lab::bench::{Plan, Results};
 use report::Report;
 
 mod demo;
+mod paths;
 mod report;
 mod soak;
 
@@ -17,9 +18,12 @@ fn main() -> ExitCode {
         Some("bench") => lab::program(bench),
         Some("demo") => lab::program(demo::demo),
         Some("lab") => lab::program(demo::lab),
+        Some("paths") => lab::program(paths::run),
         Some("soak") => lab::program(soak::run),
         _ => {
-            eprintln!("usage: lab bench | demo | lab | soak");
+            eprintln!(
+                "usage: lab bench | demo | lab | paths [even even-loss bonded bonded-loss cuts outage short] [ipv6] [net.KEY=VALUE] | soak"
+            );
             ExitCode::from(64)
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::ruleset::Ruleset;
+use crate::paths::plan::Survey;
 
 /// Everything that is looked at.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ pub struct Facts {
     pub rules: Rules,
     /// What keeps the initial window of `[wan]` from being applied.
     pub wan_obstacle: Option<String>,
+    /// What there is for MPTCP between two boxes, or why that cannot be known; `None` where nothing asks for it.
+    pub paths: Option<Result<Survey, String>>,
     /// RLIMIT_NOFILE, the hard limit.
     pub descriptors: u64,
 }

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::facts::{Congestion, Degraded, Errno, Facts, Interface, LegacyInput, Privileges, Rules};
-use super::{sysctls, wan};
+use super::{paths, sysctls, wan};
 use crate::config::{self, Config, Leg};
 use crate::kernel::Kernel;
 use crate::rules::{self, Verdict};
@@ -21,7 +21,7 @@ const PREFERRED: &str = "bbr";
 /// its module, as `run` would.
 pub fn facts(config: &Config) -> Facts {
     let interfaces = interfaces();
-    let keys = sysctls::KEYS.into_iter().chain(wan::KEYS);
+    let keys = sysctls::KEYS.into_iter().chain(wan::KEYS).chain(paths::KEYS);
     Facts {
         privileges: privileges(config.rules.own_mark.server()),
         sysctls: keys.filter_map(|key| Some((key, sysctl(key)?))).collect(),
@@ -35,6 +35,7 @@ pub fn facts(config: &Config) -> Facts {
         degraded: degraded(config),
         rules: installed(config),
         wan_obstacle: crate::wan::obstacle(config),
+        paths: paths::asked_for(config).then(|| crate::paths::survey(config).map_err(|err| err.to_string())),
         descriptors: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
     }
 }

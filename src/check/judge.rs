@@ -2,7 +2,7 @@
 use std::num::NonZeroU32;
 
 use super::facts::{Facts, Privileges};
-use super::{Finding, Level, firewall, legs, sysctls, wan};
+use super::{Finding, Level, firewall, legs, paths, sysctls, wan};
 use crate::config::{Config, Source};
 use crate::exit::Exit;
 use crate::limits;
@@ -17,6 +17,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(legs::judge(config, facts));
     findings.extend(sysctls::judge(config, facts));
     findings.extend(wan::judge(config, facts));
+    findings.extend(paths::judge(config, facts));
     findings.extend(absent_interfaces(config, facts));
     findings.extend(facts.bridges.iter().map(|name| bridge(name)));
     findings.extend(conntrack(config, facts));

@@ -8,6 +8,7 @@ pub mod gather;
 mod input;
 mod judge;
 mod legs;
+mod paths;
 pub mod ruleset;
 mod show;
 mod sysctls;

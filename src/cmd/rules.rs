@@ -2,7 +2,7 @@
 use crate::config::Config;
 use crate::exit::{Exit, Fatal};
 use crate::rules::{self, Caller, Errors, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
-use crate::wan;
+use crate::{paths, wan};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,9 @@ pub fn run(action: Action, config: &Config) -> Result<String, Fatal> {
             found.remarks.extend(mirror(config));
             status(&found)
         }
-        Action::Print(format) => Ok(rules::print(config, format) + &wan::print(config)),
+        Action::Print(format) => {
+            Ok(rules::print(config, format) + &wan::print(config) + &paths::print(config))
+        }
     }
 }
 
@@ -50,17 +52,28 @@ fn mirror(config: &Config) -> Vec<String> {
     wan::status(config).unwrap_or_else(|err| vec![format!("initial window: {err}")])
 }
 
-/// The mirror of `[wan]` goes first; what fails there does not keep the rest.
+/// The mirror of `[wan]` and the paths of `[mptcp]` go first; what fails there does not keep the rest.
 fn remove(config: &Config) -> Result<String, Fatal> {
     let own = config.rules.own_mark;
-    let all = (wan::remove(own, Caller::Operator), rules::remove(own, Caller::Operator));
-    let (Removed { changes, remarks }, mut removed) = match all {
-        (Ok(mirror), Ok(rules)) => (mirror, rules),
-        (Err(errors), Ok(_)) | (Ok(_), Err(errors)) => return Err(errors.into()),
-        (Err(first), Err(more)) => return Err(first.and(more).into()),
-    };
-    removed.changes.splice(..0, changes);
-    removed.remarks.extend(remarks);
+    let by = Caller::Operator;
+    let (mut removed, mut failed) = (Removed::default(), None::<Errors>);
+    for part in [wan::remove(own, by), paths::remove(own, by), rules::remove(own, by)] {
+        match part {
+            Ok(Removed { changes, remarks }) => {
+                removed.changes.extend(changes);
+                removed.remarks.extend(remarks);
+            }
+            Err(errors) => {
+                failed = Some(match failed {
+                    Some(first) => first.and(errors),
+                    None => errors,
+                });
+            }
+        }
+    }
+    if let Some(errors) = failed {
+        return Err(errors.into());
+    }
     let head = if removed.changes.is_empty() { "nothing of ours was there" } else { "removed" };
     Ok(text(head, &[("did", removed.changes.iter().collect())], &removed.remarks))
 }

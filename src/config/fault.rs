@@ -74,6 +74,18 @@ pub enum Why {
         "does not go together with {0}.mptcp = true: data in a SYN stalls an MPTCP connection; set one of the two to false"
     )]
     FastOpenWithMptcp(String),
+    /// A path that is nowhere.
+    #[error("a path needs a device or an address, as device = \"wan1\" or address = \"192.0.2.1\"")]
+    NoPath,
+    /// A path that is at two places.
+    #[error("a path has either a device or an address, not both: leave one of the two out")]
+    DeviceAndAddress,
+    /// Two paths with the same value.
+    #[error("{0} has it already: no two paths may have the same")]
+    SamePath(String),
+    /// A port that nobody hears of.
+    #[error("goes with announce = true only: it is announced with the addresses")]
+    NotAnnounced,
     /// No such key.
     #[error("unknown key; {0}")]
     Unknown(Hint),

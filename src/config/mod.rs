@@ -3,13 +3,14 @@
 //! [`Config::parse`] is all of it. `read` has every option once; `value` says what each kind of value may be; `section` reads a
 //! table key by key and collects the faults; `tree` is the TOML with its places; `fault` is how faults are told.
 mod fault;
+mod paths;
 mod read;
 mod section;
 mod tree;
 mod value;
 
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub server: ServerLeg,
     /// `[wan]`: the bad link.
     pub wan: Wan,
+    /// `[mptcp]`: between two boxes.
+    pub mptcp: Mptcp,
     /// `[timeouts]`
     pub timeouts: Timeouts,
     /// `[limits]`
@@ -201,6 +204,35 @@ pub struct Wan {
     pub table: NonZeroU32,
     /// The initial congestion window in segments.
     pub initial_window: u32,
+}
+
+/// `[mptcp]`: what Multipath TCP uses between two boxes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Mptcp {
+    /// `[[mptcp.path]]`, in the order of the file; no two at the same place.
+    pub paths: Vec<MptcpPath>,
+}
+
+/// `[[mptcp.path]]`: a way beside the one that connections take by the host's routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MptcpPath {
+    /// Which.
+    pub at: PathAt,
+    /// On a box that is dialled: the port with which the addresses are announced. `None`: connections are joined from here.
+    pub announce: Option<Port>,
+    /// Used only while no other path works.
+    pub backup: bool,
+    /// The number of the endpoint; `None`: the kernel chooses.
+    pub id: Option<NonZeroU8>,
+}
+
+/// What a path is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathAt {
+    /// `device`: every address that it has at the time.
+    Device(Interface),
+    /// `address`: this one, on whichever device it is.
+    Address(IpAddr),
 }
 
 /// `[timeouts]`; `None` (in the file: `"0s"`) is never.

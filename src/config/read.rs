@@ -2,8 +2,8 @@
 use super::fault::{Faults, Why};
 use super::section::{self, Section};
 use super::{
-    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Timeouts, Wan, tree,
-    value,
+    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Timeouts, Wan, paths,
+    tree, value,
 };
 
 impl Config {
@@ -27,6 +27,7 @@ fn config(root: &mut Section<'_>) -> Config {
         client: root.table("client", client),
         server: root.table("server", server),
         wan: root.table("wan", |section| wan(section, &rules)),
+        mptcp: root.table("mptcp", paths::mptcp),
         timeouts: root.table("timeouts", timeouts),
         limits: root.table("limits", limits),
         log: root.table("log", log),

@@ -1,7 +1,7 @@
 //! Tables read key by key: what is taken is known, what remains is not, and every fault is collected. PURE.
 use std::collections::BTreeMap;
 
-use super::fault::{Fault, Hint, Place, Why};
+use super::fault::{Fault, Hint, Origin, Place, Why};
 use super::tree::{Node, Table, Value};
 
 /// What reading found: faults, the keys that exist, and those that nobody asked for.
@@ -58,6 +58,43 @@ impl Section<'_> {
             None => Table::new(),
         };
         Section::read(dotted(&self.path, key), table, self.report, read)
+    }
+
+    /// The tables of the array `key`, each with its place; `not_array` is the fault of what is none. Without any, one that is empty is
+    /// read for its keys to be known.
+    pub fn tables<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&mut Section<'_>, &Place) -> T,
+        not_array: fn() -> Why,
+    ) -> Vec<T> {
+        let path = dotted(&self.path, key);
+        let items = match self.remove(key).map(|node| (node.value, node.place)) {
+            Some((Value::Array(items), _)) => items,
+            Some((_, place)) => {
+                self.fault(key, place, not_array());
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        if items.is_empty() {
+            let mut aside = Report::default();
+            let nowhere = Place { origin: Origin::File, written: None };
+            Section::read(path, Table::new(), &mut aside, |section| read(section, &nowhere));
+            self.report.known.append(&mut aside.known);
+            return Vec::new();
+        }
+        let mut values = Vec::with_capacity(items.len());
+        for (at, Node { value, place }) in items.into_iter().enumerate() {
+            match value {
+                Value::Table(table) => {
+                    let path = format!("{path}[{at}]");
+                    values.push(Section::read(path, table, self.report, |section| read(section, &place)));
+                }
+                _ => self.fault(&format!("{key}[{at}]"), place, not_array()),
+            }
+        }
+        values
     }
 
     /// The value of `key` as `parse` sees it; `default` where it is not written or refused.

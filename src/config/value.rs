@@ -1,6 +1,6 @@
 //! What each kind of value may be. PURE: one function a kind, each says in its fault what is allowed.
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -158,6 +158,24 @@ fn fixed_source(text: &str) -> Option<Source> {
     let addr: SocketAddr = text.parse().ok()?;
     let broadcast = matches!(addr, SocketAddr::V4(v4) if v4.ip().is_broadcast());
     (!addr.ip().is_multicast() && !broadcast).then_some(Source::Fixed(addr))
+}
+
+pub(super) fn path_address(node: &Node) -> Result<Option<IpAddr>, Why> {
+    let why = "must be an address of this host in quotes, as \"192.0.2.1\" or \"2001:db8::1\"; none of loopback, multicast, link-local";
+    let link_local = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    let usable = |address: &IpAddr| {
+        !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local(address))
+    };
+    let address = text(node).and_then(|text| text.parse().ok());
+    address.filter(usable).ok_or(Why::Allowed(why)).map(Some)
+}
+
+pub(super) fn path_id(node: &Node) -> Result<Option<NonZeroU8>, Why> {
+    let why = Why::Allowed("must be a number from 1 to 255; leave it out for the kernel to choose");
+    number(node).and_then(|id| NonZeroU8::new(u8::try_from(id).ok()?)).ok_or(why).map(Some)
 }
 
 pub(super) fn log_target(node: &Node) -> Result<LogTarget, Why> {

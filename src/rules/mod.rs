@@ -14,7 +14,7 @@ mod error;
 mod iptables;
 mod leftovers;
 pub(crate) mod netlink;
-mod nft;
+pub(crate) mod nft;
 pub(crate) mod observe;
 pub mod plan;
 mod removal;

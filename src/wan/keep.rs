@@ -58,7 +58,7 @@ impl Mirror {
             tracing::warn!("initial window: {UNMANAGED}");
             return None;
         }
-        let socket = match events::listen() {
+        let socket = match events::listen(events::ROUTES) {
             Ok(socket) => socket,
             Err(err) => {
                 tracing::error!(

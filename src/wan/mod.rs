@@ -6,7 +6,7 @@
 //!
 //! [`plan`], [`route`] and [`lead`] decide (PURE); `netlink`, `message` and `events` look and change (EFFECT); [`keep`] keeps the
 //! mirror in step while the daemon runs (WIRING). The functions here block, and need no runtime.
-mod events;
+pub(crate) mod events;
 pub mod keep;
 pub mod lead;
 mod message;
@@ -138,7 +138,8 @@ pub fn obstacle(config: &Config) -> Option<String> {
 }
 
 fn seen(config: &Config) -> Result<Seen, RulesError> {
-    let socket = events::listen().map_err(|err| RulesError::io("hear of changed routes", &err))?;
+    let socket =
+        events::listen(events::ROUTES).map_err(|err| RulesError::io("hear of changed routes", &err))?;
     netlink::seen(&config.wan, &socket)
 }
 

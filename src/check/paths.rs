@@ -1,0 +1,219 @@
+//! MPTCP between two boxes: what keeps a connection from using all paths. PURE.
+use super::facts::Facts;
+use super::{Finding, Level};
+use crate::config::{Config, MptcpPath};
+use crate::exit::Exit;
+use crate::paths::endpoint::Endpoint;
+use crate::paths::plan::{self, Seen, Survey, Way};
+use crate::paths::standing::{Standing, State};
+
+/// What [`judge`] reads; [`super::gather`] fetches these.
+pub const KEYS: [&str; 8] = [
+    RETRIES,
+    RTO_MAX,
+    "net.mptcp.allow_join_initial_addr_port",
+    "net.mptcp.available_path_managers",
+    SCHEDULERS,
+    PATH_MANAGER,
+    PM_TYPE,
+    "net.mptcp.scheduler",
+];
+
+const RETRIES: &str = "net.ipv4.tcp_retries2";
+const RTO_MAX: &str = "net.ipv4.tcp_rto_max_ms";
+const SCHEDULERS: &str = "net.mptcp.available_schedulers";
+const PATH_MANAGER: &str = "net.mptcp.path_manager";
+const PM_TYPE: &str = "net.mptcp.pm_type";
+const NAME: &str = "paths";
+/// Above the round trip of a satellite link; measured in docs/pair.md.
+const RTO_MOST: u64 = 2000;
+/// Connections or joins, of which not one has come about: that is no accident.
+const SOME: u64 = 3;
+
+/// Whether anything here matters for `config`.
+pub fn asked_for(config: &Config) -> bool {
+    config.server.leg.mptcp || config.client.leg.mptcp || !config.mptcp.paths.is_empty()
+}
+
+/// Findings about the paths, where a leg or a path asks for MPTCP.
+pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
+    // A kernel that makes no MPTCP socket is told of with the legs.
+    let Some(found) = facts.paths.as_ref().filter(|_| facts.mptcp.is_none()) else { return Vec::new() };
+    let survey = match found {
+        Ok(survey) => survey,
+        Err(why) => {
+            let what = "mptcp.path: the kernel's path manager cannot be used";
+            let level =
+                if config.mptcp.paths.is_empty() { Level::Note } else { Level::Error(Exit::Unavailable) };
+            return vec![Finding::new(level, NAME, what, why)];
+        }
+    };
+    let mut findings: Vec<Finding> = manager(facts).into_iter().collect();
+    findings.extend(without_leg(config));
+    findings.extend(without_path(config, &survey.seen));
+    findings.extend(standing(config, &survey.seen));
+    findings.extend(survey.ways.iter().filter_map(|(path, endpoint, way)| leads(path, endpoint, *way)));
+    findings.extend(strangers(config, facts));
+    findings.extend(recovery(config, facts));
+    findings.extend(experience(config, survey));
+    if findings.iter().all(|finding| finding.level == Level::Ok) && !config.mptcp.paths.is_empty() {
+        let names: Vec<String> = config.mptcp.paths.iter().map(MptcpPath::to_string).collect();
+        findings.push(Finding::ok(NAME, format!("paths: {}", names.join(", "))));
+    }
+    findings
+}
+
+/// Which path manager and scheduler the kernel has, and uses.
+fn manager(facts: &Facts) -> Option<Finding> {
+    let scheduler = facts.sysctl("net.mptcp.scheduler").unwrap_or("default");
+    let schedulers = facts.sysctl(SCHEDULERS).unwrap_or(scheduler);
+    let manager = match (facts.sysctl(PATH_MANAGER), facts.sysctl(PM_TYPE)) {
+        (Some(name), _) => name,
+        (None, Some("1")) => "userspace",
+        (None, _) => "kernel",
+    };
+    if manager == "kernel" {
+        let what = format!("MPTCP: scheduler {scheduler} (of {schedulers}), path manager kernel");
+        return Some(Finding::ok(NAME, what));
+    }
+    let why = "endpoints and limits are for the kernel's own path manager: new connections get no further path from them";
+    let (key, value) =
+        if facts.sysctl(PATH_MANAGER).is_some() { (PATH_MANAGER, "kernel") } else { (PM_TYPE, "0") };
+    let finding = Finding::new(Level::Warning, NAME, format!("MPTCP: path manager {manager}"), why);
+    Some(finding.mend(format!("sysctl -w {key}={value}")))
+}
+
+fn without_leg(config: &Config) -> Option<Finding> {
+    let (mut announced, mut joined) = (false, false);
+    for path in &config.mptcp.paths {
+        if path.announce.is_some() { announced = true } else { joined = true }
+    }
+    let legs = [
+        (
+            joined && !config.server.leg.mptcp,
+            "server",
+            "connections are dialled with plain TCP, which has one path",
+        ),
+        (
+            announced && !config.client.leg.mptcp,
+            "client",
+            "the near box's connections are accepted as plain TCP",
+        ),
+    ];
+    let (_, leg, why) = legs.into_iter().find(|(wrong, ..)| *wrong)?;
+    let what = format!("mptcp.path is set, and {leg}.mptcp = false");
+    Some(Finding::new(Level::Warning, NAME, what, format!("{why}: set {leg}.mptcp = true")))
+}
+
+/// MPTCP is asked for, and nothing makes a second path.
+fn without_path(config: &Config, seen: &Seen) -> Option<Finding> {
+    if !config.mptcp.paths.is_empty() {
+        return None;
+    }
+    let (what, why) = match (config.server.leg.mptcp, config.client.leg.mptcp) {
+        (true, _) if seen.limits.add_addr_accepted == 0 && seen.endpoints.is_empty() => (
+            "server.mptcp = true, no mptcp.path, no MPTCP endpoint, and the limit add_addr_accepted is 0",
+            "connections have one path, as without MPTCP: name the others in [[mptcp.path]]",
+        ),
+        (_, true) if seen.endpoints.is_empty() => (
+            "client.mptcp = true, no mptcp.path, and no MPTCP endpoint",
+            "no address is announced, so that connections have one path: set one in [[mptcp.path]] with announce = true",
+        ),
+        _ => return None,
+    };
+    Some(Finding::new(Level::Note, NAME, what, why))
+}
+
+/// Of each path what keeps it from being used. What is there already may be a running daemon's.
+fn standing(config: &Config, seen: &Seen) -> Vec<Finding> {
+    let told = |Standing { path, state }: &Standing| match state {
+        State::NoDevice | State::NoAddress | State::Nowhere => {
+            let why = "connections go without this path until then";
+            Some(Finding::new(Level::Note, NAME, format!("{path}: {state}"), why))
+        }
+        State::DoesNotFit(_) => {
+            let why = "the near box hears of no address, and connections go without this path";
+            Some(Finding::new(Level::Warning, NAME, format!("{path}: {state}"), why))
+        }
+        State::Twice(_) | State::Operators(_) | State::Lingers(_) | State::Announced(_) | State::Joins(_) => {
+            None
+        }
+    };
+    plan::plan(&config.mptcp, seen).standing.iter().filter_map(told).collect()
+}
+
+fn leads(path: &str, endpoint: &Endpoint, way: Way) -> Option<Finding> {
+    let address = endpoint.place.address;
+    let (level, what) = match way {
+        Way::Out => return None,
+        Way::ByAnother => {
+            (Level::Warning, format!("{path}: what is sent from {address} leaves by another device"))
+        }
+        Way::None => {
+            (Level::Note, format!("{path}: from {address} only hosts of its own network can be reached"))
+        }
+    };
+    let why = format!(
+        "the path leads to the other box only if that is in the same network; else {address} needs a routing table of its own: \
+         ip rule add from {address} lookup 101; ip route add default via GATEWAY dev DEVICE table 101"
+    );
+    Some(Finding::new(level, NAME, what, why))
+}
+
+/// Clients with paths of their own join at the address that they dialled: behind a far box that is the server.
+fn strangers(config: &Config, facts: &Facts) -> Option<Finding> {
+    const KEY: &str = "net.mptcp.allow_join_initial_addr_port";
+    facts.number(KEY).filter(|allowed| *allowed == 1 && config.client.leg.mptcp)?;
+    let why = "a client that speaks MPTCP itself and has several addresses sends joins to the server's address, which the server \
+               refuses; 0 tells clients not to. Connections through a near box of ours are not concerned";
+    Some(Finding::new(Level::Note, NAME, format!("{KEY} = 1"), why).mend(format!("sysctl -w {KEY}=0")))
+}
+
+/// A path that was cut is tried again when a retransmission timer fires: it doubles each time, up to the greatest that is allowed.
+fn recovery(config: &Config, facts: &Facts) -> Option<Finding> {
+    let now = facts.number(RTO_MAX).filter(|most| *most > RTO_MOST && !config.mptcp.paths.is_empty())?;
+    let why = "a path that was cut is used again after as long as it was cut, up to two minutes; with 2000 after two seconds. The \
+               timer is for every connection of this host, and tcp_retries2 counts retransmissions: without 255 a connection would be \
+               given up after half a minute; with both it is after eight minutes. Not where a round trip takes a second or more";
+    let finding = Finding::new(Level::Note, NAME, format!("{RTO_MAX} = {now}"), why);
+    // In this order: a connection must not be given up in between.
+    Some(finding.mend(format!("sysctl -w {RETRIES}=255")).mend(format!("sysctl -w {RTO_MAX}={RTO_MOST}")))
+}
+
+/// What the kernel has counted since its start: where nothing has come about, something is in the way.
+fn experience(config: &Config, survey: &Survey) -> Vec<Finding> {
+    let counter = |name| survey.counter(name);
+    let mut findings = Vec::new();
+    let mut none = |tried: u64, came: u64, what: String, why: &str| {
+        if tried >= SOME && came == 0 {
+            findings.push(Finding::new(Level::Warning, NAME, what, why));
+        }
+    };
+    if config.server.leg.mptcp {
+        let (dialled, answered) = (counter("MPCapableSYNTX"), counter("MPCapableSYNACKRX"));
+        let what = format!("{dialled} connections were dialled with MPTCP, none was answered with it");
+        let why = "the servers do not speak it and no far box is in the way (client.mptcp = true there?), or something on the way \
+                   strips the option";
+        none(dialled, answered, what, why);
+        let what =
+            format!("{answered} connections were answered with MPTCP, and no address was announced on any");
+        let why = "the far box announces none ([[mptcp.path]] with announce = true there?), or something on the way strips the option";
+        none(answered, counter("AddAddr"), what, why);
+        let joins = counter("MPJoinSynTx");
+        let what =
+            format!("{joins} times a connection was to be joined by another path, and was never answered");
+        let why = "the announced address and port cannot be reached from the paths' addresses: a firewall before the far box, or a \
+                   route (ip route get ADDRESS from ADDRESS)";
+        none(joins, counter("MPJoinSynAckRx"), what, why);
+    }
+    if config.client.leg.mptcp && config.mptcp.paths.iter().any(|path| path.announce.is_some()) {
+        let announced = counter("AddAddrTx");
+        let what = format!("{announced} times an address was announced, and nobody has joined");
+        let why = "the near box accepts no announcements (ip mptcp limits there), or cannot reach that address and port";
+        none(announced, counter("MPJoinSynRx"), what, why);
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests;
