@@ -3,6 +3,7 @@ mod multipath;
 
 use std::cell::Cell;
 use std::io;
+use std::num::NonZeroI32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -24,9 +25,9 @@ use self::multipath::Multipath;
 /// What is asked of a sink whose write side is closed: the write will say why.
 const ONE_PAGE: usize = 4096;
 /// With so much room left the kernel need not be asked again.
-const ENOUGH_ROOM: usize = 16 << 10;
+const ENOUGH_ROOM: u32 = 16 << 10;
 /// More than the kernel adds to what one call sends: sizeof(struct sk_buff) and a small head.
-const OVERHEAD: usize = 2048;
+const OVERHEAD: u32 = 2048;
 
 /// A connected socket that resets its peer when it is dropped: whatever happens to this process, a cut connection does not
 /// look like a complete one. Only [`Leg::end_in_order`] changes that.
@@ -36,13 +37,13 @@ pub struct Leg {
     side: Side,
     multipath: Multipath,
     /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
-    error: Cell<Option<i32>>,
+    error: Cell<Option<NonZeroI32>>,
     urgent: Cell<bool>,
     /// It was accepted at its SYN, and the handshake has not ended yet.
     half_open: Cell<bool>,
     notsent_lowat: u32,
     /// What surely fits into the send buffer still: what did when the kernel was last asked, less what was sent since.
-    room: Cell<usize>,
+    room: Cell<u32>,
 }
 
 impl Leg {
@@ -123,7 +124,7 @@ impl Leg {
     /// to each segment, so that what was taken for this sink need not wait in a pipe.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.room.get() >= ENOUGH_ROOM {
-            return Poll::Ready(Ok(self.room.get()));
+            return Poll::Ready(Ok(self.room.get() as usize));
         }
         loop {
             let mut ready = ready!(self.io.poll_write_ready(cx))?;
@@ -139,7 +140,8 @@ impl Leg {
 
     /// So many bytes were sent: they and what the kernel adds to them have taken of the room.
     pub fn sent(&self, len: usize) {
-        self.room.set(self.room.get().saturating_sub(len + OVERHEAD));
+        let taken = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(OVERHEAD);
+        self.room.set(self.room.get().saturating_sub(taken));
     }
 
     fn room_now(&self) -> io::Result<Option<usize>> {
@@ -149,8 +151,8 @@ impl Leg {
         // The kernel calls a stream writable while a third of its buffer is free and less than half of TCP_NOTSENT_LOWAT is
         // unsent: sk_stream_is_writeable() in include/net/sock.h.
         if free > memory.queued / 2 && unsent < self.notsent_lowat / 2 {
-            self.room.set((free / 4 * 3).min(self.notsent_lowat - unsent) as usize);
-            return Ok(Some(self.room.get()));
+            self.room.set((free / 4 * 3).min(self.notsent_lowat - unsent));
+            return Ok(Some(self.room.get() as usize));
         }
         // Only a poll that finds no room makes the kernel report room later (SOCK_NOSPACE in tcp_poll()).
         let mut fds = [PollFd::new(&self.io, PollFlags::OUT)];
@@ -186,7 +188,7 @@ impl Leg {
 
     /// The error that the kernel reported before, if any: behind it an EOF is none.
     pub fn failed(&self) -> Option<io::Error> {
-        self.error.get().map(io::Error::from_raw_os_error)
+        self.error.get().map(|errno| io::Error::from_raw_os_error(errno.get()))
     }
 
     fn take_error(&self) -> Option<io::Error> {
@@ -200,7 +202,7 @@ impl Leg {
     pub fn keep(&self, err: io::Error) -> io::Error {
         let err = if self.lost_its_paths(&err) { Errno::TIMEDOUT.into() } else { err };
         if self.error.get().is_none() && !lacks(&err) {
-            self.error.set(err.raw_os_error());
+            self.error.set(err.raw_os_error().and_then(NonZeroI32::new));
         }
         err
     }

@@ -79,12 +79,17 @@ fn turns(profile: &Profile) -> (Vec<Turn>, Vec<Turn>) {
         Object::ALL.iter().partition(|object| matches!(object, Object::Up(_)));
     let lossless =
         profile.paths.iter().all(|path| [path.to_server.loss, path.to_client.loss] == [Loss::None; 2]);
+    // A pair whose far box gives no cookies is another pair.
+    let (without, with): (Vec<_>, Vec<_>) =
+        Object::ALL.iter().partition(|object| matches!(object, Object::BannerWithoutCookie));
+    let pairs = [turn(Way::Pair, &with), turn(Way::Pair, &without)];
     if lossless {
-        return (Vec::new(), Way::ALL.map(|way| turn(way, &Object::ALL)).into());
+        let alone = [Way::EndToEnd, Way::OneBox].map(|way| turn(way, &Object::ALL));
+        return (Vec::new(), alone.into_iter().chain(pairs).collect());
     }
     // A box near the client speeds up what the client sends, and nothing else.
     let beside = vec![turn(Way::EndToEnd, &others), turn(Way::EndToEnd, &ups), turn(Way::OneBox, &others)];
-    (beside, vec![turn(Way::OneBox, &ups), turn(Way::Pair, &Object::ALL)])
+    (beside, std::iter::once(turn(Way::OneBox, &ups)).chain(pairs).collect())
 }
 
 /// What came of a turn.
@@ -97,7 +102,8 @@ struct Part {
 }
 
 fn measure(profile: &Profile, plan: &Plan, turn: &Turn, tell: &(impl Fn(&str) + Sync)) -> Part {
-    let stage = Stage::set(profile, turn.way, &plan.binary);
+    let with_cookies = turn.objects != [Object::BannerWithoutCookie];
+    let stage = Stage::set(profile, turn.way, with_cookies, &plan.binary);
     let mut part = Part::default();
     // The first connection between two hosts is another thing: with Fast Open it asks for the cookie.
     transfer(&stage, Object::FirstByte, plan.cut);

@@ -12,7 +12,7 @@ pub fn limit(profile: &Profile, object: Object) -> Duration {
     let round_trip = profile.paths.iter().map(|path| path.to_server.delay + path.to_client.delay).min();
     let direction: fn(&crate::wan::Link) -> &Conditions = match object {
         Object::Up(_) => |path| &path.to_server,
-        Object::FirstByte | Object::Banner | Object::Down(_) => |path| &path.to_client,
+        _ => |path| &path.to_client,
     };
     let rate: u64 =
         profile.paths.iter().filter_map(|path| direction(path).rate).map(|rate| rate.bits()).sum();

@@ -68,6 +68,8 @@ pub enum Object {
     FirstByte,
     /// It says nothing, and waits for the first byte of what the server says, as with SSH.
     Banner,
+    /// The same with a far box that gives no cookie for Fast Open.
+    BannerWithoutCookie,
     /// It asks, and waits for so many bytes.
     Down(u64),
     /// It sends so many bytes, and waits until the server says that it has them.
@@ -76,9 +78,10 @@ pub enum Object {
 
 impl Object {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::FirstByte,
         Self::Banner,
+        Self::BannerWithoutCookie,
         Self::Down(60_000),
         Self::Down(100_000),
         Self::Down(20_000_000),
@@ -93,7 +96,7 @@ impl Object {
     /// Bytes of payload, as far as they count.
     pub const fn bytes(self) -> u64 {
         match self {
-            Self::FirstByte | Self::Banner => 0,
+            Self::FirstByte | Self::Banner | Self::BannerWithoutCookie => 0,
             Self::Down(bytes) | Self::Up(bytes) => bytes,
         }
     }
@@ -108,6 +111,7 @@ impl fmt::Display for Object {
         match self {
             Self::FirstByte => f.write_str("first byte of a reply"),
             Self::Banner => f.write_str("first byte when the server speaks first"),
+            Self::BannerWithoutCookie => f.write_str("the same, far side without Fast Open"),
             Self::Down(bytes) => write!(f, "{} down", size(*bytes)),
             Self::Up(bytes) => write!(f, "{} up", size(*bytes)),
         }

@@ -37,8 +37,8 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Sets `way` up over the WAN of `profile`.
-    pub fn set(profile: &Profile, way: Way, binary: &Path) -> Self {
+    /// Sets `way` up over the WAN of `profile`, the far box `with_cookies` for Fast Open or without.
+    pub fn set(profile: &Profile, way: Way, with_cookies: bool, binary: &Path) -> Self {
         let pair = Pair::new(profile);
         let client = pair.client_at(Ip::V4, 0).ip();
         let (arrived, strangers) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
@@ -52,19 +52,22 @@ impl Stage {
                 io::copy(&mut stream, &mut io::sink()).map(drop)
             }),
         ];
-        let boxes = settings(&pair, way, initial_window(profile)).into_iter().map(|(host, settings)| {
-            let before = netfilter(&host);
-            let settings: Vec<_> = settings.iter().map(String::as_str).collect();
-            let daemon = Daemon::start(&host, binary, &settings);
-            (host, before, daemon)
-        });
+        let boxes = settings(&pair, way, initial_window(profile), with_cookies).into_iter().map(
+            |(host, settings)| {
+                let before = netfilter(&host);
+                let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+                let daemon = Daemon::start(&host, binary, &settings);
+                (host, before, daemon)
+            },
+        );
         let boxes = boxes.collect();
         Self { pair, way, arrived, strangers, boxes, _servers: servers }
     }
 
     /// Where `object` is to be had.
     pub fn address(&self, object: Object) -> SocketAddr {
-        self.pair.server_at(Ip::V4, if object == Object::Banner { SPEAKS } else { ASKED })
+        let speaks = matches!(object, Object::Banner | Object::BannerWithoutCookie);
+        self.pair.server_at(Ip::V4, if speaks { SPEAKS } else { ASKED })
     }
 
     /// Who sends `object` over the WAN, and by what `ss` finds its socket.
@@ -106,7 +109,7 @@ impl Stage {
 }
 
 /// The boxes that have tcp-intercept, and how it differs from the defaults there.
-fn settings(pair: &Pair, way: Way, initial_window: usize) -> Vec<(Host, Vec<String>)> {
+fn settings(pair: &Pair, way: Way, initial_window: usize, with_cookies: bool) -> Vec<(Host, Vec<String>)> {
     let wan: Vec<_> = (0..pair.paths.len()).map(|n| format!("\"wan{n}\"")).collect();
     let wan = format!("[{}]", wan.join(","));
     let both = [format!("wan.devices={wan}"), format!("wan.initial-window={initial_window}")];
@@ -117,11 +120,21 @@ fn settings(pair: &Pair, way: Way, initial_window: usize) -> Vec<(Host, Vec<Stri
     match way {
         Way::EndToEnd => Vec::new(),
         Way::OneBox => vec![(pair.near.clone(), with("[\"lan0\"]", &[]))],
+        Way::Pair if pair.paths.len() > 1 => vec![
+            (pair.near.clone(), with("[\"lan0\"]", &["server.mptcp=true", &beside(pair, "")])),
+            (pair.far.clone(), with(&wan, &["client.mptcp=true", &beside(pair, ", announce=true")])),
+        ],
         Way::Pair => vec![
             (pair.near.clone(), with("[\"lan0\"]", &["server.fast-open=true"])),
-            (pair.far.clone(), with(&wan, &["client.fast-open=true"])),
+            (pair.far.clone(), with(&wan, &[&format!("client.fast-open={with_cookies}")])),
         ],
     }
+}
+
+/// The paths beside the one that connections take by the routes.
+fn beside(pair: &Pair, more: &str) -> String {
+    let paths: Vec<_> = (1..pair.paths.len()).map(|n| format!("{{device='wan{n}'{more}}}")).collect();
+    format!("mptcp.path=[{}]", paths.join(","))
 }
 
 /// Half of what the first path holds, as docs/acceleration.md has it, and no less than the default.

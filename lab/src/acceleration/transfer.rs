@@ -62,7 +62,7 @@ struct Client<'a> {
 impl Client<'_> {
     fn get(mut self, object: Object) -> io::Result<()> {
         match object {
-            Object::Banner => self.read(&mut [0]).map(drop),
+            Object::Banner | Object::BannerWithoutCookie => self.read(&mut [0]).map(drop),
             Object::FirstByte => {
                 self.ask(DOWN, SHORT_REPLY)?;
                 self.read(&mut [0]).map(drop)
