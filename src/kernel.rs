@@ -1,4 +1,6 @@
 //! What this kernel can do: asked once, on real sockets, before the first connection. EFFECT.
+mod refused;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -12,8 +14,9 @@ use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::{self, Config, Congestion, FastOpen, Keepalive, Wan};
-use crate::exit::{Exit, Fatal};
 use crate::leg::{IPPROTO_MPTCP, Leg};
+
+pub use self::refused::{Degraded, KernelError};
 
 /// What `congestion-control` is when the operator names none: measured best on lossy links (design decision 7).
 const PREFERRED_CONGESTION_CONTROL: &str = "bbr";
@@ -73,53 +76,6 @@ pub enum Kind {
     Tcp,
     /// IPPROTO_MPTCP
     Mptcp,
-}
-
-/// An option that is left out, and why.
-#[derive(Debug)]
-pub struct Degraded {
-    /// The config key, as in `server.user-timeout`.
-    pub key: String,
-    /// On which kind of socket.
-    pub kind: Kind,
-    /// The kernel's answer.
-    pub err: io::Error,
-}
-
-/// A value that this kernel cannot do and that has no lesser form.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// An unknown congestion control.
-    #[error(
-        "{key} = {name:?}: this kernel does not know it ({err}); it has: {has}. Load the module (modprobe tcp_{name}) or choose another"
-    )]
-    CongestionControl {
-        /// The config key.
-        key: String,
-        /// Its value.
-        name: String,
-        /// The names that the kernel lists.
-        has: String,
-        /// ENOENT.
-        err: io::Error,
-    },
-    /// A congestion control that is not allowed here.
-    #[error(
-        "{key} = {name:?}: not allowed here ({err}); the kernel has: {has}. Add it to net.ipv4.tcp_allowed_congestion_control, or start with CAP_NET_ADMIN"
-    )]
-    CongestionControlNotAllowed {
-        /// The config key.
-        key: String,
-        /// Its value.
-        name: String,
-        /// The names that the kernel lists.
-        has: String,
-        /// EPERM.
-        err: io::Error,
-    },
-    /// Not even a socket.
-    #[error("cannot make a TCP socket to ask what this kernel can do: {0}")]
-    Socket(io::Error),
 }
 
 impl Kernel {
@@ -210,12 +166,6 @@ impl fmt::Display for Kind {
             Self::Tcp => "TCP",
             Self::Mptcp => "MPTCP",
         })
-    }
-}
-
-impl fmt::Display for Degraded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: left out on {} sockets: {}", self.key, self.kind, self.err)
     }
 }
 
@@ -311,9 +261,10 @@ fn probe_options(
     })
 }
 
-/// Over the bad link a peer may begin with as many bytes as we do.
+/// Over the bad link a peer may begin with as many segments as we do, and three times as many a round trip later: a sender in its
+/// start-up phase has what it was granted confirmed only then, and the window must not be what it waits for.
 fn first_window(wan: &Wan) -> Option<u32> {
-    (!wan.devices.is_empty()).then(|| wan.initial_window * SEGMENT)
+    (!wan.devices.is_empty()).then(|| 3 * wan.initial_window * SEGMENT)
 }
 
 /// Whatever `net.core.wmem_max` says: that takes CAP_NET_ADMIN, as TPROXY does.
@@ -389,15 +340,4 @@ fn can_splice(socket: Socket) -> io::Result<Socket> {
 /// What socket(2) says where MPTCP is not built in, or switched off by `net.mptcp.enabled`.
 fn no_mptcp(err: &io::Error) -> bool {
     matches!(Errno::from_io_error(err), Some(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT | Errno::INVAL))
-}
-
-impl From<KernelError> for Fatal {
-    fn from(err: KernelError) -> Self {
-        let exit = match err {
-            KernelError::CongestionControl { .. } => Exit::Unavailable,
-            KernelError::CongestionControlNotAllowed { .. } => Exit::NoPerm,
-            KernelError::Socket(_) => Exit::OsErr,
-        };
-        Self::new(exit, err.to_string())
-    }
 }

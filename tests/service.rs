@@ -72,6 +72,7 @@ fn when_it_is_almost_full_new_connections_are_routed_until_there_is_room() {
             assert_eq!(sessions(), 19, "and so the next one is intercepted");
             drop(streams);
             wait_until("all have ended", SOON, || sessions() == 0);
+            wait_until("the gate is open again", SOON, || !status(&lab).contains("the gate is closed"));
         }
         // Twice for each family: the nineteenth session, and the one that took its place.
         let log = daemon.stop().1;

@@ -1,7 +1,8 @@
 //! What `check` says on the two boxes when connections do not use all paths.
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 
-use lab::{BOTH, Daemon, Host, Ip, Pair, netns, peers, wait_until};
+use lab::{BOTH, Daemon, Host, Pair, netns, peers, wait_until};
 use serde_json::Value;
 use tcp_intercept::cmd;
 use tcp_intercept::config::Config;
@@ -25,7 +26,10 @@ fn of_level(host: &Host, sets: &[&str], level: &str) -> Vec<String> {
 /// Three connections, one after the other, on each of which `done` becomes true.
 fn connections(pair: &Pair, mut done: impl FnMut(u64) -> bool) {
     for n in 1..=3 {
-        let (client, server, _) = peers::pair(&pair.client, &pair.server, pair.server_at(Ip::V4, 8000));
+        // Another server each time: one with which MPTCP has failed is dialled with TCP for a while.
+        let server = IpAddr::from(Ipv4Addr::new(10, 2, 0, 10 + n as u8));
+        pair.server.ip(&format!("address add {server}/24 dev eth0"));
+        let (client, server, _) = peers::pair(&pair.client, &pair.server, (server, 8000).into());
         (&client).write_all(b"first bytes").unwrap();
         wait_until("the connection", SOON, || done(n));
         drop((client, server));
