@@ -51,7 +51,7 @@ pub fn run() -> ExitCode {
     watch.judge_trend(&mut report);
     watch.judge_rest(&mut report);
     records.rotate(&daemon);
-    let aborted = records.judge_mixed(&mut report, &load.count());
+    let unrecorded = records.judge_mixed(&mut report, &load.count());
 
     report.section(&format!("Rushes of {RUSH} connections, with a limit of {LIMIT}"));
     let rushes = (minutes.ceil() as usize).clamp(3, 20);
@@ -65,7 +65,7 @@ pub fn run() -> ExitCode {
     watch.judge_rest(&mut report);
     watch.judge_memory_of_the_kernel(&mut report);
     stop(&mut report, &load.lab, &mut daemon);
-    records.judge(&mut report, aborted);
+    records.judge(&mut report, unrecorded);
     report.end()
 }
 
