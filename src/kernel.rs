@@ -85,9 +85,8 @@ impl Kernel {
     /// A congestion control that was named and cannot be had.
     pub fn probe(config: &Config) -> Result<Self, KernelError> {
         let mut degraded = Vec::new();
-        let window = first_window(&config.wan);
-        let client = probe_leg("client", &config.client.leg, window, &mut degraded)?;
-        let server = probe_leg("server", &config.server.leg, window, &mut degraded)?;
+        let client = probe_leg("client", &config.client.leg, &config.wan, &mut degraded)?;
+        let server = probe_leg("server", &config.server.leg, &config.wan, &mut degraded)?;
         let mptcp = AtomicBool::new(server.mptcp);
         let fast_open = probe_fast_open(config.server.fast_open, &mut degraded)?;
         Ok(Self { client, server, mptcp, fast_open, degraded })
@@ -192,11 +191,11 @@ impl Options {
 fn probe_leg(
     leg: &'static str,
     config: &config::Leg,
-    window: Option<u32>,
+    wan: &Wan,
     degraded: &mut Vec<Degraded>,
 ) -> Result<LegOptions, KernelError> {
     let tcp = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
-    let on_tcp = probe_options(leg, config, window, Kind::Tcp, &tcp, degraded)?;
+    let on_tcp = probe_options(leg, config, wan, Kind::Tcp, &tcp, degraded)?;
     let refused = AtomicBool::new(false);
     let notsent_lowat = on_tcp.notsent_lowat.map_or(u32::MAX, NonZeroU32::get);
     let on_mptcp = on_tcp.clone();
@@ -205,7 +204,7 @@ fn probe_leg(
     if config.mptcp {
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {
-                options.on_mptcp = probe_options(leg, config, window, Kind::Mptcp, &mptcp, degraded)?;
+                options.on_mptcp = probe_options(leg, config, wan, Kind::Mptcp, &mptcp, degraded)?;
                 // An MPTCP socket says yes to any name: only a TCP socket knows.
                 options.on_mptcp.congestion_control = options.on_tcp.congestion_control.clone();
                 options.stall_on_mptcp = config.user_timeout.xor(options.on_mptcp.user_timeout);
@@ -220,7 +219,7 @@ fn probe_leg(
 fn probe_options(
     leg: &str,
     config: &config::Leg,
-    window: Option<u32>,
+    wan: &Wan,
     kind: Kind,
     socket: &Socket,
     degraded: &mut Vec<Degraded>,
@@ -242,9 +241,10 @@ fn probe_options(
         .notsent_lowat
         .filter(|bytes| takes("notsent-lowat", sys::set_notsent_lowat(socket.as_fd(), bytes.get())));
     // Only that bounds what waits unsent; without it a larger buffer would fill with it.
-    let send_buffer = config.send_buffer.filter(|_| notsent_lowat.is_some());
+    let send_buffer = config.send_buffer.bytes(wan).filter(|_| notsent_lowat.is_some());
     let send_buffer = send_buffer.filter(|bytes| takes("send-buffer", set_send_buffer(socket, *bytes)));
-    let window = window.filter(|bytes| takes("first window", sys::set_first_window(socket.as_fd(), *bytes)));
+    let window = first_window(wan)
+        .filter(|bytes| takes("first window", sys::set_first_window(socket.as_fd(), *bytes)));
     let no_delay = config.no_delay && takes("no-delay", socket.set_tcp_nodelay(true));
     // Urgent data is TCP's own; MPTCP (RFC 8684, section 3.3.7) does not carry it, so its absence there is no loss.
     let urgent_in_line = socket.set_out_of_band_inline(true).is_ok();

@@ -19,7 +19,6 @@ fn no_more_than_asked_for_waits_unsent_for_a_peer_that_does_not_read() {
             for (settings, expected) in [
                 (vec![], 1 << 18..(1 << 20) + 65_536),
                 (vec![format!("{key}=65536")], 1 << 14..2 * 65_536),
-                // Then the larger send buffer is none either.
                 (vec![format!("{key}=0")], 2 << 20..8 << 20),
             ] {
                 let settings: Vec<_> = settings.iter().map(String::as_str).collect();

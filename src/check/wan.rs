@@ -21,7 +21,8 @@ const IN_FLIGHT: u64 = 1_500_000;
 /// Findings about buffers, and about `[wan]` if there is one.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let legs = [&config.client.leg, &config.server.leg];
-    let ours = legs.iter().all(|leg| leg.send_buffer.is_some() && leg.notsent_lowat.is_some());
+    let ours =
+        legs.iter().all(|leg| leg.send_buffer.bytes(&config.wan).is_some() && leg.notsent_lowat.is_some());
     let keys = if ours { &[RMEM][..] } else { &[RMEM, WMEM] };
     let mut findings: Vec<Finding> = keys.iter().filter_map(|key| buffers(facts, key)).collect();
     if config.wan.devices.is_empty() {
@@ -152,8 +153,13 @@ mod tests {
     #[test]
     fn buffers_that_hold_no_long_link_are_told_whatever_is_configured() {
         let small = facts(&[(RMEM, "4096 131072 2999999"), (WMEM, "4096\t16384\t1000000")]);
-        assert_eq!(told("", &small).len(), 1, "send buffers are ours to size");
-        let told = told("server.send-buffer = 0", &small);
+        let long = facts(&[(WMEM, "4096 16384 1000000")]);
+        assert_eq!(
+            told(WAN, &long),
+            ["Ok: initial window: 100 segments, both ways []"],
+            "they are ours to size"
+        );
+        let told = told("", &small);
         assert!(
             told[0].starts_with("Note: net.ipv4.tcp_rmem = 4096 131072 2999999: no buffer grows"),
             "{told:?}"

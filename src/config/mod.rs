@@ -97,8 +97,8 @@ pub struct Leg {
     /// TCP_NOTSENT_LOWAT: so many bytes may wait in the send buffer before more is taken from the other leg;
     /// `None`: as `net.ipv4.tcp_notsent_lowat` says.
     pub notsent_lowat: Option<NonZeroU32>,
-    /// SO_SNDBUF: what the send buffer may hold, what is under way among it; `None`: as `net.ipv4.tcp_wmem` says.
-    pub send_buffer: Option<NonZeroU32>,
+    /// SO_SNDBUF: what the send buffer may hold, what is under way among it.
+    pub send_buffer: SendBuffer,
 }
 
 /// `[client]`
@@ -133,6 +133,32 @@ pub enum Congestion {
     Host,
     /// This one.
     Named(CongestionControl),
+}
+
+/// How much a send buffer may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SendBuffer {
+    /// The key is left out: what a long link needs where there is one (`wan.devices`), else as the host has it.
+    #[default]
+    Preferred,
+    /// As the host has it: `net.ipv4.tcp_wmem`.
+    Host,
+    /// So many bytes.
+    Bytes(NonZeroU32),
+}
+
+impl SendBuffer {
+    /// What is to be set; `None`: the host's own.
+    pub fn bytes(self, wan: &Wan) -> Option<NonZeroU32> {
+        // BBR has up to three times under way what a link holds, and takes a sender that the buffer stops before that for one
+        // that has nothing to send: 100 Mbit/s and 600 ms want 32 MiB. What waits unsent is bounded by TCP_NOTSENT_LOWAT.
+        const LONG_LINK: NonZeroU32 = NonZeroU32::new(64 << 20).expect("not 0");
+        match self {
+            Self::Preferred => (!wan.devices.is_empty()).then_some(LONG_LINK),
+            Self::Host => None,
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
 }
 
 /// The name of a congestion control algorithm: 1 to 15 letters, digits, `_` or `-`. Whether the kernel has it is found out at start.
@@ -325,9 +351,6 @@ impl Default for Leg {
     fn default() -> Self {
         // Sent in 0.4 ms at 10 Gbit/s: long enough to be refilled, and far less than a send buffer grows to.
         const NOTSENT_LOWAT: NonZeroU32 = NonZeroU32::new(1 << 20).expect("not 0");
-        // BBR has up to three times under way what a link holds, and takes a sender that the buffer stops before that for one
-        // that has nothing to send: 100 Mbit/s and 600 ms want 32 MiB. What waits unsent is bounded by the other one.
-        const SEND_BUFFER: NonZeroU32 = NonZeroU32::new(64 << 20).expect("not 0");
         let keepalive = Keepalive::On { idle: None, interval: None, probes: None };
         Self {
             congestion_control: Congestion::Preferred,
@@ -336,7 +359,7 @@ impl Default for Leg {
             keepalive,
             user_timeout: None,
             notsent_lowat: Some(NOTSENT_LOWAT),
-            send_buffer: Some(SEND_BUFFER),
+            send_buffer: SendBuffer::Preferred,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::fault::Why;
 use super::tree::{Node, Value};
 use super::{
-    Congestion, CongestionControl, FastOpen, Interface, Keepalive, Level, LogFormat, LogTarget, Source,
+    Congestion, CongestionControl, FastOpen, Interface, Keepalive, Level, LogFormat, LogTarget, SendBuffer,
+    Source,
 };
 use crate::units::{BadMark, Mark, OwnMark, Port};
 
@@ -122,10 +123,13 @@ pub(super) fn notsent_lowat(node: &Node) -> Result<Option<NonZeroU32>, Why> {
     number(node).filter(allowed).ok_or(Why::Allowed(why)).map(NonZeroU32::new)
 }
 
-pub(super) fn send_buffer(node: &Node) -> Result<Option<NonZeroU32>, Why> {
+pub(super) fn send_buffer(node: &Node) -> Result<SendBuffer, Why> {
     let why = "must be a number of bytes from 65536 to 1073741824, or 0: as net.ipv4.tcp_wmem says";
     let allowed = |bytes: &u32| *bytes == 0 || (SEND_BUFFER_LEAST..=SEND_BUFFER_MOST).contains(bytes);
-    number(node).filter(allowed).ok_or(Why::Allowed(why)).map(NonZeroU32::new)
+    number(node)
+        .filter(allowed)
+        .ok_or(Why::Allowed(why))
+        .map(|bytes| NonZeroU32::new(bytes).map_or(SendBuffer::Host, SendBuffer::Bytes))
 }
 
 pub(super) fn timeout(node: &Node) -> Result<Option<Duration>, Why> {

@@ -178,6 +178,32 @@ fn a_transfer_goes_on_after_both_paths_were_cut_for_ten_seconds() {
     });
 }
 
+#[test]
+fn a_backup_path_carries_only_while_no_other_does() {
+    netns(|| {
+        let pair = two_paths(40);
+        let _near = Daemon::start(&pair.near, BIN, &[NEAR[0], "mptcp.path=[{device='wan1', backup=true}]"]);
+        let _far = Daemon::start(&pair.far, BIN, &FAR);
+        let joined = || pair.near.ss("-tn state established").contains("10.3.1.2:5001");
+        for (bytes, from) in [([0, 6 * MB], &pair.far), ([6 * MB, 0], &pair.near)] {
+            let carried = |during: &dyn Fn()| {
+                let before = sent(from);
+                transfer(&pair, Ip::V4, bytes, during);
+                let after = sent(from);
+                [after[0] - before[0], after[1] - before[1]]
+            };
+            let idle = carried(&|| wait_until("a second subflow", SOON, joined));
+            assert!(idle[0] > 6 * MB && idle[1] < MB / 10, "{bytes:?}: {idle:?}");
+            let needed = carried(&|| {
+                wait_until("a second subflow", SOON, joined);
+                pair.paths[0].cut();
+            });
+            assert!(needed[1] > 3 * MB, "{bytes:?}: {needed:?}");
+            pair.paths[0].mend();
+        }
+    });
+}
+
 /// Waits until a transfer has been on both paths for a while.
 fn under_way(pair: &Pair) {
     let frames = |n: usize| pair.paths[n].to_server().delivered + pair.paths[n].to_client().delivered;

@@ -89,5 +89,10 @@ fn trace(profile: &Profile, way: Way, object: Object, round: u64) -> Trace {
         at += STEP;
         samples.push(Sample { at: Duration::from_secs_f64(at), bytes: bytes as u64, sender });
     }
-    Trace { way, object, samples }
+    // Only a pair uses more than the first path.
+    let used = if way == Way::Pair { profile.paths.len() } else { 1 };
+    let share = |nth: usize, bytes: u64| if nth < used { bytes / used as u64 } else { 0 };
+    let of_path = |nth| samples.iter().map(|sample: &Sample| share(nth, sample.bytes)).collect();
+    let paths = (0..profile.paths.len()).map(of_path).collect();
+    Trace { way, object, samples, paths }
 }

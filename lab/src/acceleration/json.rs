@@ -92,6 +92,7 @@ fn of_trace(trace: &Trace) -> Value {
         "object": trace.object.to_string(),
         "at": column(&|sample| json!(sample.at.as_secs_f64())),
         "bytes": column(&|sample| json!(sample.bytes)),
+        "paths": trace.paths,
         "window": column(&|sample| json!(sample.sender.map(|sender| sender.window))),
         "round_trip": column(&|sample| json!(sample.sender.map(|sender| sender.round_trip.as_secs_f64()))),
     })

@@ -170,6 +170,8 @@ pub struct Trace {
     pub object: Object,
     /// In the order of time.
     pub samples: Vec<Sample>,
+    /// For each path of the WAN, and for each of the samples: bytes of the frames that it had delivered in the object's direction.
+    pub paths: Vec<Vec<u64>>,
 }
 
 /// A moment of a transfer.

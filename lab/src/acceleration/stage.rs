@@ -85,6 +85,12 @@ impl Stage {
         (host, format!("{} = :{port}", if up { "dport" } else { "sport" }))
     }
 
+    /// Bytes of the frames that each path has delivered so far in the direction of `object`.
+    pub fn delivered(&self, object: Object) -> impl Iterator<Item = u64> {
+        let up = matches!(object, Object::Up(_));
+        self.pair.paths.iter().map(move |path| if up { path.to_server() } else { path.to_client() }.bytes)
+    }
+
     /// Ends what runs on the boxes, and says what was not as it should be.
     pub fn strike(self) -> Vec<String> {
         let mut wrong = Vec::new();

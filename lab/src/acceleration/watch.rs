@@ -21,22 +21,26 @@ pub(super) fn watch(
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let (host, filter) = stage.sender(object);
-            let mut samples = Vec::new();
+            let (mut samples, mut paths) = (Vec::new(), vec![Vec::new(); stage.pair.paths.len()]);
+            let before: Vec<_> = stage.delivered(object).collect();
             for n in 0_u32.. {
                 // The last sample is one of what has ended.
                 let last = over.load(Ordering::Relaxed);
                 samples.push(Sample { at: start.elapsed(), bytes: received(), sender: ask(host, &filter) });
+                for (path, (now, before)) in paths.iter_mut().zip(stage.delivered(object).zip(&before)) {
+                    path.push(now - before);
+                }
                 if last {
                     break;
                 }
                 std::thread::sleep((EVERY * (n + 1)).saturating_sub(start.elapsed()));
             }
-            samples
+            (samples, paths)
         });
         let outcome = transfer();
         over.store(true, Ordering::Relaxed);
-        let samples = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (outcome, Trace { way: stage.way, object, samples })
+        let (samples, paths) = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (outcome, Trace { way: stage.way, object, samples, paths })
     })
 }
 

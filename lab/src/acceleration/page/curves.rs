@@ -59,7 +59,10 @@ struct View<'a> {
 
 impl View<'_> {
     fn figure(&self) -> String {
-        let panels = [self.throughput(), self.congestion_window(), self.round_trip()];
+        let paths = Some(self.profile.paths.len()).filter(|count| *count > 1).unwrap_or(0);
+        let mut panels = vec![self.throughput()];
+        panels.extend((0..paths).map(|nth| self.path(nth)));
+        panels.extend([self.congestion_window(), self.round_trip()]);
         let drawn = panels.iter().zip(0..).map(|(panel, nth)| panel.draw(FULL * f64::from(nth), self.span));
         let height = FULL * panels.len() as f64;
         let content = drawn.collect::<String>() + &axis(self.span, height);
@@ -72,16 +75,33 @@ impl View<'_> {
     }
 
     fn throughput(&self) -> Panel {
-        let window = WINDOW.max(self.span / AVERAGES);
-        let lines = self.lines(|trace| vec![series::throughput(trace, self.span, window)]);
+        let lines = self.lines(|trace| vec![series::throughput(trace, self.span, self.window())]);
         let mbit = link::mbit(self.profile, self.object);
         let name = if self.profile.paths.len() > 1 { "all paths" } else { "link" };
         Panel {
-            title: format!("Throughput, Mbit/s, mean of {} s", number((window * 10.0).round() / 10.0)),
+            title: format!("Throughput, Mbit/s, mean of {} s", number((self.window() * 10.0).round() / 10.0)),
             scale: Scale::linear(greatest(&lines).max(mbit.unwrap_or(0.0)) * 1.05),
             lines,
             link: mbit.map(|mbit| (mbit, format!("{name}: {}", number(mbit)))),
         }
+    }
+
+    /// What one of several paths delivers.
+    fn path(&self, nth: usize) -> Panel {
+        let lines = self.lines(|trace| vec![series::of_path(trace, nth, self.span, self.window())]);
+        let alone = Profile { paths: vec![self.profile.paths[nth]], ..self.profile.clone() };
+        let mbit = link::mbit(&alone, self.object);
+        Panel {
+            title: format!("Path {}, Mbit/s", nth + 1),
+            scale: Scale::linear(greatest(&lines).max(mbit.unwrap_or(0.0)) * 1.05),
+            lines,
+            link: mbit.map(|mbit| (mbit, format!("path: {}", number(mbit)))),
+        }
+    }
+
+    /// Over which throughput is averaged, in seconds.
+    fn window(&self) -> f64 {
+        WINDOW.max(self.span / AVERAGES)
     }
 
     fn congestion_window(&self) -> Panel {

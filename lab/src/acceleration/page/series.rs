@@ -19,10 +19,21 @@ pub(super) fn complete(trace: &Trace) -> bool {
 
 /// What arrived, in Mbit/s: at each moment the mean of the time `window` around it, as far as the transfer lasted.
 pub(super) fn throughput(trace: &Trace, span: f64, window: f64) -> Vec<Point> {
+    let bytes: Vec<_> = trace.samples.iter().map(|sample| sample.bytes).collect();
+    rate(trace, &bytes, span, window)
+}
+
+/// The same of what path `nth` delivered, with all that is around the payload.
+pub(super) fn of_path(trace: &Trace, nth: usize, span: f64, window: f64) -> Vec<Point> {
+    trace.paths.get(nth).map_or_else(Vec::new, |delivered| rate(trace, delivered, span, window))
+}
+
+/// Of `counted`, a number a sample.
+fn rate(trace: &Trace, counted: &[u64], span: f64, window: f64) -> Vec<Point> {
     let end = end(trace);
     let points = moments(end, span).map(|at| {
         let (from, to) = ((at - window / 2.0).max(0.0), (at + window / 2.0).min(end));
-        let bytes = (bytes(&trace.samples, to) - bytes(&trace.samples, from)).max(0.0);
+        let bytes = (bytes(&trace.samples, counted, to) - bytes(&trace.samples, counted, from)).max(0.0);
         (at, bytes * 8.0 / 1e6 / (to - from).max(1e-3))
     });
     points.collect()
@@ -52,14 +63,14 @@ fn moments(end: f64, span: f64) -> impl Iterator<Item = f64> {
 }
 
 /// Between two samples by proportion; none before connect().
-fn bytes(samples: &[Sample], at: f64) -> f64 {
+fn bytes(samples: &[Sample], counted: &[u64], at: f64) -> f64 {
     let seconds = |sample: &Sample| sample.at.as_secs_f64();
     let after = samples.partition_point(|sample| seconds(sample) <= at);
     let (from, had) =
-        after.checked_sub(1).map_or((0.0, 0.0), |last| (seconds(&samples[last]), samples[last].bytes as f64));
+        after.checked_sub(1).map_or((0.0, 0.0), |last| (seconds(&samples[last]), counted[last] as f64));
     samples.get(after).map_or(had, |next| {
         let share = (at - from) / (seconds(next) - from).max(1e-9);
-        had + (next.bytes as f64 - had) * share
+        had + (counted[after] as f64 - had) * share
     })
 }
 
@@ -76,7 +87,9 @@ mod tests {
             bytes: *bytes,
             sender: window.map(|window| Sender { window, round_trip: Duration::from_millis(100) }),
         });
-        Trace { way: Way::Pair, object: Object::Down(2_000_000), samples: samples.collect() }
+        let samples: Vec<_> = samples.collect();
+        let paths = vec![samples.iter().map(|sample| 2 * sample.bytes).collect()];
+        Trace { way: Way::Pair, object: Object::Down(2_000_000), samples, paths }
     }
 
     #[test]
@@ -86,6 +99,9 @@ mod tests {
         assert!(line.iter().all(|(_, mbit)| (7.99..8.01).contains(mbit)), "{line:?}");
         assert_eq!(line.last().map(|(at, _)| *at), Some(2.0));
         assert!(complete(&even));
+        let path = of_path(&even, 0, 4.0, 0.2);
+        assert!(path.iter().all(|(_, mbit)| (15.99..16.01).contains(mbit)), "{path:?}");
+        assert!(of_path(&even, 1, 4.0, 0.2).is_empty());
     }
 
     #[test]
