@@ -1,20 +1,26 @@
 //! The system calls of tcp-intercept that no library offers: one safe function each, borrowed descriptor in,
 //! typed result out, no policy, no logging. The only crate with `unsafe`.
 
+mod descriptors;
 mod event;
 mod mptcp;
 mod packet;
 mod process;
 mod resolve;
+mod signals;
 mod sockopt;
+mod words;
 
+pub use descriptors::{inherit, inherited, open_descriptors, set_close_on_exec};
 pub use event::async_socket;
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
-pub use process::{Fork, fork};
+pub use process::{Fork, clone_sharing_descriptors, exit_now, fork};
 pub use resolve::{Part, resolve};
+pub use signals::Signals;
 pub use sockopt::{
-    DataInSyn, Handshake, MemInfo, accept_queue, at_urgent_mark, handshake, is_mptcp, mem_info,
-    set_bind_address_no_port, set_fast_open, set_fast_open_connect, set_fast_open_no_cookie,
-    set_first_window, set_notsent_lowat, unconfirmed, unsent,
+    Connection, DataInSyn, Handshake, MemInfo, Stage, accept_queue, at_urgent_mark, connection, handshake,
+    is_mptcp, mem_info, set_bind_address_no_port, set_fast_open, set_fast_open_connect,
+    set_fast_open_no_cookie, set_first_window, set_notsent_lowat, unconfirmed, unsent,
 };
+pub use words::map_words;

@@ -12,21 +12,50 @@ pub enum Fork {
     Child,
 }
 
+/// Whether the calling thread is the process's only one; `ResourceBusy` if not.
+pub(crate) fn alone() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{threads} threads run already"))),
+    }
+}
+
 /// Duplicates this process.
 ///
 /// # Errors
 /// Those of fork(2), and `ResourceBusy` when there is more than one thread: the child would have only the calling one, and
 /// whatever the others had locked would stay locked in it.
 pub fn fork() -> io::Result<Fork> {
-    let threads = fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{threads} threads run already")));
-    }
+    alone()?;
     // SAFETY: there is no other thread, so the child is a whole copy of this process, and no lock or allocation is half done.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         pid => Ok(NonZeroI32::new(pid).map_or(Fork::Child, Fork::Parent)),
     }
+}
+
+/// Duplicates this process but for its descriptor table: that both have in common, and what one opens or closes, the other has
+/// or has not. Whatever owns a descriptor in the memory of one of them is there in the other's too: only one may drop it.
+///
+/// # Errors
+/// Those of clone(2), and `ResourceBusy` as [`fork`].
+pub fn clone_sharing_descriptors() -> io::Result<Fork> {
+    alone()?;
+    let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and with no stack of its own the child is a copy as fork() makes one; all other arguments are
+    // unused. There is no other thread. What the C library does in fork() besides is for several threads, and to know the child's
+    // thread number, which it asks the kernel for where it matters (raise()).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match i32::try_from(pid) {
+        Ok(pid) if pid >= 0 => Ok(NonZeroI32::new(pid).map_or(Fork::Child, Fork::Parent)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends this process as it stands: nothing is dropped, nothing is flushed.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit() does not come back and touches no memory.
+    unsafe { libc::_exit(i32::from(status)) }
 }
 
 #[cfg(test)]

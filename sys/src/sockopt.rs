@@ -177,6 +177,54 @@ impl Handshake {
     }
 }
 
+/// What a connection has come to, for somebody who did not see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Where it stands.
+    pub stage: Stage,
+    /// Bytes of payload that have come, be they read or not; a FIN counts as one.
+    pub received: u64,
+    /// Bytes of payload that have been sent, those that were sent again among them.
+    pub sent: u64,
+}
+
+/// Where a connection stands; those of include/net/tcp_states.h that matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// No connection yet, or none any more: TCP_CLOSE.
+    None,
+    /// Our SYN has not been answered.
+    SynSent,
+    /// It stands, or is ending in order.
+    Stands,
+}
+
+/// Asks what has become of `sock`'s connection.
+pub fn connection(sock: BorrowedFd<'_>) -> io::Result<Connection> {
+    get(sock, libc::IPPROTO_TCP, libc::TCP_INFO).map(Connection::read)
+}
+
+impl Connection {
+    /// Reads a `struct tcp_info` (include/uapi/linux/tcp.h) up to `tcpi_bytes_sent` (Linux 4.19).
+    fn read(info: [u8; TCP_INFO_TO_BYTES_SENT]) -> Self {
+        const RECEIVED: usize = 128;
+        const SENT: usize = 200;
+        let word = |at: usize| {
+            let [a, b, c, d, e, f, g, h] = [0, 1, 2, 3, 4, 5, 6, 7].map(|n| info[at + n]);
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        };
+        let stage = match info[0] {
+            7 => Stage::None,
+            2 => Stage::SynSent,
+            _ => Stage::Stands,
+        };
+        Self { stage, received: word(RECEIVED), sent: word(SENT) }
+    }
+}
+
+/// A `struct tcp_info` up to the end of `tcpi_bytes_sent`.
+const TCP_INFO_TO_BYTES_SENT: usize = 208;
+
 /// A `struct tcp_info` up to the end of `tcpi_total_retrans`: eight bytes, then 24 numbers of four.
 const TCP_INFO_LEN: usize = 8 + 24 * 4;
 
@@ -186,6 +234,7 @@ impl Plain for c_int {}
 impl Plain for [u32; SK_MEMINFO_VARS] {}
 impl Plain for [u32; TCP_INFO_WORDS] {}
 impl Plain for [u8; TCP_INFO_LEN] {}
+impl Plain for [u8; TCP_INFO_TO_BYTES_SENT] {}
 
 fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
     // SAFETY: any bytes are a valid `Plain`.
@@ -267,6 +316,24 @@ mod tests {
         let ordinary =
             Handshake { data: DataInSyn::None, fast_open_child: false, under_way: false, retransmits: 0 };
         assert_eq!([&near, &far].map(|end| handshake(end.as_fd()).unwrap()), [ordinary; 2]);
+    }
+
+    #[test]
+    fn what_a_connection_has_carried_can_be_asked_afterwards() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let fresh = Connection { stage: Stage::Stands, received: 0, sent: 0 };
+        assert_eq!([&near, &far].map(|end| connection(end.as_fd()).unwrap()), [fresh; 2]);
+        near.write_all(b"five!").unwrap();
+        assert_eq!(connection(near.as_fd()).unwrap(), Connection { sent: 5, ..fresh });
+        assert_eq!(connection(far.as_fd()).unwrap(), Connection { received: 5, ..fresh });
+    }
+
+    #[test]
+    fn a_socket_without_a_connection_has_none() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        assert_eq!(connection(socket.as_fd()).unwrap().stage, Stage::None);
     }
 
     #[test]

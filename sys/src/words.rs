@@ -1,0 +1,86 @@
+//! Memory that several processes have in common.
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::slice;
+use std::sync::atomic::AtomicU64;
+
+/// The first `count` words of `file`, for as long as the process lives. Whoever else maps the file reads and writes the same ones.
+///
+/// # Errors
+/// `InvalidInput` when the file is shorter, or could become shorter: it must be a memfd that is sealed against that. Else those
+/// of mmap(2).
+pub fn map_words(file: BorrowedFd<'_>, count: usize) -> io::Result<&'static [AtomicU64]> {
+    let bytes = count.checked_mul(size_of::<AtomicU64>()).filter(|&bytes| bytes > 0);
+    let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
+    if seals(file)? & libc::F_SEAL_SHRINK == 0 || length(file)? < bytes {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping has `count` words, is page-aligned, is never taken away, and the file behind it cannot be cut short. Any
+    // bytes are a valid AtomicU64, and others only write to it as to atomics.
+    Ok(unsafe { slice::from_raw_parts(start.cast::<AtomicU64>(), count) })
+}
+
+fn seals(file: BorrowedFd<'_>) -> io::Result<i32> {
+    // SAFETY: fcntl() touches no memory of ours.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) } {
+        -1 => Err(io::Error::last_os_error()),
+        seals => Ok(seals),
+    }
+}
+
+fn length(file: BorrowedFd<'_>) -> io::Result<usize> {
+    // SAFETY: a `stat` may be all zeros, and fstat() overwrites it.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    if unsafe { libc::fstat(file.as_raw_fd(), &raw mut stat) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(stat.st_size).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+    use std::sync::atomic::Ordering;
+
+    fn memory(bytes: i64, seals: i32) -> OwnedFd {
+        // SAFETY: the name is a C string; the descriptor is new and nobody else's.
+        let file = unsafe {
+            OwnedFd::from_raw_fd(libc::memfd_create(
+                c"words".as_ptr(),
+                libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
+            ))
+        };
+        // SAFETY: neither touches memory of ours.
+        unsafe {
+            assert_eq!(libc::ftruncate(file.as_raw_fd(), bytes), 0);
+            assert_eq!(libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals), 0);
+        }
+        file
+    }
+
+    #[test]
+    fn what_one_mapping_writes_the_other_reads() {
+        let file = memory(4096, libc::F_SEAL_SHRINK);
+        let [one, other] = [0; 2].map(|_| map_words(file.as_fd(), 512).unwrap());
+        one[511].store(7, Ordering::Relaxed);
+        assert_eq!(other[511].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_file_that_is_or_may_become_too_short_is_not_mapped() {
+        let refused = |file: OwnedFd| map_words(file.as_fd(), 512).unwrap_err().kind();
+        assert_eq!(refused(memory(4095, libc::F_SEAL_SHRINK)), io::ErrorKind::InvalidInput);
+        assert_eq!(refused(memory(4096, 0)), io::ErrorKind::InvalidInput);
+    }
+}
