@@ -26,6 +26,7 @@ pub mod relay;
 pub mod rules;
 pub mod session;
 pub mod shared;
+pub mod table;
 pub mod units;
 pub mod wan;
 pub mod worker;

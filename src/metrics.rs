@@ -2,9 +2,16 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+/// A number that only grows, in memory that may outlive the process.
+#[derive(Debug, Clone, Copy)]
+pub struct Counter(&'static AtomicU64);
+
+impl Default for Counter {
+    /// One of its own, which is never given back.
+    fn default() -> Self {
+        Self(Box::leak(Box::default()))
+    }
+}
 
 impl Counter {
     /// One more.
@@ -21,8 +28,20 @@ impl Counter {
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident => $word:literal,)+) => {
         /// Everything that the daemon counts.
-        #[derive(Debug, Default)]
+        #[derive(Debug, Clone, Copy, Default)]
         pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+
+        impl Counters {
+            /// How many there are.
+            pub const COUNT: usize = [$($word),+].len();
+
+            /// Those that are kept in `words`, of which there must be [`Self::COUNT`] or more.
+            pub fn over(words: &'static [AtomicU64]) -> Self {
+                let mut words = words.iter();
+                $(let $name = words.next().map_or_else(Counter::default, Counter);)+
+                Self { $($name,)+ }
+            }
+        }
 
         impl fmt::Display for Counters {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,6 +54,7 @@ macro_rules! counters {
     };
 }
 
+// Their places in the table of sessions are in this order: a new one goes to the end.
 counters! {
     /// Connections that were intercepted.
     accepted => "accepted",
@@ -70,6 +90,16 @@ counters! {
     shed => "shed",
     /// Times that new connections were routed past us, because the limit was near or the kernel had nothing left.
     gate_closed => "gate-closed",
+    /// Workers that died, were killed or hung.
+    crashes => "crashes",
+    /// Sessions that another worker has gone on with.
+    taken_up => "taken-up",
+    /// Sessions that were reset because they could not be gone on with.
+    not_taken_up => "not-taken-up",
+    /// Sessions that were reset because two workers in a row died while they drove them.
+    given_up => "given-up",
+    /// Times that the program was replaced while it ran.
+    upgrades => "upgrades",
 }
 
 /// Says yes to the first and then to each ten times as many: what a peer can trigger must not fill a log.
