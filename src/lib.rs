@@ -13,6 +13,7 @@ pub mod dial;
 pub mod dropin;
 pub mod exit;
 pub mod flow;
+mod follow;
 pub mod kernel;
 pub mod leg;
 pub mod limits;

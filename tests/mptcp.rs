@@ -11,5 +11,7 @@ mod checked;
 mod endpoints;
 #[path = "mptcp/following.rs"]
 mod following;
+#[path = "mptcp/resuming.rs"]
+mod resuming;
 #[path = "mptcp/support.rs"]
 mod support;

@@ -4,6 +4,8 @@
 mod fallback;
 #[path = "mptcp_legs/paths.rs"]
 mod paths;
+#[path = "mptcp_legs/programs.rs"]
+mod programs;
 #[path = "mptcp_legs/support.rs"]
 mod support;
 #[path = "mptcp_legs/timeouts.rs"]

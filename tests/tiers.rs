@@ -63,6 +63,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("cmd", Tier::Wiring),
     ("daemon", Tier::Wiring),
     ("dropin", Tier::Wiring),
+    ("follow", Tier::Wiring),
     ("lib", Tier::Wiring),
     ("main", Tier::Wiring),
     ("paths::keep", Tier::Wiring),

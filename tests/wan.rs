@@ -6,5 +6,7 @@ mod flight;
 mod follow;
 #[path = "wan/mirror.rs"]
 mod mirror;
+#[path = "wan/resuming.rs"]
+mod resuming;
 #[path = "wan/support.rs"]
 mod support;

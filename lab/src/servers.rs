@@ -22,6 +22,15 @@ pub struct Nginx {
 impl Nginx {
     /// Serves the files of [`Nginx::files`], and has their requests in its log.
     pub fn start(host: &Host) -> Self {
+        Self::launch(host, &["nginx"])
+    }
+
+    /// The same, and made to take Multipath TCP.
+    pub fn start_with_mptcp(host: &Host) -> Self {
+        Self::launch(host, &["mptcpize", "run", "nginx"])
+    }
+
+    fn launch(host: &Host, program: &[&str]) -> Self {
         let dir = fresh(&format!("nginx-{host}"));
         fs::create_dir(dir.join("files")).unwrap_or_else(|err| panic!("{}: {err}", dir.display()));
         let d = dir.display();
@@ -35,7 +44,9 @@ impl Nginx {
             }}"
         );
         write(&dir.join("conf"), &config);
-        let process = host.spawn("nginx", &["-e", "stderr", "-c", &format!("{d}/conf")]);
+        let conf = format!("{d}/conf");
+        let arguments = [&program[1..], &["-e", "stderr", "-c", &conf]].concat();
+        let process = host.spawn(program[0], &arguments);
         listening(host, 80, &process);
         Self { dir, _process: process }
     }

@@ -5,7 +5,10 @@
 //! address is back.
 use std::time::{Duration, Instant};
 
-use super::endpoint::Endpoint;
+use crate::config::{Mptcp, MptcpPath, PathAt};
+
+use super::endpoint::{Endpoint, Existing, Flags};
+use super::plan::Seen;
 
 /// How long an address is waited for.
 pub const LINGER: Duration = Duration::from_secs(300);
@@ -21,7 +24,33 @@ struct One {
     gone: Option<Instant>,
 }
 
+/// The endpoints that the record says are ours, each with its path: for who goes on where another left off, and does not know which of
+/// them served. None of a path that is no longer as it was.
+pub fn claims(mptcp: &Mptcp, seen: &Seen) -> Vec<(String, Endpoint)> {
+    let ours = seen.endpoints.iter().filter(|have| seen.record.places.contains(&have.endpoint.place));
+    let claim = |have: &Existing| {
+        let path = mptcp.paths.iter().find(|path| is_of(path, &have.endpoint, seen))?;
+        // Whatever number it has: the path's is for an endpoint that is made.
+        Some((path.to_string(), Endpoint { id: None, ..have.endpoint }))
+    };
+    ours.filter_map(claim).collect()
+}
+
+fn is_of(path: &MptcpPath, endpoint: &Endpoint, seen: &Seen) -> bool {
+    let there = match &path.at {
+        PathAt::Device(name) => seen.devices.get(name).copied().flatten() == Some(endpoint.device),
+        PathAt::Address(ip) => *ip == endpoint.place.address,
+    };
+    let flags = Flags::new(path.announce.is_some(), path.backup);
+    there && (endpoint.place.port, endpoint.flags) == (path.announce, flags)
+}
+
 impl Served {
+    /// They may serve, or their addresses may have gone just now.
+    pub fn at_first(claims: Vec<(String, Endpoint)>) -> Self {
+        Self(claims.into_iter().map(|(path, endpoint)| One { path, endpoint, gone: None }).collect())
+    }
+
     /// Those that have a claim to stay `now`, each with its path.
     pub fn claims(&self, now: Instant) -> Vec<(String, Endpoint)> {
         let waited = |one: &&One| one.gone.is_none_or(|gone| now.duration_since(gone) < LINGER);

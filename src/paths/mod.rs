@@ -26,7 +26,7 @@ use crate::units::OwnMark;
 use crate::wan::events;
 
 use endpoint::{Endpoint, Existing};
-use lingering::Served;
+use lingering::{Served, claims};
 use netlink::PathManager;
 use plan::{Plan, Seen};
 use record::{Raised, Record};
@@ -38,13 +38,20 @@ pub const SWITCHED_OFF: &str =
     "net.mptcp.enabled = 0: connections are plain TCP, and no path is used: sysctl -w net.mptcp.enabled=1";
 
 /// What is ours of the path manager's state, for as long as the daemon runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ours {
     record: Record,
     /// Our endpoints, by whether their addresses are there.
     served: Served,
     /// The limits have been seen to: what an operator makes of them later is his business.
     limits: bool,
+}
+
+impl Ours {
+    /// What the record tells of a host that was `seen`: nothing after a start that could clear all, else what is gone on with.
+    fn found(mptcp: &Mptcp, seen: &Seen) -> Self {
+        Self { record: seen.record.clone(), served: Served::at_first(claims(mptcp, seen)), limits: false }
+    }
 }
 
 /// What a look at the host came to.
@@ -60,18 +67,20 @@ pub struct Look {
     pub again: Option<Duration>,
 }
 
-/// Looks at the host and makes the endpoints right.
-fn look(mptcp: &Mptcp, ours: &mut Ours, socket: &Socket) -> Result<Look, RulesError> {
+/// Looks at the host and makes the endpoints right. At the first look, what is ours is what the record says.
+fn look(mptcp: &Mptcp, ours: &mut Option<Ours>, socket: &Socket) -> Result<Look, RulesError> {
     events::drain(socket).map_err(|err| RulesError::io("hear of changed addresses", &err))?;
     let manager = host::manager()?;
     let now = Instant::now();
-    let (record, claims) = (ours.record.clone(), ours.served.claims(now));
-    let seen = Seen { record, claims, ..host::seen(mptcp, &manager, socket)? };
+    let recorded = host::record()?;
+    let seen = Seen { record: recorded.clone(), ..host::seen(mptcp, &manager, socket)? };
+    let ours = ours.get_or_insert_with(|| Ours::found(mptcp, &seen));
+    let seen = Seen { record: ours.record.clone(), claims: ours.served.claims(now), ..seen };
     let plan = plan::plan(mptcp, &seen);
-    let raise = if ours.limits { Vec::new() } else { plan::too_low(mptcp, &seen.limits) };
+    let raise = if ours.limits { Vec::new() } else { plan::to_raise(mptcp, &seen) };
     // Before anything is done: what is interrupted must be known as ours.
     let meanwhile = ours.record.with(&plan.record.places, &raise);
-    if meanwhile != host::record()? {
+    if meanwhile != recorded {
         host::remember(&meanwhile)?;
     }
     ours.record = meanwhile.clone();

@@ -222,6 +222,16 @@ pub fn too_low(mptcp: &Mptcp, limits: &Limits) -> Vec<Raised> {
     low.map(|limit| Raised { limit, was: limit.of(limits), set: MOST }).collect()
 }
 
+/// Those that are still to be raised. One that was, and is no longer what it was before, has been changed since: by us, or by an operator
+/// who has his reasons.
+pub fn to_raise(mptcp: &Mptcp, seen: &Seen) -> Vec<Raised> {
+    let untouched = |low: &Raised| {
+        let before = seen.record.raised.iter().find(|raised| raised.limit == low.limit);
+        before.is_none_or(|before| before.was == low.was)
+    };
+    too_low(mptcp, &seen.limits).into_iter().filter(untouched).collect()
+}
+
 /// What a path is called: by what the configuration knows it.
 impl fmt::Display for MptcpPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

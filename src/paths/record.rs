@@ -71,9 +71,10 @@ impl Record {
         script
     }
 
-    /// This, and more that will be ours.
+    /// This, and more that will be ours. Of a limit it stays known what it was at first.
     pub fn with(&self, places: &[Place], raised: &[Raised]) -> Self {
         let new = places.iter().filter(|place| !self.places.contains(place));
+        let raised = raised.iter().filter(|new| self.raised.iter().all(|known| known.limit != new.limit));
         Self {
             places: self.places.iter().chain(new).copied().collect(),
             raised: self.raised.iter().chain(raised).copied().collect(),

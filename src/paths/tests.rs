@@ -3,8 +3,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::endpoint::{Endpoint, Existing, Flags, Limits, Place};
-use super::lingering::Served;
-use super::plan::{Address, Plan, Seen, plan, too_low};
+use super::lingering::{Served, claims};
+use super::plan::{Address, Plan, Seen, plan, to_raise, too_low};
+use super::record::{Limit, Raised, Record};
 use super::standing::State;
 use crate::config::{Config, Interface, Mptcp};
 
@@ -171,4 +172,46 @@ fn an_address_is_waited_for_no_longer_than_five_minutes_from_when_it_went() {
     served.update(Vec::new(), one(), at(1200));
     assert_eq!((served.claims(at(1299)).len(), served.next(at(1299))), (1, Some(Duration::from_secs(1))));
     assert_eq!(served.claims(at(1300)), []);
+}
+
+#[test]
+fn who_goes_on_claims_what_the_record_says_for_the_path_that_it_is_of() {
+    let path =
+        mptcp("{device='wan1', id=9}, {device='wan2', announce=true, port=5001}, {address='192.0.2.7'}");
+    let mut seen = host(&[address("192.0.2.3", 2)]);
+    seen.endpoints = vec![
+        existing("192.0.2.1", 1, false, 1),
+        existing("192.0.2.2", 1, false, 2),
+        existing("192.0.2.3 port 5001", 2, true, 3),
+        existing("192.0.2.4", 2, false, 4),
+        existing("192.0.2.7", 7, false, 5),
+    ];
+    let places = ["192.0.2.1", "192.0.2.3 port 5001", "192.0.2.4", "192.0.2.7", "192.0.2.9"];
+    seen.record.places = places.map(|place| Place::parse(place).unwrap()).into();
+    seen.claims = claims(&path, &seen);
+    let of = |(path, endpoint): &(String, Endpoint)| format!("{path}: {endpoint}");
+    let found: Vec<String> = seen.claims.iter().map(of).collect();
+    let expected =
+        ["wan1: 192.0.2.1 fullmesh", "wan2: 192.0.2.3 port 5001 signal", "192.0.2.7: 192.0.2.7 fullmesh"];
+    assert_eq!(found, expected);
+    // Only the third has its address; the first and the last wait, the fourth is of no path any more, the second is not ours.
+    let plan = plan(&path, &seen);
+    assert_eq!(changes(&plan), ["delete 192.0.2.4"]);
+    assert_eq!((plan.serving.len(), plan.lingering.len(), plan.record.places.len()), (1, 2, 3));
+}
+
+#[test]
+fn a_limit_that_has_been_raised_once_is_raised_again_only_where_that_was_interrupted() {
+    let near = mptcp("{device='wan1'}");
+    let raise = |now, was| {
+        let raised = vec![Raised { limit: Limit::Subflows, was, set: 8 }];
+        let limits = Limits { subflows: now, add_addr_accepted: 8 };
+        let record = Record { raised, ..Record::default() };
+        let raise = to_raise(&near, &Seen { limits, record: record.clone(), ..Seen::default() });
+        assert_eq!(record.with(&[], &raise), record, "what it was at first stays known");
+        raise.len()
+    };
+    assert_eq!([raise(8, 2), raise(2, 2), raise(5, 2)], [0, 1, 0]);
+    let first = Seen { limits: Limits { subflows: 2, add_addr_accepted: 8 }, ..Seen::default() };
+    assert_eq!(to_raise(&near, &first), [Raised { limit: Limit::Subflows, was: 2, set: 8 }]);
 }
