@@ -21,10 +21,12 @@ test: packages
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(n=$$(nproc); echo $$((n > 2 ? n : 2)))} \
 	cargo test --workspace --locked --no-fail-fast
 
-# Mixed load, resets and churn for MINUTES (60): nothing may leak.
+# Mixed load, resets and churn for MINUTES (60): nothing may leak. Then kills and upgrades under load, TIMES (100) each: nothing may be
+# lost.
 soak: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
 	@MINUTES=$(or $(MINUTES),60) cargo run --release --locked --quiet --package tcp-intercept-lab -- soak
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- never-drop TIMES=$(or $(TIMES),100)
 
 # Beside routing and HAProxy, for a quarter of an hour; docs/bench.md explains it. ROUNDS=1 ONLY=bulk1,rtt is quick,
 # BASE=REVISION compares with that revision.

@@ -10,9 +10,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::cmd;
 use crate::cmd::rules::Action;
 use crate::config::{Config, Faults};
-use crate::daemon;
+use crate::daemon::Setup;
 use crate::dropin::{self, Flags};
 use crate::exit::{Exit, Fatal};
+use crate::guardian::handover::Inherited;
+use crate::guardian::{self, door};
 use crate::rules::Format;
 
 /// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
@@ -47,6 +49,18 @@ enum Command {
         #[command(subcommand)]
         action: RulesAction,
     },
+    /// Replace the running daemon's program, with every connection going on.
+    ///
+    /// The new one is tried first; one that cannot go on changes nothing. SIGUSR2 does the same.
+    Upgrade {
+        /// The new program [default: what is now where the daemon was started from]
+        #[arg(value_name = "BINARY")]
+        binary: Option<PathBuf>,
+    },
+    /// Have new connections routed past the daemon, which ends when its last session has, or at stop.drain-deadline.
+    Drain,
+    /// End the daemon now: every session is reset, at both ends.
+    Stop,
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,13 +136,21 @@ pub fn main() -> ExitCode {
 fn answer(cli: Cli) -> Result<(String, Exit), Fatal> {
     let Some(command) = cli.command else { return dropin::run(&cli.flags) };
     match command {
-        Command::Run(args) => daemon::run(args.load()?.into(), || Ok(())).map(|()| (String::new(), Exit::Ok)),
+        Command::Run(args) => guardian::run(args.setup()?, None, || Ok(())).map(|text| (text, Exit::Ok)),
         Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
         Command::Rules { action } => {
             let (action, config) = action.resolve();
             cmd::rules::run(action, &config.load()?).map(|text| (text, Exit::Ok))
         }
+        Command::Upgrade { binary } => ask(&cmd::control::upgrade(binary)?),
+        Command::Drain => ask(&door::Command::Drain),
+        Command::Stop => ask(&door::Command::Stop),
     }
+}
+
+fn ask(command: &door::Command) -> Result<(String, Exit), Fatal> {
+    // Nobody is harmed when whoever asked does not listen.
+    cmd::control::ask(command, |text| drop(writeln!(io::stdout(), "{text}"))).map(|text| (text, Exit::Ok))
 }
 
 impl RulesAction {
@@ -146,6 +168,17 @@ impl RulesAction {
 }
 
 impl ConfigArgs {
+    /// What `run` is to do. What a program goes on with that takes another's place is as that has read it.
+    fn setup(&self) -> Result<Setup, Fatal> {
+        let inherited = Inherited::find()?;
+        let text = match &inherited {
+            Some(Inherited { handover, .. }) => handover.config.clone(),
+            None => cmd::check::read_text(self.config.as_deref())?,
+        };
+        let config = cmd::check::parse(self.config.as_deref(), text.as_deref(), &self.set)?;
+        Ok(Setup { text, inherited, ..config.into() })
+    }
+
     fn load(&self) -> Result<Config, Faults> {
         cmd::check::read_config(self.config.as_deref(), &self.set)
     }

@@ -24,6 +24,7 @@ pub struct Occupancy {
     limit: u32,
     exhausted: AtomicBool,
     closed: AtomicBool,
+    draining: AtomicBool,
 }
 
 /// What a change means for the gate.
@@ -44,6 +45,7 @@ impl Occupancy {
             limit: limit.max(1),
             exhausted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +64,11 @@ impl Occupancy {
     /// The kernel had no descriptor or memory for one more: the gate is to be looked at, and the kernel to be asked again.
     pub fn exhausted(&self) {
         self.exhausted.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on new connections are routed.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// The kernel has some again: the gate is to be looked at.
@@ -89,7 +96,7 @@ impl Occupancy {
         let share = |per_cent: u64| u64::from(self.limit) * per_cent / 100;
         let close_at = share(CLOSE_AT).max(1);
         let mark = if self.is_closed() { share(OPEN_AT).min(close_at - 1) } else { close_at - 1 };
-        self.is_exhausted() || u64::from(self.sessions()) > mark
+        self.draining.load(Ordering::Relaxed) || self.is_exhausted() || u64::from(self.sessions()) > mark
     }
 
     /// Whether it is.

@@ -92,6 +92,14 @@ pub fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
+/// Where `socket` listens.
+///
+/// # Errors
+/// None are known for a listener.
+pub fn address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr().and_then(inet)
+}
+
 /// Accepts for ever and hands each arrival to `take`. What the kernel has no descriptor or memory for waits; what has waited for
 /// long is reset, so that its next try is routed.
 ///
@@ -102,7 +110,7 @@ pub async fn accept(
     kernel: &Kernel,
     mut take: impl FnMut(Arrival),
 ) -> io::Result<Infallible> {
-    let own = listener.local_addr().and_then(inet)?;
+    let own = address(&listener)?;
     let listener = sys::async_socket(listener, Interest::READABLE)?;
     let mut spare = spare_descriptor();
     let mut rests = 0;
@@ -212,7 +220,6 @@ fn forget_the_queue(listener: &Socket) -> io::Result<u32> {
     Ok(waiting)
 }
 
-/// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else).
 fn identify(
     socket: Socket,
     client: Option<SocketAddrAny>,
@@ -221,16 +228,39 @@ fn identify(
 ) -> io::Result<Arrival> {
     let client = client.and_then(|addr| SocketAddr::try_from(addr).ok()).map(canonical);
     let client = client.ok_or(io::ErrorKind::NotConnected)?;
-    let orig_dst = socket.local_addr().and_then(inet)?;
-    if is_listener(own, orig_dst)? {
-        return Ok(Arrival::ToListener(client));
-    }
+    let Some(orig_dst) = orig_dst(&socket, own)? else { return Ok(Arrival::ToListener(client)) };
+    accepted(socket, Flow { client, orig_dst }, kernel).map(Arrival::Connection)
+}
+
+/// A client leg for a socket that was accepted.
+///
+/// # Errors
+/// When it is no connection any more, or cannot be registered with this thread's runtime.
+pub fn accepted(socket: Socket, flow: Flow, kernel: &Kernel) -> io::Result<Accepted> {
     kernel.complete_client(&socket)?;
-    let client_leg = Leg::new(socket, Side::Client, &kernel.client)?;
-    Ok(Arrival::Connection(Accepted {
-        flow: Flow { client, orig_dst: OrigDst(orig_dst) },
-        client: client_leg,
-    }))
+    Ok(Accepted { flow, client: Leg::new(socket, Side::Client, &kernel.client)? })
+}
+
+/// Who talks to whom on a socket that was accepted, by whomever; `None`: it is to one of the listeners at `own` itself.
+///
+/// # Errors
+/// When it is no connection any more.
+pub fn flow_of(socket: &Socket, own: &[SocketAddr]) -> io::Result<Option<Flow>> {
+    let client = socket.peer_addr().and_then(inet)?;
+    for &own in own {
+        if orig_dst(socket, own)?.is_none() {
+            return Ok(None);
+        }
+    }
+    let orig_dst = socket.local_addr().and_then(inet)?;
+    Ok(Some(Flow { client, orig_dst: OrigDst(orig_dst) }))
+}
+
+/// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else); `None`: that
+/// is the listener's at `own`.
+fn orig_dst(socket: &Socket, own: SocketAddr) -> io::Result<Option<OrigDst>> {
+    let orig_dst = socket.local_addr().and_then(inet)?;
+    Ok((!is_listener(own, orig_dst)?).then_some(OrigDst(orig_dst)))
 }
 
 fn inet(addr: SockAddr) -> io::Result<SocketAddr> {

@@ -1,6 +1,7 @@
 //! One instance per network namespace: SO_REUSEPORT would let a second one bind, and each would get half of the connections. EFFECT.
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -12,11 +13,13 @@ use crate::exit::{Exit, Fatal};
 
 /// A name in the abstract namespace, which belongs to the network namespace and vanishes with the process.
 const NAME: &[u8] = b"tcp-intercept";
+/// Operators and second instances that wait to be heard.
+const BACKLOG: i32 = 16;
 
 /// Held as long as the instance lives.
 #[derive(Debug)]
 pub struct Lock {
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 /// Why the lock is not ours.
@@ -47,10 +50,37 @@ impl Lock {
         let socket = unix_socket().map_err(failed)?;
         match bind(&socket, &name) {
             // Whoever is refused can ask a listening socket for the process that holds it.
-            Ok(()) => listen(&socket, 1).map(|()| Self { _socket: socket }).map_err(failed),
+            Ok(()) => listen(&socket, BACKLOG).map(|()| Self { socket }).map_err(failed),
             Err(Errno::ADDRINUSE) => Err(LockError::Held { pid: holder(&name) }),
             Err(err) => Err(failed(err)),
         }
+    }
+}
+
+impl Lock {
+    /// The one that this socket is, which a program before this one has taken.
+    pub fn held(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A connection to the daemon that holds the lock of this network namespace; `None`: there is none.
+///
+/// # Errors
+/// When it does not let anybody in, as it must be busy for long.
+pub fn call() -> io::Result<Option<UnixStream>> {
+    let name = SocketAddrUnix::new_abstract_name(NAME)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    match connect(&socket, &name) {
+        Ok(()) => Ok(Some(socket.into())),
+        Err(Errno::CONNREFUSED) => Ok(None),
+        Err(err) => Err(err.into()),
     }
 }
 

@@ -1,18 +1,19 @@
 //! What is said and where it goes: diagnostics and close records, one line each, by one thread that may wait for a disk. EFFECT.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::fs::OFlags;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::SystemTime;
 
-use crate::config::{Level, Log, LogFormat, LogTarget};
+use crate::config::{self, Level, LogFormat, LogTarget};
 use crate::exit::{Exit, Fatal};
 use crate::metrics::{Counter, worth_a_line};
 use crate::record::{Paths, Record};
@@ -35,10 +36,21 @@ struct Line {
     text: Vec<u8>,
 }
 
-/// Lets the last lines out when it is dropped.
-pub struct Guard {
+/// Where everything that is said goes: to a target by itself, or by way of a thread that may wait for it.
+#[derive(Clone)]
+pub struct Log(Arc<Out>);
+
+struct Out {
+    target: Mutex<Target>,
+    /// Of a process that has [a thread](Log::with_a_thread) for it.
+    queue: OnceLock<SyncSender<Message>>,
+    dropped: Counter,
+}
+
+/// Writes what is said from now on. Lets the last lines out when it is dropped.
+pub struct Writer {
     messages: SyncSender<Message>,
-    writer: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Why nothing can be logged.
@@ -64,12 +76,9 @@ pub enum LogError {
 ///
 /// # Errors
 /// When the target cannot be opened.
-pub fn init(config: &Log) -> Result<Guard, LogError> {
-    let mut out = Target::open(&config.target)?;
-    let (messages, queue) = sync_channel(QUEUE);
-    let dropped = Arc::new(Counter::default());
-    let writer = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&queue, &mut out));
-    let writer = writer.map_err(LogError::Thread)?;
+pub fn init(config: &config::Log) -> Result<Log, LogError> {
+    let target = Mutex::new(Target::open(&config.target)?);
+    let log = Log(Arc::new(Out { target, queue: OnceLock::new(), dropped: Counter::default() }));
     let level = match config.level {
         Level::Error => tracing::Level::ERROR,
         Level::Warn => tracing::Level::WARN,
@@ -77,7 +86,7 @@ pub fn init(config: &Log) -> Result<Guard, LogError> {
         Level::Debug => tracing::Level::DEBUG,
     };
     let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
-    let builder = builder.with_timer(SystemTime).with_writer(Queue { messages: messages.clone(), dropped });
+    let builder = builder.with_timer(SystemTime).with_writer(log.clone());
     let set = match config.format {
         LogFormat::Text => tracing::subscriber::set_global_default(builder.finish()),
         LogFormat::Json => {
@@ -86,7 +95,7 @@ pub fn init(config: &Log) -> Result<Guard, LogError> {
     };
     // Only a second call in one process can fail here, and the first one's target stays.
     let _ = set;
-    Ok(Guard { messages, writer: Some(writer) })
+    Ok(log)
 }
 
 /// Whether close records are written. What only they say need not be asked for otherwise.
@@ -130,39 +139,89 @@ pub fn record(record: impl FnOnce() -> Record) {
     );
 }
 
-impl Guard {
-    /// Has a file closed and opened again under its name, behind the lines that wait for it: logrotate may have moved it.
-    /// Any other target stays as it is. Waits while the queue is full.
+impl Log {
+    /// From now on a thread of this process does the writing, to a target of its own: no disk holds up whoever says something.
+    ///
+    /// # Errors
+    /// When there is no thread or no descriptor to be had.
+    pub fn with_a_thread(&self) -> Result<Writer, LogError> {
+        let mut out = self.target().try_clone().map_err(LogError::Thread)?;
+        let (messages, queue) = sync_channel(QUEUE);
+        let thread =
+            std::thread::Builder::new().name("log".into()).spawn(move || write_all(&queue, &mut out));
+        let thread = Some(thread.map_err(LogError::Thread)?);
+        // A second thread of one process writes nothing.
+        let _ = self.0.queue.set(messages.clone());
+        Ok(Writer { messages, thread })
+    }
+
+    /// Has a file closed and opened again under its name: logrotate may have moved it. Any other target stays as it is.
+    pub fn reopen(&self) {
+        let reopened = self.target().reopen();
+        if let Err(err) = reopened {
+            tracing::error!("{err}; the old one stays in use");
+        }
+    }
+
+    /// The descriptor of a file or socket that is its own.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match &*self.target() {
+            Target::Stderr => None,
+            Target::File { file, .. } => Some(file.as_raw_fd()),
+            Target::Journal(socket) => Some(socket.as_raw_fd()),
+        }
+    }
+
+    fn target(&self) -> MutexGuard<'_, Target> {
+        self.0.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, line: Line) {
+        let Some(queue) = self.0.queue.get() else {
+            // There is nobody to tell when the log itself cannot be written; the next line may go through.
+            let _ = self.target().write(&line);
+            return;
+        };
+        if let Err(TrySendError::Full(_)) = queue.try_send(Message::Line(line)) {
+            self.0.dropped.count();
+            let dropped = self.0.dropped.get();
+            if worth_a_line(dropped) {
+                let text =
+                    format!("the log cannot keep up: {dropped} lines were dropped so far\n").into_bytes();
+                let _ = queue.try_send(Message::Line(Line { priority: 4, text }));
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// As [`Log::reopen`], behind the lines that wait for it. Waits while the queue is full.
     pub fn reopen(&self) {
         // Only a writer that has failed does not listen, and then there is no log.
         let _ = self.messages.send(Message::Reopen);
     }
 }
 
-impl Drop for Guard {
+impl Drop for Writer {
     fn drop(&mut self) {
         let last = self.messages.send(Message::Last);
-        if let (Ok(()), Some(writer)) = (last, self.writer.take()) {
-            let _ = writer.join();
+        if let (Ok(()), Some(thread)) = (last, self.thread.take()) {
+            let _ = thread.join();
         }
     }
 }
 
-struct Queue {
-    messages: SyncSender<Message>,
-    dropped: Arc<Counter>,
-}
-
-struct Entry<'a> {
-    queue: &'a Queue,
+/// One event on its way.
+pub struct Entry<'a> {
+    log: &'a Log,
     priority: u8,
 }
 
-impl<'a> MakeWriter<'a> for Queue {
+impl<'a> MakeWriter<'a> for Log {
     type Writer = Entry<'a>;
 
     fn make_writer(&'a self) -> Entry<'a> {
-        Entry { queue: self, priority: 6 }
+        Entry { log: self, priority: 6 }
     }
 
     fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Entry<'a> {
@@ -173,23 +232,14 @@ impl<'a> MakeWriter<'a> for Queue {
             tracing::Level::INFO => 6,
             _ => 7,
         };
-        Entry { queue: self, priority }
+        Entry { log: self, priority }
     }
 }
 
 impl Write for Entry<'_> {
     /// The subscriber hands over one whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let line = Line { priority: self.priority, text: event.to_vec() };
-        if let Err(TrySendError::Full(_)) = self.queue.messages.try_send(Message::Line(line)) {
-            self.queue.dropped.count();
-            let dropped = self.queue.dropped.get();
-            if worth_a_line(dropped) {
-                let text =
-                    format!("the log cannot keep up: {dropped} lines were dropped so far\n").into_bytes();
-                let _ = self.queue.messages.try_send(Message::Line(Line { priority: 4, text }));
-            }
-        }
+        self.log.take(Line { priority: self.priority, text: event.to_vec() });
         Ok(event.len())
     }
 
@@ -228,6 +278,14 @@ impl Target {
             LogTarget::File(path) => Ok(Self::File { file: append(path)?, path: path.clone() }),
             LogTarget::Journal => journal().map(Self::Journal).map_err(LogError::Journal),
         }
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Stderr => Self::Stderr,
+            Self::File { file, path } => Self::File { file: file.try_clone()?, path: path.clone() },
+            Self::Journal(socket) => Self::Journal(socket.try_clone()?),
+        })
     }
 
     fn reopen(&mut self) -> Result<(), LogError> {

@@ -1,16 +1,15 @@
 //! The way of one connection, from accept to its close record. WIRING.
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::pin::pin;
-use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 
 use crate::config::FastOpen;
+use crate::crash::{self, Point};
 use crate::dial::{self, Call, Multipath, Opener, Reached};
-use crate::flow::Side;
+use crate::flow::{Flow, Side};
 use crate::leg::Leg;
-use crate::listener::Accepted;
 use crate::log;
 use crate::record::{By, Cause, Dialled, End, Mptcp, Opening, Phase, Record};
 use crate::relay::first::FirstBytes;
@@ -19,6 +18,8 @@ use crate::relay::silence::Silence;
 use crate::relay::watch::Watch;
 use crate::relay::{self, Directions};
 use crate::shared::Shared;
+use crate::table::now;
+use crate::table::slot::Slot;
 
 /// What the sessions of one worker share.
 pub struct Env<'a> {
@@ -28,20 +29,48 @@ pub struct Env<'a> {
     pub pool: &'a Pool,
 }
 
-/// Carries one connection from accept to its end.
+/// A connection that was accepted: one whose session begins, or one that a worker before this one has left.
+pub struct Session {
+    /// Who wants to talk to whom.
+    pub flow: Flow,
+    /// The client leg.
+    pub client: Leg,
+    /// Where the session is written down.
+    pub slot: Slot,
+    /// What there is besides of one that goes on.
+    pub left: Cell<Option<Box<Left>>>,
+}
+
+/// What is left of a session whose worker is gone.
+pub struct Left {
+    /// The server leg: dialled, or being dialled.
+    pub server: Option<Leg>,
+    /// Where both directions stand.
+    pub way: Directions,
+}
+
+/// Carries one connection from accept, or from where it was left, to its end.
 ///
 /// It does not own the client leg, which would take its room in the future twice: the caller drops it right behind.
-pub async fn run(conn: &Accepted, env: &Env<'_>) {
-    let Accepted { client, .. } = conn;
+pub async fn run(session: &Session, env: &Env<'_>) {
+    let Session { client, slot, .. } = session;
     let server = OnceCell::new();
-    let mut record = Recorder::open(conn, &server, env);
-    // Boxed, as it is larger than all that a session keeps while it relays.
-    let server = match Box::pin(dial(&record, env)).await {
-        Ok(reached) => {
-            record.dialled(reached.dialled, reached.opening);
-            server.get_or_init(|| reached.leg)
-        }
-        Err(end) => return record.close(end),
+    let (way, left) = match session.left.take() {
+        None => (Directions::new(*slot), None),
+        Some(left) => (left.way, left.server.map(Box::new)),
+    };
+    let mut record = Recorder::open(session, &server, way, env);
+    let server = match left {
+        Some(leg) if slot.how_dialled().is_some() => server.get_or_init(|| *leg),
+        // Boxed, as it is larger than all that a session keeps while it relays.
+        dialling => match Box::pin(dial(&record, dialling, env)).await {
+            Ok(reached) => {
+                record.dialled(reached.dialled, reached.opening);
+                crash::at(Point::Relaying);
+                server.get_or_init(|| reached.leg)
+            }
+            Err(end) => return record.close(end),
+        },
     };
     let Shared { config, kernel, .. } = env.shared;
     if config.client.fast_open != FastOpen::Off {
@@ -51,24 +80,20 @@ pub async fn run(conn: &Accepted, env: &Env<'_>) {
     let watch = Watch::new(Silence::new(&config.timeouts), on_client, on_server);
     let end = relay::run(client, server, &record.way, watch, env.pool).await;
     record.close(end);
-    if end.cause == Cause::Eof {
-        client.end_in_order();
-        server.end_in_order();
-    }
-    // Whatever else ended it: the legs are dropped now, and that resets both ends.
+    // The legs are dropped now, and that resets both ends, but for those that have ended in order.
 }
 
-/// Dials the server, unless the client gives up first.
-async fn dial(session: &Recorder<'_>, env: &Env<'_>) -> Result<Reached, End> {
-    let Recorder { conn: Accepted { flow, client }, way, .. } = session;
+/// Dials the server, or waits for one that is `dialling`, unless the client gives up first.
+async fn dial(record: &Recorder<'_>, dialling: Option<Box<Leg>>, env: &Env<'_>) -> Result<Reached, End> {
+    let Recorder { session: Session { flow, client, slot, .. }, way, .. } = record;
     let Shared { config, kernel, memory, .. } = env.shared;
     let first = FirstBytes { source: client, way: &way.up, pool: env.pool };
     let opener = Opener::new(flow.orig_dst.0, kernel.fast_open, first, memory);
     let own_mark = config.rules.own_mark.server();
     let lacking = &|err: &io::Error| env.shared.lacking(err);
     let multipath = Multipath::new(flow.orig_dst.0.ip(), kernel.server.mptcp, memory);
-    let call = Call { flow, config: &config.server, own_mark, kernel, multipath, opener, lacking };
-    match select(pin!(dial::connect(&call)), pin!(client.failure())).await {
+    let call = Call { flow, slot, config: &config.server, own_mark, kernel, multipath, opener, lacking };
+    match select(pin!(dial::connect(&call, dialling)), pin!(client.failure())).await {
         Either::Left((dialled, _)) => dialled.map_err(|err| err.end()),
         Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),
     }
@@ -76,24 +101,21 @@ async fn dial(session: &Recorder<'_>, env: &Env<'_>) -> Result<Reached, End> {
 
 /// Says exactly once how a session ended, also when its task is dropped.
 struct Recorder<'a> {
-    conn: &'a Accepted,
+    session: &'a Session,
     server: &'a OnceCell<Leg>,
-    accepted: Instant,
-    dialled: Option<(Dialled, Opening, Duration)>,
     way: Directions,
     env: &'a Env<'a>,
     open: bool,
 }
 
 impl<'a> Recorder<'a> {
-    fn open(conn: &'a Accepted, server: &'a OnceCell<Leg>, env: &'a Env<'a>) -> Self {
-        env.shared.counters.accepted.count();
-        let way = Directions::default();
-        Self { conn, server, accepted: Instant::now(), dialled: None, way, env, open: true }
+    fn open(session: &'a Session, server: &'a OnceCell<Leg>, way: Directions, env: &'a Env<'a>) -> Self {
+        Self { session, server, way, env, open: true }
     }
 
     fn dialled(&mut self, how: Dialled, opening: Opening) {
-        self.dialled = Some((how, opening, self.accepted.elapsed()));
+        let slot = &self.session.slot;
+        slot.relaying(how, opening, now().saturating_sub(slot.accepted_at()));
         let counters = &self.env.shared.counters;
         match how {
             Dialled::First => {}
@@ -113,40 +135,51 @@ impl<'a> Recorder<'a> {
             return;
         }
         let Shared { config, counters, .. } = self.env.shared;
+        let Session { flow, client, slot, .. } = self.session;
         match (end.phase, end.cause) {
             (_, Cause::Eof) => counters.ended_in_order.count(),
             (_, Cause::Timeout(_)) => counters.timed_out.count(),
             (Phase::Connect, Cause::Errno(_)) if end.by == By::Server => counters.dial_failed.count(),
             _ => {}
         }
-        if let Some(server) = self.server.get() {
+        let server = self.server.get();
+        if let Some(server) = server {
             self.multipath_ended(server);
         }
+        let dialled = slot.how_dialled();
         // Some of it is the kernel's to say, which nobody needs who does not hear it.
         log::record(|| Record {
-            flow: self.conn.flow,
-            source: self.server.get().and_then(|leg| leg.socket().local_addr().ok()?.as_socket()),
-            dialled: self.dialled.map(|(how, ..)| how),
+            flow: *flow,
+            source: server.and_then(|leg| leg.socket().local_addr().ok()?.as_socket()),
+            dialled: dialled.map(|(how, ..)| how),
             end,
             to_server: self.way.up.passed_on(),
             to_client: self.way.down.passed_on(),
-            connect: self.dialled.map(|(.., after)| after),
-            duration: self.accepted.elapsed(),
-            client: self.conn.client.facts(),
+            connect: dialled.map(|(.., after)| after),
+            duration: now().saturating_sub(slot.accepted_at()),
+            client: client.facts(),
             client_opening: match config.client.fast_open {
                 FastOpen::Off => Opening::Ordinary,
-                FastOpen::Cookie | FastOpen::NoCookie => self.conn.client.taken(),
+                FastOpen::Cookie | FastOpen::NoCookie => client.taken(),
             },
-            server: self.server.get().map(Leg::facts),
-            server_opening: self.dialled.map(|(_, opening, _)| opening),
+            server: server.map(Leg::facts),
+            server_opening: dialled.map(|(_, opening, _)| opening),
         });
+        if end.cause == Cause::Eof {
+            client.end_in_order();
+            server.into_iter().for_each(Leg::end_in_order);
+        }
+        crash::at(Point::Recorded);
+        // From here on nobody goes on with it; what is still open is closed as it is.
+        slot.ended();
+        crash::at(Point::Ended);
     }
 
     /// Only now it is known what Multipath TCP was worth with this server.
     fn multipath_ended(&self, server: &Leg) {
         let Shared { counters, memory, .. } = self.env.shared;
         let became = server.mptcp();
-        memory.ended(self.conn.flow.orig_dst.0.ip(), became);
+        memory.ended(self.session.flow.orig_dst.0.ip(), became);
         match became {
             Mptcp::Off => {}
             Mptcp::Yes => counters.mptcp.count(),
@@ -158,7 +191,7 @@ impl<'a> Recorder<'a> {
 
 impl Drop for Recorder<'_> {
     fn drop(&mut self) {
-        let phase = if self.dialled.is_some() { Phase::Relay } else { Phase::Connect };
+        let phase = if self.session.slot.how_dialled().is_some() { Phase::Relay } else { Phase::Connect };
         self.close(End::stopped(phase));
     }
 }
@@ -167,7 +200,7 @@ impl Drop for Recorder<'_> {
 mod tests {
     use super::*;
 
-    fn size_of_future<'a, F: Future>(_: impl FnOnce(&'a Accepted, &'a Env<'a>) -> F) -> usize {
+    fn size_of_future<'a, F: Future>(_: impl FnOnce(&'a Session, &'a Env<'a>) -> F) -> usize {
         size_of::<F>()
     }
 

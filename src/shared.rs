@@ -1,5 +1,6 @@
 //! What all workers and their sessions share. WIRING.
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
@@ -8,19 +9,22 @@ use crate::dial;
 use crate::kernel::Kernel;
 use crate::limits::{Gate, Occupancy};
 use crate::metrics::{Counter, Counters, worth_a_line};
+use crate::table::Table;
 
 /// One for the whole program.
 pub struct Shared {
     /// What the operator asked for.
     pub config: Config,
     /// What the kernel can do.
-    pub kernel: Kernel,
+    pub kernel: Arc<Kernel>,
     /// What is counted.
     pub counters: Counters,
     /// Where Fast Open and Multipath TCP fail.
     pub memory: dial::Memory,
     /// How many sessions there are.
     pub occupancy: Occupancy,
+    /// Where the sessions are written down, for whoever goes on with them.
+    pub table: Table,
     /// Rung when the gate for new connections is to be looked at.
     pub gate: Notify,
 }

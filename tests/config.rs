@@ -74,6 +74,10 @@ fn every_key_is_read_into_its_place() {
         idle = "2h"
         [limits]
         connections = 9000
+        crashes = 3
+        [stop]
+        sigterm = "drain"
+        drain-deadline = "1h"
         [log]
         target = "/var/log/tcp-intercept.log"
         format = "json"

@@ -21,6 +21,7 @@ use tcp_intercept::leg::Leg;
 use tcp_intercept::relay::Direction;
 use tcp_intercept::relay::first::FirstBytes;
 use tcp_intercept::relay::pool::Pool;
+use tcp_intercept::table::slot::Slot;
 
 mod boxes;
 
@@ -263,7 +264,7 @@ fn where_the_kernel_stops_fast_open_between_connect_and_the_syn_no_byte_is_lost(
             let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             rt.block_on(async {
                 let source = Leg::new(inner, Side::Client, &options).unwrap();
-                let (way, pool) = (Direction::default(), Pool::default());
+                let (way, pool) = (Direction::resume(Slot::unkept().up(), None, 0, None), Pool::default());
                 let first = FirstBytes { source: &source, way: &way, pool: &pool };
                 first.wait().await;
                 assert!(first.take().unwrap());

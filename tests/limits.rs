@@ -126,8 +126,8 @@ fn peers_that_do_not_read_cost_bounded_memory_and_no_pipe_and_stop_nobody() {
     const DEAF: usize = 40;
     netns(|| {
         let lab = Lab::new();
-        let mut daemon = Daemon::start(&lab.gateway, BIN, &[]);
-        let pid = daemon.process().pid();
+        let daemon = Daemon::start(&lab.gateway, BIN, &[]);
+        let pid = daemon.worker();
         let echo = Server::start(&lab.server, lab.server_at(Ip::V4, 7), peers::echo);
         let mut key = lab.client().connect(echo.address).unwrap();
         let deaf = BOTH.map(|ip| Server::start(&lab.server, lab.server_at(ip, 8000), peers::deaf));

@@ -17,6 +17,7 @@ use tcp_intercept::relay::pool::{Pipe, Pool};
 use tcp_intercept::relay::silence::Silence;
 use tcp_intercept::relay::watch::Watch;
 use tcp_intercept::relay::{self, Direction, Directions};
+use tcp_intercept::table::slot::Slot;
 
 /// A connected pair: the end that a test holds, and the one that the relay holds.
 fn pair() -> (TcpStream, Socket) {
@@ -64,7 +65,7 @@ fn relay_from(
 }
 
 fn relay_new() -> (TcpStream, TcpStream, std::thread::JoinHandle<End>) {
-    relay_from(|_| Directions::default(), Timeouts::default())
+    relay_from(|_| Directions::new(Slot::unkept()), Timeouts::default())
 }
 
 fn read_all(mut stream: &TcpStream) -> std::io::Result<Vec<u8>> {
@@ -225,8 +226,8 @@ fn a_relay_goes_on_with_what_another_left_in_its_pipes() {
     let (mut client, mut server, relay) = relay_from(
         |pool| {
             Directions::resume(
-                Direction::resume(pipe_with(pool, b"up so far, "), 100),
-                Direction::resume(pipe_with(pool, b"down so far, "), 200),
+                Direction::resume(Slot::unkept().up(), pipe_with(pool, b"up so far, "), 100, None),
+                Direction::resume(Slot::unkept().up(), pipe_with(pool, b"down so far, "), 200, None),
             )
         },
         Timeouts::default(),
@@ -254,7 +255,8 @@ fn a_relay_finds_again_what_had_ended_before_it_took_over() {
     let end = on_a_worker(async {
         let client = Leg::new(client_leg, Side::Client, &plain()).unwrap();
         let server = Leg::new(server_leg, Side::Server, &plain()).unwrap();
-        let end = relay::run(&client, &server, &Directions::default(), None, &Pool::default()).await;
+        let end =
+            relay::run(&client, &server, &Directions::new(Slot::unkept()), None, &Pool::default()).await;
         client.end_in_order();
         server.end_in_order();
         end
@@ -293,7 +295,7 @@ fn peers_that_do_not_read_hold_no_pipe_and_stop_nobody() {
 }
 
 fn spawn_relay(pool: &Rc<Pool>, client: Socket, server: Socket) -> Rc<Directions> {
-    let (pool, way) = (Rc::clone(pool), Rc::new(Directions::default()));
+    let (pool, way) = (Rc::clone(pool), Rc::new(Directions::new(Slot::unkept())));
     let seen = Rc::clone(&way);
     tokio::task::spawn_local(async move {
         let client = Leg::new(client, Side::Client, &plain()).unwrap();
@@ -307,13 +309,13 @@ fn spawn_relay(pool: &Rc<Pool>, client: Socket, server: Socket) -> Rc<Directions
 fn silence_ends_a_session_by_the_timeout_that_was_set_and_resets_both() {
     let limit = Some(Duration::from_millis(200));
     let (client, server, relay) =
-        relay_from(|_| Directions::default(), Timeouts { idle: limit, half_closed: None });
+        relay_from(|_| Directions::new(Slot::unkept()), Timeouts { idle: limit, half_closed: None });
     assert_eq!(relay.join().unwrap(), End::timeout(Phase::Relay, Timeout::Idle));
     is_reset(read_all(&client));
     is_reset(read_all(&server));
 
     let (client, server, relay) =
-        relay_from(|_| Directions::default(), Timeouts { idle: None, half_closed: limit });
+        relay_from(|_| Directions::new(Slot::unkept()), Timeouts { idle: None, half_closed: limit });
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(relay.join().unwrap(), End::timeout(Phase::Relay, Timeout::HalfClosed));
     assert_eq!(read_all(&server).unwrap_or_default(), b"");

@@ -19,28 +19,55 @@ fn speaks(mut stream: &TcpStream) {
     assert_eq!(&answer, b"hello");
 }
 
+/// Waits until the service manager is told so.
+fn hear(manager: &UnixDatagram, what: &str) {
+    let mut heard = Vec::new();
+    while !heard.iter().any(|message: &String| message.lines().any(|line| line.starts_with(what))) {
+        let mut message = [0; 256];
+        let len = manager.recv(&mut message).unwrap_or_else(|err| panic!("{what}: {err}: {heard:?}"));
+        heard.push(String::from_utf8_lossy(&message[..len]).into_owned());
+    }
+}
+
 #[test]
-fn the_service_manager_hears_when_it_is_ready_and_when_it_stops() {
+fn the_service_manager_hears_when_it_is_ready_how_it_is_and_when_it_stops() {
     netns(|| {
         let lab = Lab::new();
         let manager = UnixDatagram::bind("/run/notify").unwrap();
         manager.set_read_timeout(Some(SOON)).unwrap();
-        let hear = || {
-            let mut message = [0; 256];
-            let len = manager.recv(&mut message).unwrap();
-            String::from_utf8_lossy(&message[..len]).trim().to_owned()
-        };
         let mut command = lab.gateway.cmd(BIN);
         command.arg("run").env("NOTIFY_SOCKET", "/run/notify");
         let mut daemon = lab::Proc::start("tcp-intercept", command);
-        assert_eq!(hear(), "READY=1");
+        hear(&manager, "READY=1");
         assert!(
             lab.gateway.run("nft list tables").contains("tcp_intercept"),
             "ready, and the rules are there"
         );
+        hear(&manager, "STATUS=0 of ");
+        hear(&manager, "WATCHDOG=1");
+        // `systemctl reload` is no reason to end, be there a log to open again or not.
+        daemon.signal(Signal::HUP);
+        hear(&manager, "RELOADING=1");
+        hear(&manager, "READY=1");
+        // Whoever goes on is the same to it.
+        daemon.signal(Signal::USR2);
+        daemon.wait_for("upgraded from", SOON);
+        hear(&manager, "WATCHDOG=1");
         daemon.signal(Signal::TERM);
-        assert_eq!(hear(), "STOPPING=1");
+        hear(&manager, "STOPPING=1");
         assert!(daemon.wait(SOON).success());
+    });
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_it_well() {
+    netns(|| {
+        let lab = Lab::new();
+        let mut daemon = Daemon::start(&lab.gateway, BIN, &[]);
+        daemon.signal(Signal::HUP);
+        assert!(daemon.process().wait(SOON).success());
+        assert!(daemon.log().contains("SIGHUP: stopping"), "{}", daemon.log());
+        assert_eq!(lab.gateway.run("nft list tables"), "");
     });
 }
 

@@ -360,13 +360,13 @@ fn trap_23_connections_beyond_the_backlog_come_in_when_there_is_room() {
         intercepting(&lab, &[], |ip, daemon| {
             let server = Server::start(&lab.server, lab.server_at(ip, 7), peers::echo);
             let overflows = lab.gateway.counter("TcpExtListenOverflows");
-            daemon.signal(Signal::STOP);
+            daemon.signal_worker(Signal::STOP);
             let errors = thread::scope(|scope| {
                 let crowd = scope.spawn(|| crowd(&lab, &server, 100));
                 wait_until("the backlog overflows", SOON, || {
                     lab.gateway.counter("TcpExtListenOverflows") > overflows
                 });
-                daemon.signal(Signal::CONT);
+                daemon.signal_worker(Signal::CONT);
                 crowd.join().unwrap()
             });
             assert!(errors.is_empty(), "{errors:?}");

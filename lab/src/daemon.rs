@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::host::Host;
 use crate::namespaces::INSIDE;
-use crate::process::Proc;
+use crate::process::{Proc, find_worker};
 use crate::wait::becomes;
 
 const START: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(20);
 
-/// A running `tcp-intercept run`. Dropping it kills it, as `kill -9` does.
+/// A running `tcp-intercept run`: its guardian, which was started, and its worker. Dropping it kills both, as `kill -9` does.
 #[derive(Debug)]
 pub struct Daemon {
     process: Proc,
@@ -30,11 +30,27 @@ impl Daemon {
         daemon
     }
 
+    /// As [`Daemon::start`], with `variables` in its environment.
+    pub fn start_with(
+        host: &Host,
+        binary: impl AsRef<Path>,
+        settings: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut daemon = Self::spawn(host, binary.as_ref(), settings, variables);
+        daemon.process.wait_for("ready", START);
+        daemon
+    }
+
     /// As [`Daemon::start`], without waiting: for a start that must fail.
     pub fn launch(host: &Host, binary: impl AsRef<Path>, settings: &[&str]) -> Self {
-        let binary = reachable(binary.as_ref());
+        Self::spawn(host, binary.as_ref(), settings, &[])
+    }
+
+    fn spawn(host: &Host, binary: &Path, settings: &[&str], variables: &[(&str, &str)]) -> Self {
+        let binary = reachable(binary);
         let mut command = host.cmd(&binary.display().to_string());
-        command.arg("run");
+        command.arg("run").envs(variables.iter().copied());
         for setting in ["log.target=stderr", "log.format=json"].iter().chain(settings) {
             command.args(["--set", setting]);
         }
@@ -91,10 +107,42 @@ impl Daemon {
         (status, self.log())
     }
 
-    /// Ends it as the kernel does when memory is short.
-    pub fn kill9(mut self) {
-        self.process.kill();
+    /// Ends all of it, guardian and worker, as `kill -9` does.
+    pub fn kill9(self) {
+        drop(self);
     }
+
+    /// Sends a signal to the process that has the sessions now.
+    pub fn signal_worker(&self, signal: Signal) {
+        self.signal_process(self.worker(), signal);
+    }
+
+    /// Sends a signal to one of its processes.
+    pub fn signal_process(&self, pid: u32, signal: Signal) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        // One that has just ended takes no signal.
+        let _ = pid.map(|pid| kill_process(pid, signal));
+    }
+
+    /// The process that was started, and outlives the workers.
+    pub fn guardian(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The process that has the sessions now; waits until there is one.
+    pub fn worker(&self) -> u32 {
+        worker_of(self.process.pid())
+    }
+}
+
+/// The worker of the daemon whose guardian is `pid`; waits until there is one.
+pub fn worker_of(pid: u32) -> u32 {
+    let mut worker = None;
+    let there = becomes(START, || {
+        worker = find_worker(pid);
+        worker.is_some()
+    });
+    worker.filter(|_| there).unwrap_or_else(|| panic!("process {pid} has no worker"))
 }
 
 /// What `record` has under each of `keys`, as in `words(&record, "by phase cause")`: `client relay eof`.

@@ -19,15 +19,16 @@ pub mod servers;
 mod sh;
 pub mod stream;
 mod topology;
+pub mod traffic;
 mod wait;
 pub mod wan;
 
-pub use daemon::{Daemon, reachable, words};
+pub use daemon::{Daemon, reachable, words, worker_of};
 pub use fault::Fault;
 pub use host::{End, Host, link};
 pub use line::Line;
 pub use namespaces::{netns, netns_as_user, program};
 pub use pair::Pair;
-pub use process::Proc;
+pub use process::{Proc, find_worker, working};
 pub use topology::{BOTH, Ip, Lab, Shape};
 pub use wait::{becomes, wait_until};

@@ -9,6 +9,7 @@ use lab::bench::{Plan, Results};
 use report::Report;
 
 mod demo;
+mod never_drop;
 mod paths;
 mod report;
 mod soak;
@@ -18,11 +19,12 @@ fn main() -> ExitCode {
         Some("bench") => lab::program(bench),
         Some("demo") => lab::program(demo::demo),
         Some("lab") => lab::program(demo::lab),
+        Some("never-drop") => lab::program(never_drop::run),
         Some("paths") => lab::program(paths::run),
         Some("soak") => lab::program(soak::run),
         _ => {
             eprintln!(
-                "usage: lab bench | demo | lab | paths [even even-loss bonded bonded-loss cuts outage short] [ipv6] [net.KEY=VALUE] | soak"
+                "usage: lab bench | demo | lab | never-drop [TIMES=100] | paths [even even-loss bonded bonded-loss cuts outage short] [ipv6] [net.KEY=VALUE] | soak"
             );
             ExitCode::from(64)
         }

@@ -90,11 +90,46 @@ impl Proc {
         })
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills it and waits until it is gone; what it has begun as its worker goes with it.
     pub fn kill(&mut self) {
+        let worker = find_worker(self.pid());
+        // First itself, as it would begin another.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(worker) = worker {
+            let pid = i32::try_from(worker).ok().and_then(Pid::from_raw);
+            let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+            becomes(Duration::from_secs(5), || !runs(worker));
+        }
     }
+}
+
+/// A child of `guardian` with the name that a worker gives itself.
+pub fn find_worker(guardian: u32) -> Option<u32> {
+    std::fs::read_dir("/proc").ok()?.find_map(|entry| {
+        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let (name, state, parent) = stat(pid)?;
+        (name == "tcp-int-worker" && state != "Z" && parent == guardian).then_some(pid)
+    })
+}
+
+/// The process that does the work: the worker of `pid`, or itself where it has none.
+pub fn working(pid: u32) -> u32 {
+    find_worker(pid).unwrap_or(pid)
+}
+
+/// Its first thread can be gone while others still hold what it had open.
+fn runs(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads > 1 || stat(pid).is_some_and(|(_, state, _)| state != "Z")
+}
+
+/// Name, state and parent, of /proc/PID/stat: proc(5).
+fn stat(pid: u32) -> Option<(String, String, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    Some((name.to_owned(), fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
 impl Drop for Proc {

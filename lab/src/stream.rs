@@ -72,20 +72,35 @@ pub struct Sum {
 }
 
 /// Sends `bytes` bytes that follow from `seed`. It does not shut the stream down.
-pub fn send(mut stream: &TcpStream, seed: u64, bytes: u64, pace: Pace) -> io::Result<Sum> {
+pub fn send(stream: &TcpStream, seed: u64, bytes: u64, pace: Pace) -> io::Result<Sum> {
+    send_some(stream, seed, bytes, pace, || true)
+}
+
+/// Sends bytes that follow from `seed` for as long as `go_on` says so. It does not shut the stream down.
+pub fn send_while(stream: &TcpStream, seed: u64, pace: Pace, go_on: impl FnMut() -> bool) -> io::Result<Sum> {
+    send_some(stream, seed, u64::MAX, pace, go_on)
+}
+
+fn send_some(
+    mut stream: &TcpStream,
+    seed: u64,
+    most: u64,
+    pace: Pace,
+    mut go_on: impl FnMut() -> bool,
+) -> io::Result<Sum> {
     let (mut content, mut whim) = (Random::new(seed), Random::new(!seed));
     let (mut hash, mut chunk) = (Sha256::new(), vec![0; pace.chunk]);
-    let mut left = bytes;
-    while left > 0 {
-        let size = (1 + whim.below(pace.chunk) as u64).min(left);
+    let mut sent = 0;
+    while sent < most && go_on() {
+        let size = (1 + whim.below(pace.chunk) as u64).min(most - sent);
         let chunk = &mut chunk[..usize::try_from(size).unwrap_or(usize::MAX)];
         content.fill(chunk);
         hash.update(&*chunk);
         stream.write_all(chunk)?;
-        left -= size;
+        sent += size;
         pace.rest(&mut whim);
     }
-    Ok(sum(bytes, hash))
+    Ok(sum(sent, hash))
 }
 
 /// Reads to the end of the stream.

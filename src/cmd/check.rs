@@ -29,10 +29,20 @@ pub fn report(config: Result<Config, Faults>, json: bool) -> (String, Exit) {
 /// The configuration in `file`, with `sets` over it. Without `file` it is the default file, or what the defaults and
 /// `sets` make when there is none.
 pub fn read_config(file: Option<&Path>, sets: &[String]) -> Result<Config, Faults> {
+    parse(file, read_text(file)?.as_deref(), sets)
+}
+
+/// The text of `file`; without `file` of the default one, if it is there.
+pub fn read_text(file: Option<&Path>) -> Result<Option<String>, Faults> {
     let path = file.unwrap_or(Path::new(DEFAULT_CONFIG));
-    let text = match fs::read_to_string(path) {
-        Err(err) if file.is_none() && err.kind() == ErrorKind::NotFound => String::new(),
-        read => read.map_err(|err| Faults::unreadable(path, &err))?,
-    };
-    Config::parse(&text, sets).map_err(|faults| faults.in_file(path))
+    match fs::read_to_string(path) {
+        Err(err) if file.is_none() && err.kind() == ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(|err| Faults::unreadable(path, &err)),
+    }
+}
+
+/// The configuration that `text` from `file` says, with `sets` over it.
+pub fn parse(file: Option<&Path>, text: Option<&str>, sets: &[String]) -> Result<Config, Faults> {
+    let path = file.unwrap_or(Path::new(DEFAULT_CONFIG));
+    Config::parse(text.unwrap_or_default(), sets).map_err(|faults| faults.in_file(path))
 }

@@ -39,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: Log,
+    /// `[stop]`
+    pub stop: Stop,
 }
 
 /// `[listen]`: where intercepted connections are accepted.
@@ -271,10 +273,31 @@ pub struct Timeouts {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Sessions at once; `None`: what the descriptor limit carries.
     pub connections: Option<NonZeroU32>,
+    /// Deaths of the worker in one minute that are borne; with one more the daemon ends, and connections are routed.
+    pub crashes: u32,
+}
+
+/// `[stop]`: how it ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stop {
+    /// What SIGTERM means.
+    pub sigterm: Sigterm,
+    /// How long sessions that are left may go on when it drains.
+    pub drain_deadline: Duration,
+}
+
+/// `stop.sigterm`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sigterm {
+    /// `"stop"`: every session is reset, at both ends.
+    #[default]
+    Stop,
+    /// `"drain"`: new connections are routed, and it ends when the last session has.
+    Drain,
 }
 
 /// `[log]`
@@ -322,6 +345,18 @@ pub enum Level {
     Info,
     /// `"debug"`: also what a peer can trigger.
     Debug,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: None, crashes: 10 }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { sigterm: Sigterm::Stop, drain_deadline: Duration::from_secs(600) }
+    }
 }
 
 impl Default for Listen {

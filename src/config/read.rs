@@ -2,8 +2,8 @@
 use super::fault::{Faults, Why};
 use super::section::{self, Section};
 use super::{
-    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Timeouts, Wan, paths,
-    tree, value,
+    ClientLeg, Config, FastOpen, Keepalive, Leg, Limits, Listen, Log, Rules, ServerLeg, Stop, Timeouts, Wan,
+    paths, tree, value,
 };
 
 impl Config {
@@ -31,6 +31,7 @@ fn config(root: &mut Section<'_>) -> Config {
         timeouts: root.table("timeouts", timeouts),
         limits: root.table("limits", limits),
         log: root.table("log", log),
+        stop: root.table("stop", stop),
         listen,
         rules,
     }
@@ -149,7 +150,19 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
 }
 
 fn limits(section: &mut Section<'_>) -> Limits {
-    Limits { connections: section.take("connections", value::connections, Limits::default().connections) }
+    let default = Limits::default();
+    Limits {
+        connections: section.take("connections", value::connections, default.connections),
+        crashes: section.take("crashes", value::crashes, default.crashes),
+    }
+}
+
+fn stop(section: &mut Section<'_>) -> Stop {
+    let default = Stop::default();
+    Stop {
+        sigterm: section.take("sigterm", value::sigterm, default.sigterm),
+        drain_deadline: section.take("drain-deadline", value::deadline, default.drain_deadline),
+    }
 }
 
 fn log(section: &mut Section<'_>) -> Log {

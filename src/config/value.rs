@@ -8,7 +8,7 @@ use super::fault::Why;
 use super::tree::{Node, Value};
 use super::{
     Congestion, CongestionControl, FastOpen, Interface, Keepalive, Level, LogFormat, LogTarget, SendBuffer,
-    Source,
+    Sigterm, Source,
 };
 use crate::units::{BadMark, Mark, OwnMark, Port};
 
@@ -65,6 +65,11 @@ pub(super) fn connections(node: &Node) -> Result<Option<NonZeroU32>, Why> {
         "must be a number from 1 to 4294967295; leave it out for as many as the descriptor limit carries",
     );
     number(node).and_then(NonZeroU32::new).ok_or(why).map(Some)
+}
+
+pub(super) fn crashes(node: &Node) -> Result<u32, Why> {
+    number(node)
+        .ok_or(Why::Allowed("must be a number from 0 to 4294967295; 0: the first death of a worker ends it"))
 }
 
 pub(super) fn mark(node: &Node) -> Result<Mark, Why> {
@@ -136,6 +141,19 @@ pub(super) fn timeout(node: &Node) -> Result<Option<Duration>, Why> {
     let why = "must be a time in quotes, as \"10s\", \"5m\" or \"500ms\", in whole milliseconds, at most \"365days\"; \"0s\": never";
     let whole = |time: &Duration| time.subsec_nanos().is_multiple_of(1_000_000) && *time <= TIMEOUT;
     duration(node).filter(whole).ok_or(Why::Allowed(why)).map(unless_zero)
+}
+
+pub(super) fn deadline(node: &Node) -> Result<Duration, Why> {
+    let why = "must be a time in quotes, as \"10s\" or \"5m\", at most \"365days\"";
+    duration(node).filter(|time| *time <= TIMEOUT).ok_or(Why::Allowed(why))
+}
+
+pub(super) fn sigterm(node: &Node) -> Result<Sigterm, Why> {
+    match text(node) {
+        Some("stop") => Ok(Sigterm::Stop),
+        Some("drain") => Ok(Sigterm::Drain),
+        _ => Err(Why::Allowed("must be \"stop\" or \"drain\"")),
+    }
 }
 
 pub(super) fn fast_open(node: &Node) -> Result<FastOpen, Why> {

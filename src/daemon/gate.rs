@@ -1,11 +1,13 @@
 //! Who opens and closes the gate for new connections: it is closed while there are almost too many sessions, or no means for
 //! one more. WIRING.
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::Domain;
+use tokio::time::{Instant, sleep_until};
 
 use crate::flow::Side;
 use crate::kernel::Kernel;
@@ -24,21 +26,32 @@ const SESSIONS_TRIED: usize = 4;
 pub struct Guard {
     reserve: Reserve,
     failed: bool,
+    /// When to look again, although nobody may have rung by then.
+    due: Cell<Option<Instant>>,
 }
 
 impl Guard {
     /// The gate is open.
     pub fn new() -> Self {
-        Self { reserve: Reserve::take(), failed: false }
+        Self { reserve: Reserve::take(), failed: false, due: Cell::default() }
     }
 
-    /// Waits until it is time to [look again](Self::look_again) although nobody has rung; it may never be.
+    /// The gate is where somebody else has left it: the first look moves it to where it should be.
+    pub fn unsure() -> Self {
+        Self { failed: true, ..Self::new() }
+    }
+
+    /// Waits until it is time to [look again](Self::look_again) although nobody has rung; it may never be. Whoever waits may begin anew
+    /// as often as he likes.
     pub async fn later(&self, shared: &Shared) {
-        if self.failed || shared.occupancy.is_exhausted() {
-            tokio::time::sleep(LATER).await;
-        } else {
-            std::future::pending().await
+        if !self.failed && !shared.occupancy.is_exhausted() {
+            self.due.set(None);
+            return std::future::pending().await;
         }
+        let due = self.due.get().unwrap_or_else(|| Instant::now() + LATER);
+        self.due.set(Some(due));
+        sleep_until(due).await;
+        self.due.set(None);
     }
 
     /// A worker has rung, or some time has passed.

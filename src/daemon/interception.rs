@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::exit::Fatal;
+use crate::paths;
 use crate::rules::{self, Gate, Keeper};
+use crate::wan;
 
 /// What the handshakes that are under way have at the end: a SYN-ACK that was lost is sent again after a second
 /// (TCP_TIMEOUT_INIT in include/net/tcp.h).
@@ -77,9 +79,16 @@ pub fn admit_no_more(config: &Config) {
     }
 }
 
+/// All sockets are closed: takes everything away that `run` has made on this host and that is its own; the rules if they are `ours`.
+pub fn undo(config: &Config, ours: bool) -> Result<(), Fatal> {
+    wan::keep::clear(config.rules.own_mark);
+    paths::keep::clear(config);
+    end(config, ours)
+}
+
 /// All sockets are closed: what is left of them is not in use. Removes the rules if they are `ours`; where they stay, a client that uses
 /// its port again must not meet a leftover socket.
-pub fn end(config: &Config, ours: bool) -> Result<(), Fatal> {
+fn end(config: &Config, ours: bool) -> Result<(), Fatal> {
     let own = config.rules.own_mark;
     if ours {
         let removed = rules::remove(own, rules::Caller::Daemon)?;

@@ -11,10 +11,11 @@ use super::{Setup, os};
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::listener;
+use crate::table::header;
 
 /// One list of listeners for each worker.
 pub fn bind_all(setup: &Setup, kernel: &Kernel) -> Result<Vec<Vec<Socket>>, Fatal> {
-    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(header::THREADS);
     let several = setup.listen.len() > 1;
     let bind = |addr: SocketAddr| match listener::bind(addr, &setup.config, kernel) {
         Ok(listener) => Ok(Some(listener)),

@@ -110,6 +110,13 @@ impl<'a> Opener<'a> {
         Ok(())
     }
 
+    /// A SYN was sent by somebody else.
+    pub(super) fn resumed(&self) {
+        if self.first.gone() {
+            self.sent.set(Opening::Data);
+        }
+    }
+
     /// Whether another connection can still take this one's place: not when a SYN has taken bytes along.
     pub(super) fn may_try_again(&self) -> bool {
         !self.first.gone()

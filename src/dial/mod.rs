@@ -6,17 +6,20 @@ mod multipath;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
 use socket2::{Domain, Socket};
 
 use crate::config::{ServerLeg, Source};
+use crate::crash::{self, Point};
 use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
 use crate::leg::{Leg, lacks, reset_on_close};
 use crate::record::{Dialled, End, Opening, Phase, Timeout};
+use crate::table::slot::Slot;
 
 pub use self::fast_open::Opener;
 use self::fast_open::Syn;
@@ -106,6 +109,8 @@ impl DialError {
 pub struct Call<'a> {
     /// From whom, to whom.
     pub flow: &'a Flow,
+    /// Where it is written down with which socket.
+    pub slot: &'a Slot,
     /// How.
     pub config: &'a ServerLeg,
     /// The mark of server legs.
@@ -130,22 +135,36 @@ pub struct Reached {
     pub opening: Opening,
 }
 
-/// Dials the flow's original destination, as the configuration says where from.
+/// Dials the flow's original destination, as the configuration says where from; first of all waits for a leg that is `dialling`
+/// already.
 ///
 /// # Errors
 /// When the last step of the ladder failed; the client is then to be reset.
-pub async fn connect(call: &Call<'_>) -> Result<Reached, DialError> {
-    let result = match call.config.connect_timeout {
-        None => ladder(call).await,
-        Some(after) => {
-            tokio::time::timeout(after, ladder(call)).await.unwrap_or(Err(DialError::TimedOut { after }))
+pub async fn connect(call: &Call<'_>, dialling: Option<Box<Leg>>) -> Result<Reached, DialError> {
+    let dial = async {
+        match dialling {
+            None => ladder(call).await,
+            Some(leg) => resumed(call, *leg).await,
         }
+    };
+    let result = match call.config.connect_timeout {
+        None => dial.await,
+        Some(after) => tokio::time::timeout(after, dial).await.unwrap_or(Err(DialError::TimedOut { after })),
     };
     if let Err(err) = &result {
         call.multipath.conclude_without(err);
     }
     let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
     result.map(|(leg, dialled)| Reached { leg, dialled, opening })
+}
+
+/// Somebody else has sent this leg's SYN. Only where that has taken bytes along, another connection cannot take its place.
+async fn resumed(call: &Call<'_>, leg: Leg) -> Result<(Leg, Dialled), DialError> {
+    call.opener.resumed();
+    match finish(call, leg).await {
+        Err(_) if call.opener.may_try_again() => ladder(call).await,
+        result => result.map(|leg| (leg, Dialled::First)),
+    }
 }
 
 async fn ladder(call: &Call<'_>) -> Result<(Leg, Dialled), DialError> {
@@ -191,13 +210,22 @@ async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, Dia
     if let Some(addr) = source {
         bind(&socket, addr).map_err(|err| DialError::BindSource { addr, err })?;
     }
+    let cookie = socket_cookie(&socket).map_err(|err| DialError::Socket(err.into()))?;
+    call.slot.dialling(socket.as_raw_fd(), cookie);
+    crash::at(Point::Socket);
     let syn = call.opener.connect(&socket).await?;
     // From here to send() nothing waits: a socket whose SYN is due reads as writable, and connected() would believe it.
     let leg = Leg::new(socket, Side::Server, &call.kernel.server).map_err(DialError::Socket)?;
     if syn == Syn::Due {
         call.opener.send(&leg)?;
     }
+    crash::at(Point::Syn);
+    finish(call, leg).await
+}
+
+async fn finish(call: &Call<'_>, leg: Leg) -> Result<Leg, DialError> {
     leg.connected().await.map_err(DialError::Connect)?;
+    crash::at(Point::Connected);
     call.multipath.conclude(&leg);
     Ok(leg)
 }

@@ -1,6 +1,7 @@
 //! Into the background: a process of its own session, which the one that was called waits for until it listens. EFFECT.
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 
 use rustix::fs::Mode;
 use rustix::process::{Pid, WaitOptions, chdir, setsid, umask, waitpid};
@@ -66,6 +67,12 @@ impl Starting {
         // Who waited may have been killed; the daemon does not mind.
         let _ = self.waiting.write_all(&[1]);
         Ok(())
+    }
+}
+
+impl AsRawFd for Starting {
+    fn as_raw_fd(&self) -> RawFd {
+        self.waiting.as_raw_fd()
     }
 }
 

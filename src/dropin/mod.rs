@@ -9,11 +9,13 @@ pub mod flags;
 pub mod pid_file;
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use crate::config::{Config, Congestion, Keepalive, Leg, LogTarget, Source};
-use crate::daemon::{self, Interception, Setup};
+use crate::daemon::{Interception, Setup};
 use crate::exit::{Exit, Fatal};
+use crate::guardian::{self, handover::Inherited};
 
 use detach::{Process, Starting};
 pub use flags::Flags;
@@ -36,8 +38,9 @@ pub fn run(flags: &Flags) -> Result<(String, Exit), Fatal> {
     let log = flags.log.as_deref().map(std::path::absolute).transpose();
     let log =
         log.map_err(|err| Fatal::new(Exit::OsErr, format!("-l: the current directory is gone: {err}")))?;
-    let setup = setup(flags, listen, source, log);
-    if flags.foreground {
+    let setup = Setup { inherited: Inherited::find()?, ..setup(flags, listen, source, log) };
+    // Whoever takes a daemon's place is in the background already.
+    if flags.foreground || setup.inherited.is_some() {
         return serve(flags, setup, None);
     }
     match detach::detach()? {
@@ -48,9 +51,12 @@ pub fn run(flags: &Flags) -> Result<(String, Exit), Fatal> {
 }
 
 fn serve(flags: &Flags, setup: Setup, starting: Option<Starting>) -> Result<(String, Exit), Fatal> {
-    let _pid_file = flags.pid_file.as_deref().map(PidFile::create).transpose()?;
-    daemon::run(setup, || starting.map_or(Ok(()), Starting::finish))?;
-    Ok((String::new(), Exit::Ok))
+    let rehearsal = setup.inherited.as_ref().is_some_and(|inherited| inherited.handover.trial);
+    let pid_file = flags.pid_file.as_deref().filter(|_| !rehearsal);
+    let _pid_file = pid_file.map(PidFile::create).transpose()?;
+    let waiting = starting.as_ref().map(AsRawFd::as_raw_fd);
+    let text = guardian::run(setup, waiting, || starting.map_or(Ok(()), Starting::finish))?;
+    Ok((text, Exit::Ok))
 }
 
 /// What 1.1.0 would have done: one listener, no rules, congestion control as the host has it.
@@ -69,5 +75,10 @@ fn setup(flags: &Flags, listen: SocketAddr, source: Source, log: Option<PathBuf>
     config.server.leg = leg;
     config.server.source = source;
     config.log.target = log.map_or(LogTarget::Stderr, LogTarget::File);
-    Setup { config, listen: vec![listen], interception: Interception::Foreign, reopens_log: true }
+    Setup {
+        listen: vec![listen],
+        interception: Interception::Foreign,
+        reopens_log: true,
+        ..Setup::from(config)
+    }
 }

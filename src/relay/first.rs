@@ -9,6 +9,7 @@ use rustix::net::{SendFlags, send};
 use super::half::Moved;
 use super::pool::Pool;
 use super::{Direction, splice};
+use crate::crash::{self, Point};
 use crate::leg::Leg;
 
 /// How long a SYN waits for them. A client that speaks first has its bytes right behind the ACK that let us accept it; one that
@@ -49,15 +50,18 @@ impl FirstBytes<'_> {
             return Ok(true);
         }
         // Without a pipe the SYN goes out empty.
-        let Ok(pipe) = pool.take() else { return Ok(false) };
-        let (_, moved) = splice::fill(source, &pipe, MOST)?;
-        if let Moved::Bytes(_) = moved {
-            way.update(|half| half.filled(moved));
-            way.pipe.set(Some(pipe));
-            return Ok(true);
+        let Ok(pipe) = way.take_pipe(pool) else { return Ok(false) };
+        match splice::fill(source, &pipe, MOST) {
+            Ok((_, moved @ Moved::Bytes(_))) => {
+                way.update(|half| half.filled(moved));
+                way.pipe.set(Some(pipe));
+                Ok(true)
+            }
+            nothing => {
+                way.give_pipe(pool, pipe);
+                nothing.map(|_| false)
+            }
         }
-        pool.give(pipe);
-        Ok(false)
     }
 
     /// Sends the SYN that `sink` has put off, with what was taken, and says whether there was any. What did not fit stays in the
@@ -69,6 +73,7 @@ impl FirstBytes<'_> {
         let before = self.way.passed_on();
         self.way.drain(sink, self.pool)?;
         if self.way.passed_on() > before {
+            crash::at(Point::SynData);
             return Ok(true);
         }
         // Before Linux 6.5 splice() sends no SYN: do_tcp_sendpages() waits for the connection first.

@@ -1,4 +1,5 @@
 //! Both directions of a session, from any state to their end. EFFECT.
+mod direction;
 pub mod first;
 pub mod half;
 pub mod pool;
@@ -10,19 +11,20 @@ pub mod watch;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use tokio::time::Sleep;
-
+pub use self::direction::{Direction, Directions};
 use self::half::{Half, Moved, Step};
-use self::pool::{Pipe, Pool};
+use self::pool::Pool;
 use self::watch::Watch;
+use crate::crash::{self, Point};
 use crate::flow::Side;
 use crate::leg::{Leg, lacks};
 use crate::record::{End, Phase};
+use crate::table::slot::Urgent;
+use futures_util::future::{Either, select};
 
 /// After so many bytes or steps a direction lets the other sessions of its worker have a turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -34,98 +36,9 @@ const HALF_OPEN: Duration = Duration::from_millis(1);
 /// No pipe or no memory is to be had, perhaps for thousands of sessions at once: when to try again.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
-/// One direction: where it stands, and the pipe with what its sink has not yet taken.
-#[derive(Default)]
-pub struct Direction {
-    half: Cell<Half>,
-    pipe: Cell<Option<Pipe>>,
-    urgent: Cell<Option<u8>>,
-    pause: Cell<Option<Pin<Box<Sleep>>>>,
-}
-
-/// The two directions of a session.
-#[derive(Default)]
-pub struct Directions {
-    /// From the client to the server.
-    pub up: Direction,
-    /// From the server to the client.
-    pub down: Direction,
-    first_eof: Cell<Option<Side>>,
-}
-
 struct Failed {
     side: Side,
     err: io::Error,
-}
-
-impl Direction {
-    /// A direction that goes on where it was left: `pipe` with the bytes that are in it, behind `passed_on` others.
-    pub fn resume(pipe: Option<(Pipe, usize)>, passed_on: u64) -> Self {
-        let (pipe, len) = pipe.unzip();
-        let half = Half::resume(len.unwrap_or(0), passed_on);
-        Self { half: Cell::new(half), pipe: Cell::new(pipe), ..Self::default() }
-    }
-
-    /// Moves what the sink takes; `None`: it takes nothing now. The pipe goes back as soon as it is empty.
-    fn drain(&self, sink: &Leg, pool: &Pool) -> io::Result<Option<()>> {
-        let (Step::Drain(len), Some(pipe)) = (self.half.get().step(), self.pipe.take()) else {
-            return Ok(Some(()));
-        };
-        let drained = splice::drain(&pipe, sink, len);
-        if let Ok(Some(n)) = drained {
-            self.update(|half| half.drained(n));
-        }
-        match self.half.get().in_pipe() {
-            0 => pool.give(pipe),
-            _ => self.pipe.set(Some(pipe)),
-        }
-        drained.map(|n| n.map(drop))
-    }
-
-    /// Payload bytes that were passed on.
-    pub fn passed_on(&self) -> u64 {
-        self.half.get().passed_on()
-    }
-
-    /// Whether it holds a pipe: only while its sink has not yet taken all that it had room for when it was asked.
-    pub fn holds_pipe(&self) -> bool {
-        self.half.get().in_pipe() > 0
-    }
-
-    fn poll_pause(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(mut pause) = self.pause.take() else { return Poll::Ready(()) };
-        let over = pause.as_mut().poll(cx);
-        if over.is_pending() {
-            self.pause.set(Some(pause));
-        }
-        over
-    }
-
-    fn pause(&self, time: Duration) {
-        self.pause.set(Some(Box::pin(tokio::time::sleep(time))));
-    }
-
-    fn update<T>(&self, change: impl FnOnce(&mut Half) -> T) -> T {
-        let mut half = self.half.get();
-        let result = change(&mut half);
-        self.half.set(half);
-        result
-    }
-}
-
-impl Directions {
-    /// A session that goes on where it was left.
-    pub fn resume(up: Direction, down: Direction) -> Self {
-        Self { up, down, first_eof: Cell::new(None) }
-    }
-
-    fn moved(&self) -> u64 {
-        self.up.passed_on() + self.down.passed_on()
-    }
-
-    fn half_closed(&self) -> bool {
-        self.up.half.get().source_ended() || self.down.half.get().source_ended()
-    }
 }
 
 /// Relays until both directions have ended, a leg fails, or one of the session's clocks strikes. Whatever `way` says has
@@ -180,6 +93,7 @@ async fn both(session: &Session<'_>) -> Result<(), Failed> {
                 Poll::Pending => failed(server, ready!(server_failure.as_mut().poll(cx))),
             },
         };
+        crash::at(Point::Failed);
         // A last turn for both: what came before the reset and has a place to go is still passed on.
         let _ = (up.poll(cx), down.poll(cx));
         Poll::Ready(Err(first))
@@ -214,7 +128,9 @@ impl Pump<'_> {
                     }
                 }
                 Step::Shut => {
+                    self.way.journal.shut();
                     self.sink.shut_write().map_err(|err| failed(self.sink, err))?;
+                    crash::at(Point::Shut);
                     self.way.update(Half::shut);
                 }
                 Step::Done => return Poll::Ready(Ok(())),
@@ -233,18 +149,22 @@ impl Pump<'_> {
         ready!(self.poll_give_urgent(cx))?;
         ready!(source.poll_readable(cx)).map_err(|err| failed(source, err))?;
         let room = ready!(sink.poll_room(cx)).map_err(|err| failed(sink, err))?;
-        let Ok(pipe) = pool.take() else {
+        let Ok(pipe) = way.take_pipe(pool) else {
             way.pause(SHORTAGE);
             return Poll::Ready(Ok(0));
         };
         let filled = splice::fill(source, &pipe, room.min(pipe.capacity()));
-        let Some((asked, moved)) = self.settle(source, filled)? else {
-            pool.give(pipe);
-            return Poll::Ready(Ok(0));
+        let (asked, moved) = match self.settle(source, filled) {
+            Ok(Some(filled)) => filled,
+            nothing => {
+                way.give_pipe(pool, pipe);
+                return Poll::Ready(nothing.map(|_| 0));
+            }
         };
         way.update(|half| half.filled(moved));
         match moved {
             Moved::Bytes(n) => {
+                crash::at(Point::Filled);
                 // A short answer that no lack of pipe buffers and no urgent byte explains has emptied the source.
                 if n.get() < asked.min(pipe.slots()) && !source.is_urgent() {
                     source.clear_readable(cx);
@@ -253,11 +173,12 @@ impl Pump<'_> {
                 return Poll::Ready(Ok(n.get()));
             }
             Moved::Eof => {
+                crash::at(Point::Eof);
                 self.first_eof.set(self.first_eof.get().or(Some(source.side())));
-                pool.give(pipe);
+                way.give_pipe(pool, pipe);
             }
             Moved::NotReady => {
-                pool.give(pipe);
+                way.give_pipe(pool, pipe);
                 self.look_for_urgent(cx)?;
             }
         }
@@ -279,7 +200,15 @@ impl Pump<'_> {
     /// Nothing could be read: splice() stops at an urgent byte, which is taken another way; else it is time to wait for news.
     fn look_for_urgent(&self, cx: &mut Context<'_>) -> Result<(), Failed> {
         let Self { way, source, .. } = *self;
-        way.urgent.set(splice::take_urgent(source).map_err(|err| failed(source, err))?);
+        let seen = |byte| {
+            way.journal.urgent(Some(Urgent::Seen(byte)));
+            crash::at(Point::UrgentSeen);
+        };
+        let taken = splice::take_urgent(source, seen).map_err(|err| failed(source, err))?;
+        way.urgent(taken);
+        if taken.is_some() {
+            crash::at(Point::UrgentTaken);
+        }
         if way.urgent.get().is_none() && !source.clear_readable(cx) {
             way.pause(PAUSE);
         }
@@ -294,7 +223,9 @@ impl Pump<'_> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            way.urgent.set(None);
+            crash::at(Point::UrgentGiven);
+            // In this order: whoever takes over asks the sink how much it was given, but could not tell this byte from the next.
+            way.urgent(None);
             way.update(Half::passed_urgent);
         }
         Poll::Ready(Ok(()))

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
 /// The most that pays (design decision 1); the sizes below are tried where an ordinary user's budget ends
@@ -29,6 +30,21 @@ impl Pipe {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let granted = SIZES.into_iter().find_map(|size| fcntl_setpipe_size(&write, size).ok());
         let capacity = granted.or_else(|| fcntl_getpipe_size(&write).ok()).unwrap_or(PAGE);
+        Ok(Self { read, write, capacity })
+    }
+
+    /// One that is there already.
+    ///
+    /// # Errors
+    /// When the two are not the ends of one pipe.
+    pub fn found(read: OwnedFd, write: OwnedFd) -> io::Result<Self> {
+        let (one, other) = (fstat(&read)?, fstat(&write)?);
+        let is_pipe = |mode| FileType::from_raw_mode(mode) == FileType::Fifo;
+        let same = (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino);
+        if !same || !is_pipe(one.st_mode) || !fcntl_getfl(&write)?.contains(OFlags::WRONLY) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let capacity = fcntl_getpipe_size(&write)?;
         Ok(Self { read, write, capacity })
     }
 
@@ -83,6 +99,16 @@ mod tests {
         let pipes: Vec<_> = (0..KEPT + 3).map(|_| pool.take().unwrap()).collect();
         pipes.into_iter().for_each(|pipe| pool.give(pipe));
         assert_eq!(pool.idle.borrow().len(), KEPT);
+    }
+
+    #[test]
+    fn what_is_found_is_a_pipe_if_both_are_its_ends() {
+        let [one, other] = [0, 1].map(|_| Pool::default().take().unwrap());
+        let dup = |fd: &OwnedFd| fd.try_clone().unwrap();
+        assert!(Pipe::found(dup(&one.read), dup(&other.write)).is_err());
+        assert!(Pipe::found(dup(&one.read), dup(&one.read)).is_err());
+        let found = Pipe::found(dup(&one.read), dup(&one.write)).unwrap();
+        assert_eq!(found.capacity(), one.capacity());
     }
 
     #[test]

@@ -67,13 +67,20 @@ fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>
 /// Takes the urgent byte at which splice() stops, if that is why it stopped: the one payload byte that goes by user memory,
 /// because the kernel offers no other way past it (tcp_read_sock() in net/ipv4/tcp.c).
 ///
-/// Data may have come since splice() found none: only at the mark is the next byte an urgent one.
-pub fn take_urgent(source: &Leg) -> io::Result<Option<u8>> {
+/// Data may have come since splice() found none: only at the mark is the next byte an urgent one. It is `seen` before it is taken.
+pub fn take_urgent(source: &Leg, seen: impl FnOnce(u8)) -> io::Result<Option<u8>> {
     if source.is_mptcp_socket() || !sys::at_urgent_mark(source.as_fd())? {
         return Ok(None);
     }
+    if let Some(byte) = next_byte(source, RecvFlags::PEEK)? {
+        seen(byte);
+    }
+    next_byte(source, RecvFlags::empty())
+}
+
+fn next_byte(source: &Leg, how: RecvFlags) -> io::Result<Option<u8>> {
     let mut byte = [0];
-    match recv(source, &mut byte, RecvFlags::DONTWAIT) {
+    match recv(source, &mut byte, how | RecvFlags::DONTWAIT) {
         Ok((1.., _)) => Ok(Some(byte[0])),
         Ok(_) | Err(Errno::AGAIN) => Ok(None),
         Err(err) => Err(source.keep(err.into())),

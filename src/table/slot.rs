@@ -11,6 +11,9 @@ use std::time::Duration;
 use crate::flow::{Flow, OrigDst};
 use crate::record::{Dialled, Opening};
 
+pub use super::journal::{Journal, SeenWay, Urgent};
+use super::word::{YES, seal, store};
+
 /// Words of a slot: three cache lines.
 pub const WORDS: usize = 24;
 
@@ -28,41 +31,15 @@ const BLAMED: usize = 14;
 const UP: usize = 16;
 const DOWN: usize = 20;
 
-/// Of a direction.
-const PIPE: usize = 0;
-const PASSED_ON: usize = 1;
-const SHUT: usize = 2;
-const URGENT: usize = 3;
-
 /// Never used, or about to be filled in.
 const VACANT: u64 = 0;
 const DIALLING: u64 = 0x6469_616c_5bd1_e995;
 const RELAYING: u64 = 0x7265_6c61_85eb_ca6b;
 const ENDED: u64 = 0x656e_6465_c2b2_ae35;
 
-const YES: u64 = 0x7965_7321;
-const PIPE_TAG: u64 = 0xa5;
-const FD_BITS: u32 = 28;
-const SEEN: u64 = 0x5e_0000;
-const TAKEN: u64 = 0x7a_0000;
-
 /// Where one session is written down.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot(&'static [AtomicU64; WORDS]);
-
-/// Where one direction of it is.
-#[derive(Debug, Clone, Copy)]
-pub struct Journal {
-    slot: Slot,
-    way: Way,
-}
-
-#[derive(Debug, Clone, Copy)]
-#[repr(u8)]
-enum Way {
-    Up = UP as u8,
-    Down = DOWN as u8,
-}
 
 /// What a slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,28 +77,6 @@ pub struct Seen {
     pub up: SeenWay,
     /// From the server to the client.
     pub down: SeenWay,
-}
-
-/// A direction as its slot has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SeenWay {
-    /// The pipe's ends: where bytes come out, where they go in.
-    pub pipe: Option<(RawFd, RawFd)>,
-    /// Bytes that were passed on.
-    pub passed_on: u64,
-    /// The sink's write side was shut, or was about to be.
-    pub shut: bool,
-    /// An urgent byte that is on its way.
-    pub urgent: Option<Urgent>,
-}
-
-/// An urgent byte, on its way from one socket to the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Urgent {
-    /// It has been seen, and may have been taken from the source.
-    Seen(u8),
-    /// It has been taken, and may have been given to the sink.
-    Taken(u8),
 }
 
 impl Slot {
@@ -171,12 +126,12 @@ impl Slot {
 
     /// From the client to the server.
     pub fn up(self) -> Journal {
-        Journal { slot: self, way: Way::Up }
+        self.way(UP)
     }
 
     /// From the server to the client.
     pub fn down(self) -> Journal {
-        Journal { slot: self, way: Way::Down }
+        self.way(DOWN)
     }
 
     /// When it was accepted.
@@ -241,80 +196,13 @@ impl Slot {
         self.0[word].load(Ordering::Acquire)
     }
 
-    /// Each store comes behind those before it, so that what is seen after a death is what was done until then.
     fn set(&self, word: usize, value: u64) {
-        #[cfg(test)]
-        if !super::tests::lives() {
-            return;
-        }
-        self.0[word].store(value, Ordering::Release);
-    }
-}
-
-impl Journal {
-    /// A pipe will be filled. It is here before the first byte is in it.
-    pub fn pipe(&self, read: RawFd, write: RawFd) {
-        let [read, write] = [read, write].map(|fd| u64::from(fd.cast_unsigned()));
-        self.set(PIPE, PIPE_TAG << (2 * FD_BITS) | read << FD_BITS | write);
+        store(&self.0[word], value);
     }
 
-    /// The pipe is empty, and somebody else's next.
-    pub fn no_pipe(&self) {
-        self.set(PIPE, 0);
-    }
-
-    /// So many bytes were passed on so far.
-    pub fn passed_on(&self, bytes: u64) {
-        self.set(PASSED_ON, bytes);
-    }
-
-    /// The sink's write side is about to be shut.
-    pub fn shut(&self) {
-        self.set(SHUT, YES);
-    }
-
-    /// Where an urgent byte is; `None`: there is none.
-    pub fn urgent(&self, byte: Option<Urgent>) {
-        self.set(
-            URGENT,
-            match byte {
-                None => 0,
-                Some(Urgent::Seen(byte)) => SEEN | u64::from(byte),
-                Some(Urgent::Taken(byte)) => TAKEN | u64::from(byte),
-            },
-        );
-    }
-
-    fn read(&self) -> Option<SeenWay> {
-        let mask = (1 << FD_BITS) - 1;
-        let fd = |bits: u64| RawFd::try_from(bits & mask).ok();
-        let pipe = match self.get(PIPE) {
-            0 => None,
-            pipe if pipe >> (2 * FD_BITS) == PIPE_TAG => Some((fd(pipe >> FD_BITS)?, fd(pipe)?)),
-            _ => return None,
-        };
-        let shut = match self.get(SHUT) {
-            0 => false,
-            YES => true,
-            _ => return None,
-        };
-        let urgent = self.get(URGENT);
-        let byte = urgent as u8;
-        let urgent = match urgent & !0xff {
-            0 if urgent == 0 => None,
-            SEEN => Some(Urgent::Seen(byte)),
-            TAKEN => Some(Urgent::Taken(byte)),
-            _ => return None,
-        };
-        Some(SeenWay { pipe, passed_on: self.get(PASSED_ON), shut, urgent })
-    }
-
-    fn get(&self, word: usize) -> u64 {
-        self.slot.get(self.way as usize + word)
-    }
-
-    fn set(&self, word: usize, value: u64) {
-        self.slot.set(self.way as usize + word, value);
+    fn way(self, first: usize) -> Journal {
+        let words = self.0[first..].first_chunk();
+        Journal::new(words.expect("a slot has words for both directions"))
     }
 }
 
@@ -365,14 +253,4 @@ fn with_proof(fd: RawFd, cookie: u64) -> u64 {
 fn proved(packed: u64, cookie: u64) -> Option<(RawFd, u64)> {
     let fd = RawFd::try_from(packed & 0xffff_ffff).ok()?;
     (with_proof(fd, cookie) == packed).then_some((fd, cookie))
-}
-
-/// A number that only these words give, in this order, as far as chance goes.
-fn seal(words: &[u64]) -> u64 {
-    // The finaliser of MurmurHash3, over and over.
-    words.iter().fold(0x9e37_79b9_7f4a_7c15, |sum: u64, word| {
-        let mut mixed = (sum ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        mixed ^ mixed >> 33
-    })
 }

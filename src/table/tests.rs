@@ -1,36 +1,16 @@
 //! A writer is killed behind each of its stores: what is read then is what was before the step, what comes behind it, or nothing.
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::Table;
-use super::header::Unreadable;
+use super::header::{LAYOUT, Unreadable};
 use super::slot::{Content, Seen, SeenWay, Slot, Urgent, WORDS};
+use super::word::fuse;
 use crate::flow::{Flow, OrigDst};
+use crate::metrics::Counters;
 use crate::record::{Dialled, Opening};
-
-thread_local! {
-    /// So many stores are still done.
-    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-/// Whether the writer still lives; asked at each store.
-pub(super) fn lives() -> bool {
-    LEFT.with(|left| {
-        let now = left.get();
-        left.set(now.saturating_sub(1));
-        now > 0
-    })
-}
-
-fn killed_after<T>(stores: usize, work: impl FnOnce() -> T) -> T {
-    LEFT.with(|left| left.set(stores));
-    let done = work();
-    LEFT.with(|left| left.set(usize::MAX));
-    done
-}
 
 /// What a session does with its slot.
 #[derive(Debug, Clone, Copy)]
@@ -151,10 +131,7 @@ proptest! {
         for step in steps {
             let Some(expected) = step.expected(after) else { continue };
             (before, after) = (after, expected);
-            left = killed_after(left, || {
-                step.apply(slot);
-                LEFT.with(Cell::get)
-            });
+            left = fuse::burns_after(left, || step.apply(slot));
             if left == 0 {
                 break;
             }
@@ -202,11 +179,11 @@ fn slot_of(words: &[u64]) -> Slot {
 
 #[test]
 fn a_table_that_another_program_made_is_read_if_it_has_this_layout() {
-    let table = Table::new(64).unwrap();
+    let (table, file) = Table::new(64).unwrap();
     let counters = table.header().counters();
     counters.accepted.count();
     table.header().thread(3).drives(Some(0));
-    let again = Table::open(table.file.try_clone().unwrap()).unwrap();
+    let again = Table::open(&file).unwrap();
     assert_eq!(again.header().counters().accepted.get(), 1);
     assert_eq!(again.header().thread(3).driven(), Some(0));
     assert_eq!(again.header().thread(4).driven(), None);
@@ -216,13 +193,34 @@ fn a_table_that_another_program_made_is_read_if_it_has_this_layout() {
 
 #[test]
 fn a_table_of_another_layout_or_none_at_all_is_refused() {
-    let table = Table::new(64).unwrap();
+    let (table, file) = Table::new(64).unwrap();
     table.words[1].store(99, std::sync::atomic::Ordering::Relaxed);
-    let refused = |table: &Table| Table::open(table.file.try_clone().unwrap()).unwrap_err().to_string();
-    assert!(refused(&table).contains("layout 99, and this program knows layout 1"));
+    let refused = |file| Table::open(file).unwrap_err().to_string();
+    assert!(refused(&file).contains("layout 99, and this program knows layout 1"));
     table.words[0].store(0, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(refused(&table), Unreadable::Foreign.to_string());
-    let table = Table::new(64).unwrap();
+    assert_eq!(refused(&file), Unreadable::Foreign.to_string());
+    let (table, file) = Table::new(64).unwrap();
     table.words[2].store(65, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(refused(&table), Unreadable::Short.to_string());
+    assert_eq!(refused(&file), Unreadable::Short.to_string());
+}
+
+/// What is here is what words of the table mean. Behind the last of each there may be more; for any other change [`LAYOUT`] has to be
+/// another number, or a program that takes over would misread what it finds.
+#[test]
+fn what_the_words_mean_belongs_to_the_layout() {
+    let words = |all: &[&str]| all.join(" ");
+    let dialled: Vec<_> = Dialled::ALL.iter().map(|word| word.as_str()).collect();
+    let opening: Vec<_> = Opening::ALL.iter().map(|word| word.as_str()).collect();
+    let counters = Counters::default().to_string();
+    let counters: Vec<_> = counters.split(' ').filter_map(|word| word.split('=').next()).collect();
+    assert_eq!((LAYOUT, WORDS), (1, 24));
+    assert!(words(&dialled).starts_with("first again other-port"));
+    assert!(words(&opening).starts_with("no avoided asked empty data ignored lost"));
+    assert!(
+        words(&counters).starts_with(
+            "accepted ended-in-order dialled-again dialled-other-port dial-failed fast-open-data fast-open-failed \
+             fast-open-avoided mptcp mptcp-failed mptcp-avoided timed-out to-listener aborted exhausted shed \
+             gate-closed crashes taken-up not-taken-up given-up upgrades"
+        )
+    );
 }

@@ -41,6 +41,19 @@ pub fn inherited(kept: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     Ok(strange.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
 }
 
+/// Closes every descriptor but the standard three and those in `kept`, which must name all that anything in memory owns.
+///
+/// # Errors
+/// `ResourceBusy` when there is a second thread, which may own some; else those of reading `/proc/self/fd`.
+pub fn close_others(kept: &[RawFd]) -> io::Result<()> {
+    alone()?;
+    for fd in open_descriptors()?.into_iter().filter(|fd| !kept.contains(fd)) {
+        // SAFETY: nothing in this process owns it, as `kept` has all that something owns.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    Ok(())
+}
+
 /// Lets the descriptors stay open over execve(2), or not.
 ///
 /// # Errors
@@ -56,10 +69,14 @@ pub fn set_close_on_exec(descriptors: &[RawFd], close: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the process that `command` starts inherit copies of `descriptors`, under the same numbers.
+/// Has the process that `command` starts inherit copies of `descriptors`, under the same numbers, as far as they are still open then.
 pub fn inherit(command: &mut Command, descriptors: Vec<RawFd>) -> &mut Command {
-    let keep = move || set_close_on_exec(&descriptors, false);
-    // SAFETY: between fork and exec `keep` does nothing but system calls; it allocates nothing but on an error.
+    let keep = move || {
+        // One that has been closed meanwhile is none that could be inherited.
+        descriptors.iter().for_each(|&fd| drop(set_close_on_exec(&[fd], false)));
+        Ok(())
+    };
+    // SAFETY: between fork and exec `keep` does nothing but system calls, and allocates nothing.
     unsafe { command.pre_exec(keep) }
 }
 

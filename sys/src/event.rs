@@ -1,5 +1,6 @@
 //! Sockets and the runtime's event loop.
 use std::io;
+use std::os::fd::OwnedFd;
 
 use socket2::Socket;
 use tokio::io::Interest;
@@ -12,4 +13,13 @@ use tokio::io::unix::AsyncFd;
 pub fn async_socket(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns its descriptor, has the same one as long as it lives, and `AsyncFd` owns the `Socket`.
     unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
+}
+
+/// Registers any other descriptor that can be waited for: a pidfd, say.
+///
+/// # Errors
+/// As [`async_socket`], and `EPERM` for what cannot be waited for.
+pub fn async_descriptor(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns its descriptor, has the same one as long as it lives, and `AsyncFd` owns the `OwnedFd`.
+    unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(io::Error::from)
 }

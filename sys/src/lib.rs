@@ -11,8 +11,8 @@ mod signals;
 mod sockopt;
 mod words;
 
-pub use descriptors::{inherit, inherited, open_descriptors, set_close_on_exec};
-pub use event::async_socket;
+pub use descriptors::{close_others, inherit, inherited, open_descriptors, set_close_on_exec};
+pub use event::{async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
 pub use process::{Fork, clone_sharing_descriptors, exit_now, fork};
@@ -23,4 +23,4 @@ pub use sockopt::{
     is_mptcp, mem_info, set_bind_address_no_port, set_fast_open, set_fast_open_connect,
     set_fast_open_no_cookie, set_first_window, set_notsent_lowat, unconfirmed, unsent,
 };
-pub use words::map_words;
+pub use words::{Visible, map_words};

@@ -186,6 +186,8 @@ pub struct Connection {
     pub received: u64,
     /// Bytes of payload that have been sent, those that were sent again among them.
     pub sent: u64,
+    /// Bytes that the peer has confirmed; a SYN and a FIN of ours count as one each.
+    pub confirmed: u64,
 }
 
 /// Where a connection stands; those of include/net/tcp_states.h that matter.
@@ -207,6 +209,7 @@ pub fn connection(sock: BorrowedFd<'_>) -> io::Result<Connection> {
 impl Connection {
     /// Reads a `struct tcp_info` (include/uapi/linux/tcp.h) up to `tcpi_bytes_sent` (Linux 4.19).
     fn read(info: [u8; TCP_INFO_TO_BYTES_SENT]) -> Self {
+        const CONFIRMED: usize = 120;
         const RECEIVED: usize = 128;
         const SENT: usize = 200;
         let word = |at: usize| {
@@ -218,7 +221,7 @@ impl Connection {
             2 => Stage::SynSent,
             _ => Stage::Stands,
         };
-        Self { stage, received: word(RECEIVED), sent: word(SENT) }
+        Self { stage, received: word(RECEIVED), sent: word(SENT), confirmed: word(CONFIRMED) }
     }
 }
 
@@ -323,10 +326,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
-        let fresh = Connection { stage: Stage::Stands, received: 0, sent: 0 };
-        assert_eq!([&near, &far].map(|end| connection(end.as_fd()).unwrap()), [fresh; 2]);
+        let fresh = Connection { stage: Stage::Stands, received: 0, sent: 0, confirmed: 0 };
+        // Who has sent the SYN has had it confirmed.
+        let dialled = Connection { confirmed: 1, ..fresh };
+        assert_eq!(connection(near.as_fd()).unwrap(), dialled);
+        assert_eq!(connection(far.as_fd()).unwrap(), fresh);
         near.write_all(b"five!").unwrap();
-        assert_eq!(connection(near.as_fd()).unwrap(), Connection { sent: 5, ..fresh });
+        let now = connection(near.as_fd()).unwrap();
+        assert_eq!(now, Connection { sent: 5, confirmed: 6, ..dialled });
         assert_eq!(connection(far.as_fd()).unwrap(), Connection { received: 5, ..fresh });
     }
 

@@ -6,19 +6,29 @@ use std::ptr;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-/// The first `count` words of `file`, for as long as the process lives. Whoever else maps the file reads and writes the same ones.
+/// Who sees what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visible {
+    /// Whoever maps the file.
+    ToAll,
+    /// Nobody else, and what others write to the same page is then not seen any more.
+    ToSelf,
+}
+
+/// The first `count` words of `file`, for as long as the process lives.
 ///
 /// # Errors
 /// `InvalidInput` when the file is shorter, or could become shorter: it must be a memfd that is sealed against that. Else those
 /// of mmap(2).
-pub fn map_words(file: BorrowedFd<'_>, count: usize) -> io::Result<&'static [AtomicU64]> {
+pub fn map_words(file: BorrowedFd<'_>, count: usize, visible: Visible) -> io::Result<&'static [AtomicU64]> {
     let bytes = count.checked_mul(size_of::<AtomicU64>()).filter(|&bytes| bytes > 0);
     let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
     if seals(file)? & libc::F_SEAL_SHRINK == 0 || length(file)? < bytes {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    let kind = if visible == Visible::ToAll { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let flags = kind | libc::MAP_NORESERVE;
     // SAFETY: a new mapping, wherever the kernel likes.
     let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) };
     if start == libc::MAP_FAILED {
@@ -72,14 +82,17 @@ mod tests {
     #[test]
     fn what_one_mapping_writes_the_other_reads() {
         let file = memory(4096, libc::F_SEAL_SHRINK);
-        let [one, other] = [0; 2].map(|_| map_words(file.as_fd(), 512).unwrap());
+        let [one, other] = [0; 2].map(|_| map_words(file.as_fd(), 512, Visible::ToAll).unwrap());
         one[511].store(7, Ordering::Relaxed);
         assert_eq!(other[511].load(Ordering::Relaxed), 7);
+        let private = map_words(file.as_fd(), 512, Visible::ToSelf).unwrap();
+        assert_eq!(private[511].swap(8, Ordering::Relaxed), 7);
+        assert_eq!(one[511].load(Ordering::Relaxed), 7);
     }
 
     #[test]
     fn a_file_that_is_or_may_become_too_short_is_not_mapped() {
-        let refused = |file: OwnedFd| map_words(file.as_fd(), 512).unwrap_err().kind();
+        let refused = |file: OwnedFd| map_words(file.as_fd(), 512, Visible::ToAll).unwrap_err().kind();
         assert_eq!(refused(memory(4095, libc::F_SEAL_SHRINK)), io::ErrorKind::InvalidInput);
         assert_eq!(refused(memory(4096, 0)), io::ErrorKind::InvalidInput);
     }

@@ -37,10 +37,10 @@ impl Boxes {
         connect: impl FnOnce() -> std::io::Result<TcpStream>,
         speak: impl FnOnce(&TcpStream) -> std::io::Result<()>,
     ) -> TcpStream {
-        self.near.signal(Signal::STOP);
+        self.near.signal_worker(Signal::STOP);
         let stream = connect().unwrap();
         speak(&stream).unwrap();
-        self.near.signal(Signal::CONT);
+        self.near.signal_worker(Signal::CONT);
         stream
     }
 

@@ -70,7 +70,12 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
+        let worker = lab::find_worker(self.pid().cast_unsigned());
         kill_process(self.0, signal).unwrap();
+        // `kill -9` is meant for all of it.
+        if let (Signal::KILL, Some(worker)) = (signal, worker) {
+            kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), signal).unwrap();
+        }
     }
 
     /// Its exit status; `None`: it was killed. The test is the first process of its PID namespace, so an orphan is its child.

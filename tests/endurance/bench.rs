@@ -74,7 +74,7 @@ impl Bench {
     }
 
     pub fn pid(&mut self) -> u32 {
-        self.daemon.process().pid()
+        self.daemon.worker()
     }
 }
 
@@ -96,13 +96,13 @@ pub fn counter(log: &str, name: &str) -> usize {
 }
 
 pub fn descriptors(daemon: &mut Daemon) -> usize {
-    let pid = daemon.process().pid();
+    let pid = daemon.worker();
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// The daemon's resident memory in KiB.
 pub fn rss(daemon: &mut Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.process().pid())).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.worker())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -14,6 +14,7 @@ use tcp_intercept::kernel::Kernel;
 use tcp_intercept::leg::Leg;
 use tcp_intercept::relay::pool::Pool;
 use tcp_intercept::relay::{self, Directions};
+use tcp_intercept::table::slot::Slot;
 
 use crate::bench::{BIN, Bench, SOON, Work, allow_new_descriptors, forbid_new_descriptors, speaks};
 
@@ -94,7 +95,7 @@ fn a_worker_whose_pipes_are_all_held_waits_for_a_descriptor_without_spinning() {
         rt.block_on(async {
             let ((mut client, client_leg), (mut server, server_leg)) =
                 (pair(Side::Client), pair(Side::Server));
-            let (way, pool, came) = (Directions::default(), Pool::default(), Cell::new(false));
+            let (way, pool, came) = (Directions::new(Slot::unkept()), Pool::default(), Cell::new(false));
             let (pid, work) = (std::process::id(), Work::of(std::process::id()));
             // A pipe takes two; one is for who asks how much work there was.
             forbid_new_descriptors(pid, 1);

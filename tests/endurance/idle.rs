@@ -20,6 +20,8 @@ fn wakings(pid: u32) -> u64 {
 
 #[test]
 fn a_thousand_idle_sessions_and_fifty_that_are_stuck_wake_nobody() {
+    // Each thread says once a second that it goes on, for which a timer may wake it three times; the log has nothing to say.
+    const BEATS: u64 = 15;
     netns(|| {
         let mut bench = Bench::new(&[]);
         let deaf = Server::start(&bench.lab.server, bench.lab.server_at(Ip::V6, 81), deaf);
@@ -32,12 +34,15 @@ fn a_thousand_idle_sessions_and_fifty_that_are_stuck_wake_nobody() {
         }
         let pid = bench.pid();
         // What is on its way arrives first, be the machine as loaded as it may.
+        let mut seen = 0;
         let slept = becomes(SOON, || {
             let before = wakings(pid);
             std::thread::sleep(Duration::from_secs(5));
-            wakings(pid) == before
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() as u64 - 1;
+            seen = wakings(pid) - before;
+            seen <= threads * BEATS
         });
-        assert!(slept, "no five seconds without a thread that was awake");
+        assert!(slept, "{seen} wakings in five seconds, which is more than it takes to say so");
         assert_eq!(bench.lab.gateway.ss("-tn state established").lines().count(), 2 * 1050);
     });
 }

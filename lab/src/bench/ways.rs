@@ -13,7 +13,7 @@ use super::scene::Scene;
 use crate::daemon::reachable;
 use crate::host::Host;
 use crate::load::Echo;
-use crate::process::Proc;
+use crate::process::{Proc, working};
 use crate::servers::scratch;
 use crate::wait::wait_until;
 
@@ -107,9 +107,9 @@ impl Started<'_> {
         self.scene.server(port + self.way.nth)
     }
 
-    /// The process's number; none for routing.
+    /// The number of the process that does the work; none for routing.
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Proc::pid)
+        self.process.as_ref().map(Proc::pid).map(working)
     }
 
     /// How many connections the box has sockets for.

@@ -7,7 +7,7 @@ mod watch;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lab::{Lab, Proc, becomes};
+use lab::{Lab, Proc, becomes, working};
 use rustix::process::Signal;
 
 use self::load::Load;
@@ -38,7 +38,7 @@ pub fn run() -> ExitCode {
         lab.gateway.spawn(&binary.display().to_string(), &["run", "--set", &limit, "--set", &log]);
     report.check(becomes(PATIENCE, || records.has("ready: ")), "the daemon is ready");
     let load = Load::new(lab, PATIENCE);
-    let mut watch = Watch::begin(&load.lab, daemon.pid());
+    let mut watch = Watch::begin(&load.lab, working(daemon.pid()));
 
     report.section(&format!("Mixed load for {minutes} minutes"));
     let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);

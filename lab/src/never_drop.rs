@@ -1,0 +1,142 @@
+//! `lab never-drop`: the worker is killed and the program replaced under load, each TIMES (100) times; nothing may be lost. `make soak` runs it.
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lab::stream::Random;
+use lab::traffic::{Amount, Traffic};
+use lab::{BOTH, Daemon, Lab, becomes, wait_until};
+use rustix::process::Signal;
+
+use crate::report::Report;
+
+/// What issue and documentation speak of.
+const LOAD: Amount = Amount { bulk: 200, interactive: 2000, connecting: 4, pulses: 10 };
+/// What was asked for.
+const PAUSE: Duration = Duration::from_millis(150);
+/// After something was done, its pauses are looked at so much later.
+const SEEN_AFTER: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Scene {
+    lab: Lab,
+    daemon: Daemon,
+    traffic: Traffic,
+    random: Random,
+    times: usize,
+}
+
+pub fn run() -> ExitCode {
+    let times =
+        std::env::args().skip(2).find_map(|word| word.strip_prefix("TIMES=")?.parse().ok()).unwrap_or(100);
+    let mut report = Report::new();
+    let Some(binary) = crate::binary() else {
+        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
+        return ExitCode::FAILURE;
+    };
+    let lab = Lab::new();
+    let daemon = Daemon::start(&lab.gateway, &binary, &["limits.crashes=4294967295"]);
+    let before = daemon.worker();
+    let idle = descriptors(before);
+    report.section(&format!(
+        "{} bulk sessions, {} interactive ones, new connections all the while",
+        LOAD.bulk, LOAD.interactive
+    ));
+    let at = BOTH.map(|ip| lab.server_at(ip, 9000));
+    let traffic = Traffic::start(lab.client(), &lab.server, &at, LOAD);
+    std::thread::sleep(Duration::from_secs(2));
+    let undisturbed = longest(&traffic.pauses());
+    report.say(&format!("undisturbed, the longest wait for an answer is {undisturbed:.1?}"));
+    let mut scene = Scene { lab, daemon, traffic, random: Random::new(times as u64), times };
+    scene.row(&mut report, "SIGKILL to the worker", |scene| scene.kill());
+    let path = binary.display().to_string();
+    scene.row(&mut report, "upgrade", |scene| scene.upgrade(&path));
+    scene.row(&mut report, "SIGKILL twice within 50 ms", |scene| {
+        scene.kill();
+        std::thread::sleep(Duration::from_millis(scene.random.below(50) as u64));
+        scene.kill();
+    });
+    scene.row(&mut report, "SIGKILL during an upgrade", |scene| {
+        let after = Duration::from_millis(scene.random.below(80) as u64);
+        let scene = &*scene;
+        std::thread::scope(|scope| {
+            scope.spawn(|| scene.upgrade(&path));
+            std::thread::sleep(after);
+            scene.kill();
+        });
+    });
+
+    report.section("Afterwards");
+    let Scene { lab, daemon, traffic, .. } = scene;
+    let outcome = traffic.end();
+    for failure in outcome.failures.iter().take(20) {
+        report.say(failure);
+    }
+    report.check(
+        outcome.failures.is_empty(),
+        &format!(
+            "{} sessions and {} connections meanwhile, {} of them failed",
+            LOAD.bulk + LOAD.interactive + LOAD.pulses,
+            outcome.connected,
+            outcome.failures.len()
+        ),
+    );
+    // The next worker, if the last one was just killed.
+    wait_until("a worker", PATIENCE, || lab::find_worker(daemon.guardian()).is_some());
+    let closed = becomes(PATIENCE, || descriptors(daemon.worker()) <= idle + 2);
+    report.check(closed, &format!("descriptors: {idle} before, {} afterwards", descriptors(daemon.worker())));
+    let (status, log) = daemon.stop();
+    report.check(status.success(), &format!("it ends well ({status})"));
+    let lost = log.matches("were not intact").count() + log.matches("died of them").count();
+    report.check(lost == 0, &format!("workers that found a session that was not intact: {lost}"));
+    drop(lab);
+    report.end()
+}
+
+impl Scene {
+    fn row(&mut self, report: &mut Report, what: &str, mut disturb: impl FnMut(&mut Self)) {
+        let (failed, connected) = (self.traffic.failures().len(), self.traffic.connected());
+        let mut pauses = Vec::new();
+        let began = Instant::now();
+        for _ in 0..self.times {
+            std::thread::sleep(Duration::from_millis(self.random.below(300) as u64));
+            self.traffic.pauses();
+            disturb(self);
+            std::thread::sleep(SEEN_AFTER);
+            pauses.extend(self.traffic.pauses());
+        }
+        pauses.sort_unstable();
+        let at = |share: usize| pauses[(pauses.len() - 1) * share / 100];
+        let now = self.traffic.failures();
+        let text = format!(
+            "{what}, {} times in {:.0?}: {} sessions or connects failed, {} connections were made; pause p50 {:.0?}, p99 {:.0?}, most {:.0?}",
+            self.times,
+            began.elapsed(),
+            now.len() - failed,
+            self.traffic.connected() - connected,
+            at(50),
+            at(99),
+            at(100),
+        );
+        report.check(now.len() == failed && at(99) <= PAUSE, &text);
+        now.iter().skip(failed).take(5).for_each(|failure| report.say(failure));
+    }
+
+    fn kill(&self) {
+        if let Some(worker) = lab::find_worker(self.daemon.guardian()) {
+            self.daemon.signal_process(worker, Signal::KILL);
+        }
+    }
+
+    fn upgrade(&self, binary: &str) {
+        // It may be refused, as when another is under way; who is lost by it counts.
+        self.lab.gateway.run(&format!("{binary} upgrade 2>&1 || true"));
+    }
+}
+
+fn longest(pauses: &[Duration]) -> Duration {
+    pauses.iter().copied().max().unwrap_or_default()
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}

@@ -1,0 +1,219 @@
+//! Connections of every kind at once, of which each byte is checked at both ends, for as long as something is done to the box between
+//! them.
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::host::Host;
+use crate::peers::{self, Server};
+use crate::stream::{self, Pace, Random, Sum};
+
+/// Two thousand threads of the default size would be 16 GiB of addresses.
+const STACK: usize = 256 << 10;
+/// A peer that has heard nothing for so long has been left hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much of each kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Amount {
+    /// Sessions that carry bytes both ways all the time.
+    pub bulk: usize,
+    /// Sessions with a question now and then.
+    pub interactive: usize,
+    /// Threads that connect, ask once, and end, over and over.
+    pub connecting: usize,
+    /// Sessions that ask every few milliseconds: they notice the shortest pause.
+    pub pulses: usize,
+}
+
+/// Traffic that runs.
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    failures: Arc<Mutex<Vec<String>>>,
+    connected: Arc<AtomicU64>,
+    pauses: Arc<Vec<AtomicU64>>,
+    threads: Vec<JoinHandle<()>>,
+    _servers: Vec<Server>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// A sentence for each session that did not go as it should.
+    pub failures: Vec<String>,
+    /// Connections that were made and ended meanwhile.
+    pub connected: u64,
+}
+
+impl Traffic {
+    /// Starts it between `client` and `server`, to `server`'s addresses `at`, with the ports 9001 to 9003 there.
+    pub fn start(client: &Host, server: &Host, at: &[SocketAddr], amount: Amount) -> Self {
+        let to = |port| at.iter().map(move |addr| SocketAddr::new(addr.ip(), port)).collect::<Vec<_>>();
+        let echoes = to(9001).into_iter().map(|at| Server::start(server, at, peers::echo));
+        let mut traffic = Self {
+            stop: Arc::default(),
+            failures: Arc::default(),
+            connected: Arc::default(),
+            pauses: Arc::new((0..amount.pulses).map(|_| AtomicU64::new(0)).collect()),
+            threads: Vec::new(),
+            _servers: echoes.collect(),
+        };
+        let (bulk, echo) = (to(9002), to(9001));
+        let listeners: Vec<Arc<TcpListener>> = bulk.iter().map(|at| Arc::new(server.listen(*at))).collect();
+        for n in 0..amount.bulk {
+            let which = n % bulk.len();
+            let near = connect(client, bulk[which]);
+            let (far, _) = listeners[which].accept().unwrap_or_else(|err| panic!("{server}: {err}"));
+            traffic.carry(n, near, far);
+        }
+        for n in 0..amount.interactive {
+            let stream = connect(client, echo[n % echo.len()]);
+            traffic.ask(format!("interactive {n}"), n as u64, stream, Duration::from_secs(1), None);
+        }
+        for n in 0..amount.pulses {
+            let stream = connect(client, echo[n % echo.len()]);
+            traffic.ask(format!("pulse {n}"), n as u64, stream, Duration::from_millis(4), Some(n));
+        }
+        for n in 0..amount.connecting {
+            traffic.connect_all_the_time(n, client, echo[n % echo.len()]);
+        }
+        traffic
+    }
+
+    /// The longest that each pulse has waited for an answer since this was last asked.
+    pub fn pauses(&self) -> Vec<Duration> {
+        self.pauses.iter().map(|pause| Duration::from_micros(pause.swap(0, Ordering::Relaxed))).collect()
+    }
+
+    /// Connections that were made and ended so far.
+    pub fn connected(&self) -> u64 {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// What has failed so far.
+    pub fn failures(&self) -> Vec<String> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets every session come to its end, and looks at all.
+    pub fn end(self) -> Outcome {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+        let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        Outcome { failures, connected: self.connected.load(Ordering::Relaxed) }
+    }
+
+    fn spawn(&mut self, what: String, work: impl FnOnce(&AtomicBool) -> io::Result<()> + Send + 'static) {
+        let (stop, failures) = (Arc::clone(&self.stop), Arc::clone(&self.failures));
+        let began = Instant::now();
+        let work = move || {
+            if let Err(err) = work(&stop) {
+                let failure = format!("{what}, {:.3} s after it began: {err}", began.elapsed().as_secs_f64());
+                failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+            }
+        };
+        let thread = thread::Builder::new().stack_size(STACK).spawn(work);
+        self.threads.push(thread.unwrap_or_else(|err| panic!("a thread: {err}")));
+    }
+
+    /// Both ends send, and check what comes.
+    fn carry(&mut self, n: usize, near: TcpStream, far: TcpStream) {
+        let (near, far) = (Arc::new(near), Arc::new(far));
+        for (way, from, to) in
+            [("up", Arc::clone(&near), Arc::clone(&far)), ("down", Arc::clone(&far), Arc::clone(&near))]
+        {
+            let (tell, told) = channel();
+            let seed = 2 * n as u64 + u64::from(way == "up");
+            self.spawn(format!("bulk {n} {way}, sending"), move |stop| {
+                let sum = give(&from, seed, stop)?;
+                let _ = tell.send(sum);
+                Ok(())
+            });
+            self.spawn(format!("bulk {n} {way}, receiving"), move |_| check(&to, &told));
+        }
+    }
+
+    fn ask(&mut self, what: String, seed: u64, stream: TcpStream, rest: Duration, pulse: Option<usize>) {
+        let pauses = Arc::clone(&self.pauses);
+        self.spawn(what, move |stop| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nodelay(true)?;
+            let mut random = Random::new(seed);
+            while !stop.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                question(&stream, &mut random)?;
+                if let Some(n) = pulse {
+                    pauses[n].fetch_max(asked.elapsed().as_micros() as u64, Ordering::Relaxed);
+                }
+                let longest = rest.as_micros() as usize;
+                thread::sleep(Duration::from_micros((longest / 2 + random.below(longest)) as u64));
+            }
+            finish(&stream)
+        });
+    }
+
+    fn connect_all_the_time(&mut self, n: usize, client: &Host, to: SocketAddr) {
+        let connected = Arc::clone(&self.connected);
+        let (client, mut random) = (client.clone(), Random::new(n as u64));
+        self.spawn(format!("connecting {n}"), move |stop| {
+            // The thread stays in the client's namespace.
+            client.enter(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let stream = TcpStream::connect(to)?;
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    question(&stream, &mut random)?;
+                    finish(&stream)?;
+                    connected.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Ok(())
+            })
+        });
+    }
+}
+
+fn connect(client: &Host, to: SocketAddr) -> TcpStream {
+    client.connect(to).unwrap_or_else(|err| panic!("{client} to {to}: {err}"))
+}
+
+/// Sends what follows from `seed` until it is told to stop, and ends its direction.
+fn give(stream: &TcpStream, seed: u64, stop: &AtomicBool) -> io::Result<Sum> {
+    const PACE: Pace = Pace { chunk: 32 << 10, pause_every: 1, pause: Duration::from_millis(300) };
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let sum = stream::send_while(stream, seed, PACE, || !stop.load(Ordering::Relaxed))?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(sum)
+}
+
+fn check(stream: &TcpStream, told: &Receiver<Sum>) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let came = stream::receive(stream, Pace::FULL)?;
+    match told.recv() {
+        Ok(sent) if sent == came => Ok(()),
+        Ok(sent) => Err(io::Error::other(format!("{sent:?} was sent, and {came:?} came"))),
+        // The sender says why.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Asks, and waits for just what it asked.
+fn question(mut stream: &TcpStream, random: &mut Random) -> io::Result<()> {
+    let mut asked = vec![0; 1 + random.below(200)];
+    random.fill(&mut asked);
+    stream.write_all(&asked)?;
+    let mut answer = vec![0; asked.len()];
+    stream.read_exact(&mut answer)?;
+    if answer == asked { Ok(()) } else { Err(io::Error::other("what came back is not what was sent")) }
+}
+
+fn finish(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    match stream.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("more came back than was sent")),
+    }
+}

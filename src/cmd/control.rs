@@ -1,0 +1,57 @@
+//! `tcp-intercept upgrade`, `drain` and `stop`: asked of the daemon of this network namespace. WIRING.
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use crate::exit::{Exit, Fatal};
+use crate::guardian::door::Command;
+use crate::lock;
+
+/// Asks for it and waits until it is done; `say` hears how it goes on. Gives the last word.
+///
+/// # Errors
+/// When there is no daemon, it lets us not in, or cannot do it.
+pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal> {
+    let unavailable = |text: String| Fatal::new(Exit::Unavailable, text);
+    let called = lock::call().map_err(|err| unavailable(format!("the daemon cannot be reached: {err}")))?;
+    let mut stream = called.ok_or_else(|| {
+        unavailable(
+            "no tcp-intercept runs in this network namespace (ip netns identify says which it is)".to_owned(),
+        )
+    })?;
+    let lost = |err: &dyn std::fmt::Display| {
+        unavailable(format!("the daemon did not say how that ended ({err}): look at its log"))
+    };
+    stream.write_all(&command.line()).map_err(|err| refused_or(&stream, &err))?;
+    for line in BufReader::new(&stream).lines() {
+        let line = line.map_err(|err| refused_or(&stream, &err))?;
+        match line.split_once(' ') {
+            Some(("say", text)) => say(text),
+            Some(("ok", text)) => return Ok(format!("{text}\n")),
+            Some(("no", text)) => return Err(unavailable(text.to_owned())),
+            _ => return Err(lost(&line)),
+        }
+    }
+    Err(Fatal::new(
+        Exit::NoPerm,
+        "the daemon has hung up: only root and the user that it runs as are heard (or it has just died)",
+    ))
+}
+
+fn refused_or(_: &UnixStream, err: &std::io::Error) -> Fatal {
+    Fatal::new(
+        Exit::NoPerm,
+        format!("the daemon has hung up ({err}): only root and the user that it runs as are heard"),
+    )
+}
+
+/// What `upgrade` asks for: a path means the directory that it was called in.
+///
+/// # Errors
+/// When that is gone.
+pub fn upgrade(binary: Option<PathBuf>) -> Result<Command, Fatal> {
+    let absolute = binary.map(std::path::absolute).transpose();
+    let absolute = absolute
+        .map_err(|err| Fatal::new(Exit::OsErr, format!("BINARY: the current directory is gone: {err}")))?;
+    Ok(Command::Upgrade(absolute))
+}

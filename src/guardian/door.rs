@@ -1,0 +1,159 @@
+//! Where operators' commands arrive: the lock's socket, one line in, a few lines out. EFFECT.
+//!
+//! Nobody who comes here can hold the guardian up: it never waits for anybody, and forgets who says nothing.
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::geteuid;
+
+/// How long somebody may take to say what he wants.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So many may be about it at once.
+const CALLERS: usize = 8;
+/// What fits into a line: a path and a word before it.
+const LINE: usize = 4200;
+
+/// What an operator wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// To be replaced by this program; `None`: by what is now where the running one was started from.
+    Upgrade(Option<PathBuf>),
+    /// To end when the last session has.
+    Drain,
+    /// To end now.
+    Stop,
+}
+
+impl Command {
+    /// The line that says so.
+    pub fn line(&self) -> Vec<u8> {
+        let (word, path) = match self {
+            Self::Upgrade(path) => ("upgrade ", path.as_deref().map(|path| path.as_os_str().as_bytes())),
+            Self::Drain => ("drain ", None),
+            Self::Stop => ("stop ", None),
+        };
+        [word.as_bytes(), path.unwrap_or_default(), b"\n"].concat()
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let space = line.iter().position(|&byte| byte == b' ')?;
+        let (word, rest) = (&line[..space], &line[space + 1..]);
+        match word {
+            b"upgrade" if rest.is_empty() => Some(Self::Upgrade(None)),
+            b"upgrade" => Some(Self::Upgrade(Some(std::ffi::OsString::from_vec(rest.to_vec()).into()))),
+            b"drain" => Some(Self::Drain),
+            b"stop" => Some(Self::Stop),
+            _ => None,
+        }
+    }
+}
+
+/// Somebody who is being served.
+#[derive(Debug)]
+pub struct Caller(UnixStream);
+
+impl Caller {
+    /// One that was served by another program before.
+    pub fn resumed(stream: OwnedFd) -> Self {
+        Self(stream.into())
+    }
+
+    /// Tells how it goes on.
+    pub fn say(&mut self, text: &str) {
+        self.write("say", text);
+    }
+
+    /// The last word: it was done.
+    pub fn done(mut self, text: &str) {
+        self.write("ok", text);
+    }
+
+    /// The last word: it was not.
+    pub fn refuse(mut self, text: &str) {
+        self.write("no", text);
+    }
+
+    /// Its descriptor.
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    fn write(&mut self, word: &str, text: &str) {
+        let text = text.replace('\n', " ");
+        // Who does not listen any more has given up.
+        let _ = self.0.write_all(format!("{word} {text}\n").as_bytes());
+    }
+}
+
+/// Those who have come and not yet said what they want.
+#[derive(Debug, Default)]
+pub struct Door {
+    waiting: Vec<(UnixStream, Vec<u8>, Instant)>,
+}
+
+impl Door {
+    /// Lets in who has come and may; gives what is asked, and by whom.
+    pub fn answer(&mut self, lock: BorrowedFd<'_>) -> Vec<(Command, Caller)> {
+        while let Ok(stream) = accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            if self.waiting.len() < CALLERS && is_ours(&stream) {
+                self.waiting.push((stream.into(), Vec::new(), Instant::now()));
+            }
+        }
+        let mut asked = Vec::new();
+        for (mut stream, mut line, since) in std::mem::take(&mut self.waiting) {
+            let mut more = [0; LINE];
+            match stream.read(&mut more) {
+                Ok(0) => continue,
+                Ok(n) => line.extend_from_slice(&more[..n]),
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => continue,
+            }
+            match line.iter().position(|&byte| byte == b'\n') {
+                Some(end) => match Command::parse(&line[..end]) {
+                    Some(command) => asked.push((command, Caller(stream))),
+                    None => Caller(stream).refuse("this daemon does not know that command"),
+                },
+                None if line.len() > LINE || since.elapsed() >= PATIENCE => {}
+                None => self.waiting.push((stream, line, since)),
+            }
+        }
+        asked
+    }
+
+    /// Those to wait for.
+    pub fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.waiting.iter().map(|(stream, ..)| stream.as_fd())
+    }
+
+    /// Their descriptors.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.waiting.iter().map(|(stream, ..)| stream.as_raw_fd())
+    }
+}
+
+/// Whether whoever is at the other end is root or the user that this daemon runs as: the name is everybody's in this network namespace.
+fn is_ours(stream: &OwnedFd) -> bool {
+    socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_read_as_it_was_written() {
+        let path = PathBuf::from(std::ffi::OsString::from_vec(b"/opt/a b\xff".to_vec()));
+        for command in [Command::Upgrade(None), Command::Upgrade(Some(path)), Command::Drain, Command::Stop] {
+            let line = command.line();
+            assert_eq!(Command::parse(line.strip_suffix(b"\n").unwrap()), Some(command));
+        }
+        assert_eq!(Command::parse(b"format c:"), None);
+        assert_eq!(Command::parse(b""), None);
+    }
+}

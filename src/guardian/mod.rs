@@ -1,0 +1,208 @@
+//! The small process that outlives crashes and upgrades. It opens what outlives a worker, begins one, looks after it, and begins
+//! another when it is gone. WIRING.
+//!
+//! It has one thread, no runtime and no connection, and waits for nobody. What has to be done on the host is done by processes that it
+//! starts for that.
+mod crashes;
+pub mod door;
+pub mod handover;
+mod held;
+mod steps;
+mod upgrade;
+
+use std::os::fd::{AsFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use sd_notify::NotifyState;
+
+use self::crashes::{Crashes, Pulse};
+use self::door::{Caller, Door};
+use self::held::{Held, Upgraded};
+use self::upgrade::Trial;
+use crate::daemon::{Setup, os};
+use crate::exit::Fatal;
+use crate::worker::{Channel, Report, Why};
+
+const CHILD: i32 = Signal::CHILD.as_raw();
+const HUP: i32 = Signal::HUP.as_raw();
+const INT: i32 = Signal::INT.as_raw();
+const TERM: i32 = Signal::TERM.as_raw();
+const USR2: i32 = Signal::USR2.as_raw();
+
+/// How often it looks after the worker.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a worker may take to come to rest: what it does not finish, the next one does.
+const TO_REST: Duration = Duration::from_secs(1);
+/// How long it may take to end: for the handshakes that are under way, and for nine thousand close records.
+const TO_STOP: Duration = Duration::from_secs(15);
+/// Before another worker is begun when the last one had not even begun.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs the daemon until it is told to end; calls `started`, which owns the descriptor `owned`, when it takes connections. Gives what is
+/// to be printed.
+///
+/// # Errors
+/// Whatever keeps it from starting, `started` too, and then nothing is left behind; later, that its workers die too often.
+pub fn run(
+    mut setup: Setup,
+    owned: Option<RawFd>,
+    started: impl FnOnce() -> Result<(), Fatal>,
+) -> Result<String, Fatal> {
+    let (held, upgraded) = match setup.inherited.take() {
+        Some(inherited) if inherited.handover.trial => return upgrade::rehearse(&setup, inherited),
+        Some(inherited) => Held::from(&setup, inherited).map(|(held, handed)| (held, Some(handed)))?,
+        None => (Held::new(&setup)?, None),
+    };
+    let mut guardian = Guardian::new(setup, held, owned, upgraded)?;
+    let mut started = Some(started);
+    let ended = loop {
+        match guardian.step(&mut started) {
+            Ok(Step::GoOn) => {}
+            Ok(Step::End) => break Ok(()),
+            Err(fatal) => break Err(fatal),
+        }
+    };
+    guardian.end(ended).map(|()| String::new())
+}
+
+/// What comes behind one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    GoOn,
+    End,
+}
+
+struct Guardian {
+    setup: Setup,
+    held: Held,
+    channel: Channel,
+    door: Door,
+    worker: Option<Pid>,
+    /// The worker takes connections.
+    ready: bool,
+    pulse: Pulse,
+    hung: bool,
+    crashes: Crashes,
+    /// When another worker is begun, and why.
+    next: Option<(Instant, Why, Instant)>,
+    state: State,
+    draining: Option<Instant>,
+    /// Those who want it to drain or to stop.
+    callers: Vec<Caller>,
+    /// What whoever is to hear that it has begun owns.
+    owned: Option<RawFd>,
+    /// What it was before.
+    upgraded: Option<Upgraded>,
+    tick: Instant,
+    said: String,
+}
+
+/// What it is about.
+enum State {
+    Watching,
+    Trying(Trial),
+    /// A worker comes to rest, so that another program can take over.
+    Resting {
+        trial: Trial,
+        until: Instant,
+    },
+    /// The worker ends, and so does it.
+    Stopping {
+        until: Instant,
+    },
+}
+
+impl Guardian {
+    fn new(
+        setup: Setup,
+        held: Held,
+        owned: Option<RawFd>,
+        upgraded: Option<Upgraded>,
+    ) -> Result<Self, Fatal> {
+        let channel = Channel::new().map_err(os("making the worker's channel"))?;
+        let crashes = Crashes::new(setup.config.limits.crashes);
+        let why = upgraded.as_ref().map_or(Why::Start, |before| Why::Upgraded(before.version.clone()));
+        let now = Instant::now();
+        Ok(Self {
+            setup,
+            held,
+            channel,
+            door: Door::default(),
+            worker: None,
+            ready: false,
+            pulse: Pulse::default(),
+            hung: false,
+            crashes,
+            next: Some((now, why, now)),
+            state: State::Watching,
+            draining: None,
+            callers: Vec::new(),
+            owned,
+            upgraded,
+            tick: now + TICK,
+            said: String::new(),
+        })
+    }
+
+    /// Waits until something happens, and does what is to be done then.
+    fn step(&mut self, started: &mut Option<impl FnOnce() -> Result<(), Fatal>>) -> Result<Step, Fatal> {
+        self.begin_worker()?;
+        self.wait();
+        while let Some(signal) = self.held.signals.next().map_err(os("reading a signal"))? {
+            self.signal(signal);
+        }
+        while let Some(report) = self.channel.reported() {
+            match report {
+                Report::Ready => self.worker_is_ready(started)?,
+                Report::Drained => self.stop("drained"),
+            }
+        }
+        self.reap_worker()?;
+        if self.ready {
+            for (command, caller) in self.door.answer(self.held.lock.as_fd()) {
+                self.command(command, caller);
+            }
+        }
+        if Instant::now() >= self.tick {
+            self.tick = Instant::now() + TICK;
+            self.tick();
+        }
+        Ok(self.go_on())
+    }
+
+    fn worker_is_ready(
+        &mut self,
+        started: &mut Option<impl FnOnce() -> Result<(), Fatal>>,
+    ) -> Result<(), Fatal> {
+        self.ready = true;
+        let upgraded = self.upgraded.take();
+        if let Some(started) = started.take() {
+            self.owned = None;
+            started()?;
+            if upgraded.is_none() {
+                let Held { limit, listeners, .. } = &self.held;
+                let listen: Vec<_> = self.setup.listen.iter().map(ToString::to_string).collect();
+                let (threads, listen) = (listeners.len(), listen.join(" and "));
+                tracing::info!("ready: {threads} workers, at most {limit} sessions, listening on {listen}");
+            }
+            steps::tell_service_manager(&[NotifyState::Ready]);
+        }
+        if let Some(Upgraded { version, caller: Some(caller) }) = upgraded {
+            caller.done(&format!("upgraded from {version} to {}", env!("CARGO_PKG_VERSION")));
+        }
+        Ok(())
+    }
+}
+
+/// How a process ended that is about to, or has.
+fn reap(child: Pid) -> Option<WaitStatus> {
+    let status = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
+    status.ok().flatten().map(|(_, status)| status)
+}
+
+/// How it ended, if it has.
+fn reap_if_ended(child: Pid) -> Option<WaitStatus> {
+    waitpid(Some(child), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
+}

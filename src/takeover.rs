@@ -1,0 +1,283 @@
+//! What a worker that is gone has left: sessions that are intact go on, the rest is closed. EFFECT.
+//!
+//! Nothing is believed that cannot be proved: a socket is the session's if its cookie is, a pipe is one if both of its ends are.
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::net::sockopt::socket_cookie;
+use socket2::Socket;
+use sys::Stage;
+
+use crate::flow::{Flow, Side};
+use crate::kernel::Kernel;
+use crate::leg::{IPPROTO_MPTCP, Leg};
+use crate::listener::{self, Accepted};
+use crate::relay::pool::Pipe;
+use crate::relay::{Direction, Directions};
+use crate::table::Table;
+use crate::table::slot::{Content, Journal, Seen, SeenWay, Slot, Urgent};
+use crate::units::OwnMark;
+
+/// What was found.
+#[derive(Default)]
+pub struct Found {
+    /// Sessions to go on with.
+    pub sessions: Vec<Abandoned>,
+    /// Connections that had just been accepted, and whose sessions begin now.
+    pub fresh: Vec<(Socket, Flow)>,
+    /// Sessions that could not be gone on with; both ends have been reset.
+    pub lost: u64,
+    /// Sessions that two workers in a row died of; both ends have been reset.
+    pub given_up: u64,
+}
+
+/// One session, as it was left.
+pub struct Abandoned {
+    flow: Flow,
+    slot: Slot,
+    client: FoundLeg,
+    server: Option<FoundLeg>,
+    up: FoundWay,
+    down: FoundWay,
+}
+
+/// One of its sockets.
+struct FoundLeg {
+    socket: Socket,
+    /// It was reset, and the kernel has told somebody who is gone.
+    failed: bool,
+}
+
+struct FoundWay {
+    pipe: Option<(Pipe, usize)>,
+    passed_on: u64,
+    urgent: Option<u8>,
+}
+
+/// How the worker before ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// There was none, or it came to rest.
+    None,
+    /// It was killed from outside: nobody in it is to blame.
+    Killed,
+    /// It crashed or hung, and whatever it drove may be why.
+    Crashed,
+}
+
+/// Everything that is open and nobody's, sorted out.
+pub fn take_over(table: Table, strays: Vec<OwnedFd>, death: Death, own: OwnMark, at: &[SocketAddr]) -> Found {
+    let mut open: BTreeMap<RawFd, OwnedFd> = strays.into_iter().map(|fd| (fd.as_raw_fd(), fd)).collect();
+    let suspects = suspects(table, death);
+    let mut found = Found::default();
+    for fd in open.keys().copied().collect::<Vec<_>>() {
+        let Some(slot) = table.slot(fd) else { continue };
+        let Content::Session(seen) = slot.read() else { continue };
+        if open.get(&fd).and_then(cookie) != Some(seen.cookie) {
+            continue;
+        }
+        if suspects.contains(&fd) && blame(table, slot, &seen) {
+            found.given_up += 1;
+            slot.ended();
+            open.remove(&fd);
+            continue;
+        }
+        match abandoned(slot, &seen, fd, &mut open) {
+            Some(session) => found.sessions.push(session),
+            None => {
+                found.lost += 1;
+                slot.ended();
+            }
+        }
+    }
+    for (fd, stray) in open {
+        let slot = table.slot(fd).map_or(Content::Garbage, |slot| slot.read());
+        let Some(socket) = client_socket(stray, own) else { continue };
+        let over = matches!(slot, Content::Ended { cookie } if Ok(cookie) == socket_cookie(&socket));
+        if over {
+            continue;
+        }
+        match listener::flow_of(&socket, at) {
+            Ok(Some(flow)) if slot != Content::Garbage && is_fresh(&socket) => {
+                found.fresh.push((socket, flow))
+            }
+            Ok(Some(_)) => found.lost += 1,
+            Ok(None) | Err(_) => {}
+        }
+    }
+    found
+}
+
+/// The sessions that were being driven when the worker died of itself.
+fn suspects(table: Table, death: Death) -> Vec<RawFd> {
+    let threads = (0..crate::table::header::THREADS).map(|n| table.header().thread(n));
+    let driven: Vec<_> = threads
+        .filter_map(|thread| {
+            let driven = thread.driven();
+            thread.drives(None);
+            RawFd::try_from(driven?).ok()
+        })
+        .collect();
+    if death == Death::Crashed { driven } else { Vec::new() }
+}
+
+/// Whether this is the second time in a row.
+fn blame(table: Table, slot: Slot, seen: &Seen) -> bool {
+    let died = table.header().life() - 1;
+    slot.blamed(died);
+    seen.blamed != 0 && seen.blamed + 1 == died
+}
+
+fn abandoned(
+    slot: Slot,
+    seen: &Seen,
+    client: RawFd,
+    open: &mut BTreeMap<RawFd, OwnedFd>,
+) -> Option<Abandoned> {
+    let client = Socket::from(open.remove(&client)?);
+    let server = seen.server.and_then(|(fd, wanted)| {
+        let is_its = open.get(&fd).and_then(cookie) == Some(wanted);
+        is_its.then(|| open.remove(&fd)).flatten().map(Socket::from)
+    });
+    let relaying = seen.dialled.is_some();
+    // While it is dialled there may be one that has failed, or none yet.
+    let server = if relaying { Some(server?) } else { server.filter(has_sent_its_syn) };
+    let up = found_way(&seen.up, slot.up(), open)?;
+    let down = found_way(&seen.down, slot.down(), open)?;
+    let up = up.corrected(seen.up, Some(&client), server.as_ref(), Side::Server);
+    let down = down.corrected(seen.down, server.as_ref(), Some(&client), Side::Client);
+    if server.is_none() && up.passed_on > 0 {
+        return None;
+    }
+    let client = FoundLeg { failed: was_reset(&client, seen.down.shut), socket: client };
+    let server =
+        server.map(|socket| FoundLeg { failed: relaying && was_reset(&socket, seen.up.shut), socket });
+    Some(Abandoned { flow: seen.flow, slot, client, server, up, down })
+}
+
+fn found_way(seen: &SeenWay, journal: Journal, open: &mut BTreeMap<RawFd, OwnedFd>) -> Option<FoundWay> {
+    let pipe = match seen.pipe {
+        None => None,
+        Some((read, write)) => {
+            let (read, write) = (open.remove(&read)?, open.remove(&write)?);
+            let pipe = Pipe::found(read, write).ok()?;
+            let len = usize::try_from(ioctl_fionread(&pipe.read).ok()?).ok()?;
+            if len == 0 {
+                // It is closed here, and whoever takes over if this worker dies too must not look for it.
+                journal.no_pipe();
+            }
+            (len > 0).then_some((pipe, len))
+        }
+    };
+    Some(FoundWay { pipe, passed_on: seen.passed_on, urgent: None })
+}
+
+impl FoundWay {
+    /// The writer may have died between a system call and the note of it: the sink knows what it was given.
+    fn corrected(self, seen: SeenWay, source: Option<&Socket>, sink: Option<&Socket>, side: Side) -> Self {
+        let given = sink.filter(|_| !seen.shut).and_then(|sink| given(sink, side));
+        let passed_on = given.map_or(seen.passed_on, |given| given.max(seen.passed_on));
+        let still_there =
+            || source.is_some_and(|source| sys::at_urgent_mark(source.as_fd()).unwrap_or(false));
+        let urgent = match seen.urgent {
+            Some(Urgent::Taken(byte)) if passed_on == seen.passed_on => Some(byte),
+            Some(Urgent::Seen(byte)) if !still_there() => Some(byte),
+            _ => None,
+        };
+        Self { passed_on, urgent, ..self }
+    }
+}
+
+/// Payload bytes that were given to a TCP socket. Reads what is confirmed twice, as confirmations come meanwhile.
+fn given(sink: &Socket, side: Side) -> Option<u64> {
+    const TRIES: usize = 8;
+    if is_mptcp(sink) {
+        return None;
+    }
+    let sink = sink.as_fd();
+    let mut now = sys::connection(sink).ok()?;
+    for _ in 0..TRIES {
+        let waiting = u64::from(sys::unconfirmed(sink).ok()?);
+        let before = std::mem::replace(&mut now, sys::connection(sink).ok()?);
+        match now.stage {
+            Stage::None => return None,
+            Stage::SynSent => return Some(now.sent),
+            Stage::Stands if now.confirmed != before.confirmed => {}
+            // The SYN of a leg that we dialled counts as one.
+            Stage::Stands if side == Side::Server => return (now.confirmed + waiting).checked_sub(1),
+            Stage::Stands => return Some(now.confirmed + waiting),
+        }
+    }
+    None
+}
+
+fn has_sent_its_syn(server: &Socket) -> bool {
+    sys::connection(server.as_fd()).is_ok_and(|now| now.stage != Stage::None)
+}
+
+/// Nothing has been read from it and nothing written.
+fn is_fresh(socket: &Socket) -> bool {
+    let unread = ioctl_fionread(socket);
+    sys::connection(socket.as_fd()).is_ok_and(|now| {
+        // A FIN counts as one, and cannot be read.
+        let read = unread.is_ok_and(|unread| now.received.saturating_sub(unread) <= 1);
+        now.stage == Stage::Stands && now.sent == 0 && read
+    })
+}
+
+/// Both of its directions are over although we have shut none: it was reset. That was said once, to somebody who is gone; an error
+/// that has not been read yet is still to be had.
+fn was_reset(socket: &Socket, we_shut: bool) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let now = fds[0].revents();
+    polled.is_ok() && !we_shut && now.contains(PollFlags::HUP) && !now.contains(PollFlags::ERR)
+}
+
+/// A connected socket that one of our listeners has accepted.
+fn client_socket(stray: OwnedFd, own: OwnMark) -> Option<Socket> {
+    socket_cookie(&stray).ok()?;
+    let socket = Socket::from(stray);
+    let marked = socket.mark().is_ok_and(|mark| mark == own.client());
+    (marked && !socket.is_listener().unwrap_or(true)).then_some(socket)
+}
+
+fn is_mptcp(socket: &Socket) -> bool {
+    socket.protocol().is_ok_and(|protocol| protocol.is_some_and(|p| i32::from(p) == IPPROTO_MPTCP))
+}
+
+fn cookie(fd: &OwnedFd) -> Option<u64> {
+    socket_cookie(fd).ok()
+}
+
+impl Abandoned {
+    /// Who talks to whom, where that is written down, the client leg, and what else is left. To be called where the session will run.
+    ///
+    /// # Errors
+    /// Those of [`Leg::new`]; both ends have then been reset.
+    pub fn revive(self, kernel: &Kernel) -> io::Result<(Accepted, Slot, Option<Leg>, Directions)> {
+        let Self { flow, slot, client, server, up, down } = self;
+        let leg = |FoundLeg { socket, failed }, side, options| {
+            let leg = Leg::new(socket, side, options)?;
+            if failed {
+                leg.keep(Errno::CONNRESET.into());
+            }
+            Ok::<_, io::Error>(leg)
+        };
+        let client = leg(client, Side::Client, &kernel.client)?;
+        let server = server.map(|found| leg(found, Side::Server, &kernel.server)).transpose()?;
+        let way = Directions::resume(up.direction(slot.up()), down.direction(slot.down()));
+        Ok((Accepted { flow, client }, slot, server, way))
+    }
+}
+
+impl FoundWay {
+    fn direction(self, journal: Journal) -> Direction {
+        let Self { pipe, passed_on, urgent } = self;
+        Direction::resume(journal, pipe, passed_on, urgent)
+    }
+}
