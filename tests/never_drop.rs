@@ -1,0 +1,17 @@
+//! The worker is killed and the program replaced under load: nobody's connection ends, not a byte is lost, doubled or out of order.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
+
+#[path = "never_drop/crash_points.rs"]
+mod crash_points;
+#[path = "never_drop/ending.rs"]
+mod ending;
+#[path = "never_drop/garbage.rs"]
+mod garbage;
+#[path = "never_drop/killed.rs"]
+mod killed;
+#[path = "never_drop/multipath.rs"]
+mod multipath;
+#[path = "never_drop/support.rs"]
+mod support;
+#[path = "never_drop/upgraded.rs"]
+mod upgraded;

@@ -1,0 +1,61 @@
+//! A box under load, and what is done to it.
+use std::fs;
+use std::time::Duration;
+
+use lab::traffic::{Amount, Traffic};
+use lab::{BOTH, Daemon, Host, Lab, wait_until};
+use rustix::process::Signal;
+
+pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
+pub const SOON: Duration = Duration::from_secs(30);
+pub const MANY: &str = "limits.crashes=1000";
+
+/// Enough of everything for two cores.
+pub const SOME: Amount = Amount { bulk: 24, interactive: 150, connecting: 2, pulses: 4 };
+
+/// Traffic through a box, over both protocols.
+pub fn traffic(lab: &Lab, amount: Amount) -> Traffic {
+    Traffic::start(lab.client(), &lab.server, &BOTH.map(|ip| lab.server_at(ip, 9000)), amount)
+}
+
+/// Has the daemon's worker killed, and waits until another is there and has gone on with everything.
+pub fn kill_worker(daemon: &Daemon) {
+    let before = takeovers(daemon);
+    daemon.signal_worker(Signal::KILL);
+    wait_until("another worker", SOON, || takeovers(daemon) > before);
+}
+
+/// How often a worker has gone on with what another has left.
+pub fn takeovers(daemon: &Daemon) -> usize {
+    daemon.log().matches(" sessions go on after ").count()
+}
+
+/// Every session was as it should be, and so many were made meanwhile, or more.
+pub fn went_well(traffic: Traffic, at_least: u64, daemon: &Daemon) {
+    let outcome = traffic.end();
+    assert_eq!(outcome.failures, Vec::<String>::new(), "{}", said(daemon));
+    assert!(outcome.connected >= at_least, "{outcome:?}");
+}
+
+/// The log without its close records.
+pub fn said(daemon: &Daemon) -> String {
+    daemon.log().lines().filter(|line| !line.contains("\"closed\"")).collect::<Vec<_>>().join("\n")
+}
+
+/// The counter `name` in the last line of a daemon's log.
+pub fn counter(log: &str, name: &str) -> u64 {
+    let counters = log.split("stopped: ").last().unwrap();
+    let words = counters.split(|c: char| c == '"' || c.is_whitespace());
+    let value = words.filter_map(|word| word.split_once('=')).find(|(key, _)| *key == name);
+    value.unwrap_or_else(|| panic!("no {name} in {counters}")).1.parse().unwrap()
+}
+
+/// How many descriptors guardian and worker have in common.
+pub fn descriptors(daemon: &Daemon) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", daemon.worker())).unwrap().count()
+}
+
+/// Runs the program on `host`; what it printed, and how it ended.
+pub fn command(host: &Host, arguments: &str) -> String {
+    host.run(&format!("{BIN} {arguments} 2>&1 && echo exit=0 || echo exit=$?"))
+}
