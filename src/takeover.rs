@@ -179,7 +179,9 @@ fn found_way(seen: &SeenWay, journal: Journal, open: &mut BTreeMap<RawFd, OwnedF
 impl FoundWay {
     /// The writer may have died between a system call and the note of it: the sink knows what it was given.
     fn corrected(self, seen: SeenWay, source: Option<&Socket>, sink: Option<&Socket>, side: Side) -> Self {
-        let given = sink.filter(|_| !seen.shut).and_then(|sink| given(sink, side));
+        // Where no pipe and no urgent byte was in use, everything had been noted.
+        let in_doubt = !seen.shut && (seen.pipe.is_some() || seen.urgent.is_some());
+        let given = sink.filter(|_| in_doubt).and_then(|sink| given(sink, side));
         let passed_on = given.map_or(seen.passed_on, |given| given.max(seen.passed_on));
         let still_there =
             || source.is_some_and(|source| sys::at_urgent_mark(source.as_fd()).unwrap_or(false));

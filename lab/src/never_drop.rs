@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lab::stream::Random;
 use lab::traffic::{Amount, Traffic};
 use lab::{BOTH, Daemon, Lab, becomes, wait_until};
-use rustix::process::Signal;
+use rustix::process::{Signal, nice};
 
 use crate::report::Report;
 
@@ -16,6 +16,9 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// After something was done, its pauses are looked at so much later.
 const SEEN_AFTER: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Of the load's threads, which inherit it.
+const NICER: i32 = 10;
 
 struct Scene {
     lab: Lab,
@@ -42,6 +45,10 @@ pub fn run() -> ExitCode {
         LOAD.bulk, LOAD.interactive
     ));
     let at = BOTH.map(|ip| lab.server_at(ip, 9000));
+    // Clients and servers are other machines' in real life: here they leave the box the processors when it needs them.
+    if let Err(err) = nice(NICER) {
+        report.say(&format!("the load cannot be made to give way to the box: {err}"));
+    }
     let traffic = Traffic::start(lab.client(), &lab.server, &at, LOAD);
     std::thread::sleep(Duration::from_secs(2));
     let undisturbed = longest(&traffic.pauses());
