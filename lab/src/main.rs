@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Some("soak") => lab::program(soak::run),
         _ => {
             eprintln!(
-                "usage: lab bench | demo | lab | never-drop [TIMES=100] | paths [even even-loss bonded bonded-loss cuts outage short] [ipv6] [net.KEY=VALUE] | soak"
+                "usage: lab bench | demo | lab | never-drop [TIMES=100] | paths [even even-loss bonded bonded-loss cuts outage short fallback] [ipv6] [net.KEY=VALUE] | soak"
             );
             ExitCode::from(64)
         }

@@ -24,16 +24,17 @@ struct One {
     gone: Option<Instant>,
 }
 
-/// The endpoints that the record says are ours, each with its path: for who goes on where another left off, and does not know which of
-/// them served. None of a path that is no longer as it was.
+/// The endpoints that the record says are ours, each with every path that it may be of: for who goes on where another left off, and does
+/// not know which of them served. None of a path that is no longer as it was.
 pub fn claims(mptcp: &Mptcp, seen: &Seen) -> Vec<(String, Endpoint)> {
     let ours = seen.endpoints.iter().filter(|have| seen.record.places.contains(&have.endpoint.place));
-    let claim = |have: &Existing| {
-        let path = mptcp.paths.iter().find(|path| is_of(path, &have.endpoint, seen))?;
+    let claims = |have: &Existing| {
         // Whatever number it has: the path's is for an endpoint that is made.
-        Some((path.to_string(), Endpoint { id: None, ..have.endpoint }))
+        let endpoint = Endpoint { id: None, ..have.endpoint };
+        let paths = mptcp.paths.iter().filter(move |path| is_of(path, &endpoint, seen));
+        paths.map(move |path| (path.to_string(), endpoint))
     };
-    ours.filter_map(claim).collect()
+    ours.flat_map(claims).collect()
 }
 
 fn is_of(path: &MptcpPath, endpoint: &Endpoint, seen: &Seen) -> bool {

@@ -201,6 +201,18 @@ fn who_goes_on_claims_what_the_record_says_for_the_path_that_it_is_of() {
 }
 
 #[test]
+fn an_address_of_its_own_path_is_waited_for_although_its_device_is_a_path_too() {
+    let path = mptcp("{device='wan1'}, {address='192.0.2.7'}");
+    let mut seen = host(&[address("192.0.2.1", 1)]);
+    seen.endpoints = vec![existing("192.0.2.1", 1, false, 1), existing("192.0.2.7", 1, false, 2)];
+    seen.record.places = seen.endpoints.iter().map(|have| have.endpoint.place).collect();
+    seen.claims = claims(&path, &seen);
+    let plan = plan(&path, &seen);
+    assert_eq!((changes(&plan), plan.serving.len(), plan.lingering.len()), (vec![], 1, 1));
+    assert_eq!(plan.lingering[0].0, "192.0.2.7");
+}
+
+#[test]
 fn a_limit_that_has_been_raised_once_is_raised_again_only_where_that_was_interrupted() {
     let near = mptcp("{device='wan1'}");
     let raise = |now, was| {

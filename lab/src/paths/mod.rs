@@ -1,5 +1,6 @@
 //! `lab paths`: what two boxes make of two paths. Without words all scenes; words that name some choose; `net.…=…` sets a sysctl on both
 //! boxes, any other `KEY=VALUE` a key of both configurations.
+mod fallback;
 mod transfer;
 
 use std::io::{Read, Write};
@@ -12,6 +13,7 @@ use lab::stream::Random;
 use lab::wan::{Link, Loss, Path, Profile, Rate};
 use lab::{Daemon, Ip, Pair, peers};
 
+use self::fallback::fallback;
 use self::transfer::{Amount, Course, Way, transfer};
 use crate::report::Report;
 
@@ -25,7 +27,7 @@ const SHORT_BYTES: usize = 100_000;
 
 type Scene = (&'static str, fn(&Plan, &Report));
 
-const SCENES: [Scene; 7] = [
+const SCENES: [Scene; 8] = [
     ("even", |plan, report| rates(plan, report, "2 x 100 Mbit/s, 20 ms", &even(Loss::None))),
     ("even-loss", |plan, report| rates(plan, report, "the same, 0.1 % loss", &even(Loss::Random(0.001)))),
     ("bonded", |plan, report| rates(plan, report, "bonded", &bonded(Loss::None))),
@@ -33,6 +35,7 @@ const SCENES: [Scene; 7] = [
     ("cuts", cuts),
     ("outage", outage),
     ("short", short),
+    ("fallback", fallback),
 ];
 
 /// What the words ask for.
