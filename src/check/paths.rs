@@ -1,5 +1,6 @@
 //! MPTCP between two boxes: what keeps a connection from using all paths. PURE.
 use super::facts::Facts;
+use super::wan::{RMEM, set, three};
 use super::{Finding, Level};
 use crate::config::{Config, MptcpPath};
 use crate::exit::Exit;
@@ -8,7 +9,8 @@ use crate::paths::plan::{self, Seen, Survey, Way};
 use crate::paths::standing::{Standing, State};
 
 /// What [`judge`] reads; [`super::gather`] fetches these.
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 9] = [
+    RMEM,
     RETRIES,
     RTO_MAX,
     "net.mptcp.allow_join_initial_addr_port",
@@ -25,6 +27,8 @@ const SCHEDULERS: &str = "net.mptcp.available_schedulers";
 const PATH_MANAGER: &str = "net.mptcp.path_manager";
 const PM_TYPE: &str = "net.mptcp.pm_type";
 const NAME: &str = "paths";
+/// With so much to begin with, nothing was seen to stall: docs/decisions/0006.
+const ROOM: u64 = 1 << 20;
 /// Above the round trip of a satellite link; measured in docs/pair.md.
 const RTO_MOST: u64 = 2000;
 /// Connections or joins, of which not one has come about: that is no accident.
@@ -55,6 +59,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(survey.ways.iter().filter_map(|(path, endpoint, way)| leads(path, endpoint, *way)));
     findings.extend(strangers(config, facts));
     findings.extend(recovery(config, facts));
+    findings.extend(room(config, facts));
     findings.extend(experience(config, survey));
     if findings.iter().all(|finding| finding.level == Level::Ok) && !config.mptcp.paths.is_empty() {
         let names: Vec<String> = config.mptcp.paths.iter().map(MptcpPath::to_string).collect();
@@ -178,6 +183,16 @@ fn recovery(config: &Config, facts: &Facts) -> Option<Finding> {
     let finding = Finding::new(Level::Note, NAME, format!("{RTO_MAX} = {now}"), why);
     // In this order: a connection must not be given up in between.
     Some(finding.mend(format!("sysctl -w {RETRIES}=255")).mend(format!("sysctl -w {RTO_MAX}={RTO_MOST}")))
+}
+
+/// What comes out of order by several paths can fill a receive buffer that only grows as data are read.
+fn room(config: &Config, facts: &Facts) -> Option<Finding> {
+    let [least, first, most] =
+        three(facts, RMEM).filter(|[_, first, _]| *first < ROOM && !config.mptcp.paths.is_empty())?;
+    let why = "where the queues of several paths overflow, what comes out of order can fill that before the missing piece finds room,                and such a connection never moves again: two of 45,000 were seen to";
+    let what = format!("{RMEM} = {least} {first} {most}: a connection begins with room for {first} bytes");
+    let mend = set(RMEM, [least, ROOM, most.max(ROOM)]);
+    Some(Finding::new(Level::Warning, NAME, what, why).mend(mend))
 }
 
 /// What the kernel has counted since its start: where nothing has come about, something is in the way.

@@ -7,7 +7,7 @@ use crate::exit::Exit;
 /// What [`judge`] reads; [`super::gather`] fetches these.
 pub const KEYS: [&str; 3] = [RMEM, WMEM, SLOW_START];
 
-const RMEM: &str = "net.ipv4.tcp_rmem";
+pub(super) const RMEM: &str = "net.ipv4.tcp_rmem";
 const WMEM: &str = "net.ipv4.tcp_wmem";
 const SLOW_START: &str = "net.ipv4.tcp_slow_start_after_idle";
 
@@ -46,12 +46,12 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
 }
 
 /// The three values of `tcp_rmem` and `tcp_wmem`: least, first, most.
-fn three(facts: &Facts, key: &str) -> Option<[u64; 3]> {
+pub(super) fn three(facts: &Facts, key: &str) -> Option<[u64; 3]> {
     let numbers = facts.sysctl(key)?.split_ascii_whitespace().map(|number| number.parse().ok());
     numbers.collect::<Option<Vec<u64>>>()?.try_into().ok()
 }
 
-fn set(key: &str, [least, first, most]: [u64; 3]) -> String {
+pub(super) fn set(key: &str, [least, first, most]: [u64; 3]) -> String {
     format!("sysctl -w {key}=\"{least} {first} {most}\"")
 }
 

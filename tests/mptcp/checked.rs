@@ -23,6 +23,13 @@ fn of_level(host: &Host, sets: &[&str], level: &str) -> Vec<String> {
     about.map(|finding| finding["what"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Two paths, and boxes whose connections begin with room for what comes by both.
+fn roomy() -> Pair {
+    let pair = Pair::plain(2);
+    [&pair.near, &pair.far].iter().for_each(|host| host.sysctl("net.ipv4.tcp_rmem", "4096 1048576 33554432"));
+    pair
+}
+
 /// Three connections, one after the other, on each of which `done` becomes true.
 fn connections(pair: &Pair, mut done: impl FnMut(u64) -> bool) {
     for n in 1..=3 {
@@ -39,7 +46,7 @@ fn connections(pair: &Pair, mut done: impl FnMut(u64) -> bool) {
 #[test]
 fn two_boxes_whose_connections_use_both_paths_have_nothing_to_mend() {
     netns(|| {
-        let pair = Pair::plain(2);
+        let pair = roomy();
         let _boxes = Boxes::start(&pair);
         connections(&pair, |n| pair.far.counter("MPTcpExtMPJoinAckRx") == n);
         for (host, sets) in [(&pair.near, NEAR), (&pair.far, FAR)] {
@@ -70,7 +77,7 @@ fn what_the_other_box_lacks_is_seen_in_what_has_never_come_about() {
     ];
     for (far, firewall, counter, told) in cases {
         netns(|| {
-            let pair = Pair::plain(2);
+            let pair = roomy();
             if !firewall.is_empty() {
                 pair.far.nft(&format!(
                     "table inet firewall {{ chain input {{
@@ -95,7 +102,7 @@ fn what_the_other_box_lacks_is_seen_in_what_has_never_come_about() {
 #[test]
 fn a_path_without_a_route_from_its_address_is_told() {
     netns(|| {
-        let pair = Pair::plain(2);
+        let pair = roomy();
         for ip in BOTH {
             for (host, address) in [(&pair.near, pair.near_at(1, ip, 0)), (&pair.far, pair.far_at(1, ip, 0))]
             {

@@ -14,6 +14,7 @@ fn facts(sysctls: &[(&'static str, &str)], change: impl FnOnce(&mut Survey)) -> 
         (SCHEDULERS, "default"),
         (PATH_MANAGER, "kernel"),
         (RTO_MAX, "2000"),
+        (RMEM, "4096 1048576 33554432"),
         ("net.mptcp.allow_join_initial_addr_port", "0"),
     ];
     let mut survey = Survey::default();
@@ -69,6 +70,13 @@ fn each_thing_that_is_missing_is_told() {
     let v6 = facts(&[], |survey| survey.seen.addresses[0].ip = "2001:db8::1".parse().unwrap());
     assert!(wrong(FAR, &v6)[0].starts_with("Warning: wan1: 2001:db8::1 cannot be announced while"));
     assert_eq!(wrong(NEAR, &v6), [""; 0]);
+    let narrow = facts(&[(RMEM, "4096 131072 6291456")], |_| ());
+    assert_eq!(
+        wrong(FAR, &narrow),
+        [
+            "Warning: net.ipv4.tcp_rmem = 4096 131072 6291456: a connection begins with room for 131072 bytes [sysctl -w net.ipv4.tcp_rmem=\"4096 1048576 6291456\"]"
+        ]
+    );
     let slow = facts(&[(RTO_MAX, "120000")], |_| ());
     assert_eq!(
         wrong(FAR, &slow),
