@@ -1,11 +1,14 @@
 //! `tcp-intercept upgrade`, `drain` and `stop`: asked of the daemon of this network namespace. WIRING.
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::exit::{Exit, Fatal};
 use crate::guardian::door::Command;
 use crate::lock;
+
+/// How long a daemon may take to say that it has heard.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks for it and waits until it is done; `say` hears how it goes on. Gives the last word.
 ///
@@ -22,9 +25,19 @@ pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal
     let lost = |err: &dyn std::fmt::Display| {
         unavailable(format!("the daemon did not say how that ended ({err}): look at its log"))
     };
-    stream.write_all(&command.line()).map_err(|err| refused_or(&stream, &err))?;
+    stream.write_all(&command.line()).map_err(|err| hung_up(&err))?;
+    // Who is heard is answered at once; what he asked for may take as long as it likes.
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|err| lost(&err))?;
     for line in BufReader::new(&stream).lines() {
-        let line = line.map_err(|err| refused_or(&stream, &err))?;
+        let line = line.map_err(|err| match err.kind() {
+            ErrorKind::WouldBlock => unavailable(
+                "the daemon does not answer: its guardian may be gone, and its worker (ps -C tcp-int-worker) about to end with its \
+                 last session"
+                    .to_owned(),
+            ),
+            _ => hung_up(&err),
+        })?;
+        stream.set_read_timeout(None).map_err(|err| lost(&err))?;
         match line.split_once(' ') {
             Some(("say", text)) => say(text),
             Some(("ok", text)) => return Ok(format!("{text}\n")),
@@ -38,7 +51,7 @@ pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal
     ))
 }
 
-fn refused_or(_: &UnixStream, err: &std::io::Error) -> Fatal {
+fn hung_up(err: &std::io::Error) -> Fatal {
     Fatal::new(
         Exit::NoPerm,
         format!("the daemon has hung up ({err}): only root and the user that it runs as are heard"),

@@ -100,7 +100,9 @@ pub struct Door {
 impl Door {
     /// Lets in who has come and may; gives what is asked, and by whom.
     pub fn answer(&mut self, lock: BorrowedFd<'_>) -> Vec<(Command, Caller)> {
-        while let Ok(stream) = accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        // Whoever comes again and again may not keep everything else waiting.
+        for _ in 0..CALLERS {
+            let Ok(stream) = accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { break };
             if self.waiting.len() < CALLERS && is_ours(&stream) {
                 self.waiting.push((stream.into(), Vec::new(), Instant::now()));
             }

@@ -118,7 +118,13 @@ impl Guardian {
         }
     }
 
-    pub(super) fn command(&mut self, command: Command, caller: Caller) {
+    pub(super) fn command(&mut self, command: Command, mut caller: Caller) {
+        let left = self.held.table.header().sessions();
+        caller.say(&match &command {
+            Command::Upgrade(_) => format!("trying the new program, with {left} sessions"),
+            Command::Drain => format!("draining: {left} sessions are left"),
+            Command::Stop => format!("stopping, with {left} sessions"),
+        });
         match command {
             Command::Upgrade(binary) => self.upgrade(binary, Some(caller)),
             Command::Drain => {

@@ -77,6 +77,8 @@ fn a_worker_without_a_guardian_serves_its_sessions_to_their_end_and_cleans_up() 
             servers.iter().map(|server| lab.client().connect(server.address).unwrap()).collect();
         routed.iter().chain(&streams).for_each(speaks);
         assert_eq!(lab.gateway.ss("-tn state established").lines().count(), 4, "the new ones are routed");
+        let answer = command(&lab.gateway, "stop");
+        assert!(answer.contains("the daemon does not answer") && answer.contains("exit=69"), "{answer}");
         drop(streams);
         // Nobody may be there to fetch its status.
         let status = || std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
@@ -166,5 +168,24 @@ fn stop_resets_both_ends_at_once() {
         [near, far].iter().for_each(peers::expect_reset);
         let answer = command(&lab.gateway, "stop");
         assert!(answer.contains("no tcp-intercept runs") && answer.contains("exit=69"), "{answer}");
+    });
+}
+
+#[test]
+fn only_root_and_the_daemons_own_user_are_heard() {
+    netns(|| {
+        let lab = Lab::new();
+        let mut daemon = Daemon::start(&lab.gateway, BIN, &[]);
+        // A copy that others may run.
+        lab.gateway.run(&format!("mkdir -m 755 /run/open; install -m 755 {BIN} /run/open/ti"));
+        let asked = "setpriv --reuid=65534 --clear-groups /run/open/ti stop 2>&1 || echo exit=$?";
+        let answer = lab.gateway.run(asked);
+        assert!(
+            answer.contains("only root and the user that it runs as") && answer.contains("exit=77"),
+            "{answer}"
+        );
+        assert_eq!(daemon.process().try_wait(), None);
+        let answer = command(&lab.gateway, "nonsense");
+        assert!(answer.contains("exit=64"), "{answer}");
     });
 }
