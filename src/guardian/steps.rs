@@ -27,7 +27,7 @@ impl Guardian {
     pub(super) fn begin_worker(&mut self) -> Result<(), Fatal> {
         let ending = matches!(self.state, State::Stopping { .. } | State::Resting { .. });
         let due = self.next.take_if(|(at, ..)| !ending && Instant::now() >= *at);
-        let Some((at, why, since)) = due else { return Ok(()) };
+        let Some((_, why, since)) = due else { return Ok(()) };
         self.channel = Channel::new().map_err(os("making the worker's channel"))?;
         self.held.table.header().begin_life();
         let (kept, guardian) = (self.descriptors(), getpid());
@@ -56,7 +56,7 @@ impl Guardian {
             // Nobody touches the sessions meanwhile; there may be room for a process in a moment.
             Err(err) => {
                 tracing::error!("another worker cannot be begun: {err}");
-                self.next = Some((at + PAUSE, why, since));
+                self.next = Some((Instant::now() + PAUSE, why, since));
                 self.died_too_often()
             }
         }
@@ -184,10 +184,10 @@ impl Guardian {
     }
 
     fn abandon_upgrade(&mut self, why: &str) {
-        if let State::Trying(trial) | State::Resting { trial, .. } =
+        if let State::Trying(mut trial) | State::Resting { mut trial, .. } =
             std::mem::replace(&mut self.state, State::Watching)
         {
-            not_upgraded(why, trial.caller);
+            not_upgraded(why, trial.caller.take());
         }
     }
 
@@ -217,7 +217,7 @@ impl Guardian {
                     self.channel.tell(&Word::Rest);
                     self.state = State::Resting { trial, until: Instant::now() + TO_REST };
                 }
-                Some(Err(why)) => not_upgraded(&why, trial.caller),
+                Some(Err(why)) => not_upgraded(&why, trial.caller.take()),
             },
             State::Resting { trial, .. } if self.worker.is_none() => self.replace(trial),
             State::Stopping { .. } if self.worker.is_none() => return Step::End,
@@ -233,11 +233,11 @@ impl Guardian {
     }
 
     /// There is no worker: another program takes this one's place.
-    fn replace(&mut self, trial: Trial) {
-        let Trial { binary, caller, .. } = trial;
+    fn replace(&mut self, mut trial: Trial) {
+        let caller = trial.caller.take();
         let handover = self.handover(caller.as_ref().map(Caller::descriptor));
-        let err = upgrade::replace(&binary, &handover);
-        not_upgraded(&format!("{} cannot be run: {err}", binary.display()), caller);
+        let err = upgrade::replace(&trial.binary, &handover);
+        not_upgraded(&format!("{} cannot be run: {err}", trial.binary.display()), caller);
         let now = Instant::now();
         self.next = Some((now, Why::NotUpgraded, now));
     }
@@ -315,14 +315,17 @@ impl Guardian {
 
     /// Ends it all: nothing stays open, and nothing of ours stays on the host.
     pub(super) fn end(self, result: Result<(), Fatal>) -> Result<(), Fatal> {
-        let Self { setup, held, channel, door, state, callers, .. } = self;
+        // Whoever still runs would have its descriptors closed below it.
+        self.kill();
+        self.worker.map(super::reap);
+        let Self { setup, held, channel, door, state, callers, owned, .. } = self;
         let Held { lock, table_file, listeners, signals, log, ours, .. } = held;
         if let Err(fatal) = &result {
             tracing::error!("{fatal}");
         }
         drop((channel, door, state, table_file, listeners));
         let own = [lock.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd()].into_iter().chain(log.descriptor());
-        let kept: Vec<RawFd> = own.chain(callers.iter().map(Caller::descriptor)).collect();
+        let kept: Vec<RawFd> = own.chain(owned).chain(callers.iter().map(Caller::descriptor)).collect();
         // What sessions have left is closed here, and that resets both ends.
         let closed = sys::close_others(&kept).map_err(os("closing what is left"));
         let undone = in_child(|| interception::undo(&setup.config, ours).map(|()| true));

@@ -63,10 +63,7 @@ impl Trial {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) if self.since.elapsed() < PATIENCE => return None,
-            Ok(None) => {
-                let _ = self.child.kill().and_then(|()| self.child.wait());
-                return Some(Err(format!("{name} was not ready after {PATIENCE:?}")));
-            }
+            Ok(None) => return Some(Err(format!("{name} was not ready after {PATIENCE:?}"))),
             Err(err) => return Some(Err(format!("{name} cannot be waited for: {err}"))),
         };
         let mut said = Vec::new();
@@ -85,6 +82,14 @@ impl Trial {
     /// Its descriptors.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         [self.said.as_raw_fd()].into_iter().chain(self.caller.as_ref().map(Caller::descriptor))
+    }
+}
+
+impl Drop for Trial {
+    /// It has copies of every socket: nobody who waits for a connection's end may have to wait for this.
+    fn drop(&mut self) {
+        // One that has ended takes no signal, and needs none.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 

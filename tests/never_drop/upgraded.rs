@@ -170,3 +170,29 @@ fn a_daemon_of_the_old_options_keeps_its_pid_file_and_its_log() {
         wait_until("the pid file is gone", SOON, || !fs::exists("/run/ti.pid").unwrap());
     });
 }
+
+#[test]
+fn a_stop_while_a_program_is_tried_ends_that_too() {
+    netns(|| {
+        let lab = Lab::new();
+        let mut daemon = Daemon::start(&lab.gateway, BIN, &[MANY]);
+        let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V4, 81));
+        fs::write("/run/hangs", "#!/bin/sh\nexec sleep 1003\n").unwrap();
+        fs::set_permissions("/run/hangs", fs::Permissions::from_mode(0o755)).unwrap();
+        let tried = || {
+            fs::read_dir("/proc").unwrap().any(|entry| {
+                let line = entry.unwrap().path().join("cmdline");
+                fs::read(line).is_ok_and(|line| line == b"sleep\x001003\0")
+            })
+        };
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| command(&lab.gateway, "upgrade /run/hangs"));
+            wait_until("it is tried", SOON, tried);
+            daemon.signal(Signal::TERM);
+            assert!(upgrade.join().unwrap().contains("the daemon stops"));
+        });
+        assert!(daemon.process().wait(SOON).success());
+        assert!(!tried());
+        [near, far].iter().for_each(peers::expect_reset);
+    });
+}
