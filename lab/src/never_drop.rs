@@ -72,6 +72,12 @@ pub fn run() -> ExitCode {
         });
     });
 
+    afterwards(&mut report, scene, idle);
+    report.end()
+}
+
+/// Every session comes to its end, and nothing is left.
+fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
     report.section("Afterwards");
     let Scene { lab, daemon, traffic, .. } = scene;
     let outcome = traffic.end();
@@ -96,7 +102,6 @@ pub fn run() -> ExitCode {
     let lost = log.matches("were not intact").count() + log.matches("died of them").count();
     report.check(lost == 0, &format!("workers that found a session that was not intact: {lost}"));
     drop(lab);
-    report.end()
 }
 
 impl Scene {

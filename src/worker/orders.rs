@@ -191,15 +191,12 @@ pub async fn until_the_end(
 
 /// Waits until there is no guardian any more.
 async fn gone(guardian: Pid) {
-    match pidfd_open(guardian, PidfdFlags::empty()) {
-        Ok(pidfd) => match sys::async_descriptor(pidfd, Interest::READABLE) {
-            Ok(pidfd) => drop(pidfd.readable().await),
-            Err(err) => {
-                tracing::error!("it would not be noticed if the guardian died: {err}");
-                std::future::pending().await
-            }
-        },
-        Err(Errno::SRCH) => {}
+    let pidfd = match pidfd_open(guardian, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return,
+        pidfd => pidfd.map_err(io::Error::from),
+    };
+    match pidfd.and_then(|pidfd| sys::async_descriptor(pidfd, Interest::READABLE)) {
+        Ok(pidfd) => drop(pidfd.readable().await),
         Err(err) => {
             tracing::error!("it would not be noticed if the guardian died: {err}");
             std::future::pending().await
