@@ -127,6 +127,8 @@ pub fn main() -> ExitCode {
             }
         }
         Err(fatal) => {
+            // Of an upgrade that has failed: then the previous program runs in this one's place.
+            guardian::fallback::go_back(&fatal.message);
             eprintln!("tcp-intercept: {fatal}");
             fatal.exit.into()
         }
@@ -136,7 +138,7 @@ pub fn main() -> ExitCode {
 fn answer(cli: Cli) -> Result<(String, Exit), Fatal> {
     let Some(command) = cli.command else { return dropin::run(&cli.flags) };
     match command {
-        Command::Run(args) => guardian::run(args.setup()?, None, || Ok(())).map(|text| (text, Exit::Ok)),
+        Command::Run(args) => guardian::run(args.setup()?, || Ok(())).map(|text| (text, Exit::Ok)),
         Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
         Command::Rules { action } => {
             let (action, config) = action.resolve();
@@ -170,7 +172,7 @@ impl RulesAction {
 impl ConfigArgs {
     /// What `run` is to do. What a program goes on with that takes another's place is as that has read it.
     fn setup(&self) -> Result<Setup, Fatal> {
-        let inherited = Inherited::find()?;
+        let inherited = guardian::inherited()?;
         let text = match &inherited {
             Some(Inherited { handover, .. }) => handover.config.clone(),
             None => cmd::check::read_text(self.config.as_deref())?,

@@ -1,8 +1,10 @@
-//! Named points in a session's life at which a test can have the worker die, for what comes behind. Not in releases: there each is
-//! nothing. EFFECT.
+//! Named points in the life of a session and in the start of a worker, at which a test can have the worker die or a step fail. Not in
+//! releases: there each is nothing. EFFECT.
 //!
-//! `TCP_INTERCEPT_CRASH_AT=kill:filled,abort:driven:7777` in the environment kills the worker when it first comes to `filled`, once in the
-//! whole daemon's life, and has every worker abort that drives a session to port 7777.
+//! `TCP_INTERCEPT_CRASH_AT=kill:filled,fail:thread,abort:driven:7777` in the environment kills the worker when it first reaches `filled`
+//! and has a worker's `thread` step fail (or with `hang:` never end), each once in the daemon's life, and has every worker abort that drives a session to port 7777.
+//! The points of a worker's start do not strike the daemon's first worker: it has no sessions yet.
+use std::io;
 use std::sync::atomic::AtomicU64;
 
 macro_rules! points {
@@ -61,6 +63,37 @@ points! {
     TakenOver => "taken-over",
     /// A session is about to be driven.
     Driven => "driven",
+    /// A worker starts.
+    Start => "start",
+    /// It makes the runtime of its control thread.
+    Runtime => "runtime",
+    /// It registers the channel to the guardian.
+    Orders => "orders",
+    /// It starts to watch for the guardian's death.
+    Guardian => "guardian",
+    /// It makes the runtime of the thread that changes the host.
+    Host => "host",
+    /// It starts a thread.
+    Thread => "thread",
+    /// A thread makes its runtime.
+    ThreadRuntime => "thread-runtime",
+    /// A thread registers its listeners.
+    Listener => "listener",
+    /// The control thread is about to report that it is alive.
+    Control => "control",
+}
+
+impl Point {
+    /// The steps of a worker's start that can fail, in their order.
+    pub const START: [Self; 7] = [
+        Self::Runtime,
+        Self::Orders,
+        Self::Guardian,
+        Self::Host,
+        Self::Thread,
+        Self::ThreadRuntime,
+        Self::Listener,
+    ];
 }
 
 /// The worker is at `point`.
@@ -79,11 +112,26 @@ pub fn driving(port: u16) {
     let _ = port;
 }
 
-/// Where it is remembered which points have struck, as the environment is each worker's.
-pub fn arm(struck: &'static AtomicU64) {
+/// The worker does `step`, unless that is to fail at `point`.
+///
+/// # Errors
+/// Those of `step`; `EAGAIN` where a test has it fail.
+#[inline]
+pub fn or_fail<T>(point: Point, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     #[cfg(debug_assertions)]
-    armed::arm(struck);
-    let _ = struck;
+    if armed::strike(point, None) {
+        return Err(rustix::io::Errno::AGAIN.into());
+    }
+    let _ = point;
+    step()
+}
+
+/// Arms the points in this worker. `struck` remembers for the daemon's life which of them have struck; `first`: it is the daemon's first
+/// worker.
+pub fn arm(struck: &'static AtomicU64, first: bool) {
+    #[cfg(debug_assertions)]
+    armed::arm(struck, first);
+    let _ = (struck, first);
 }
 
 #[cfg(debug_assertions)]
@@ -95,31 +143,54 @@ mod armed {
 
     use super::Point;
 
-    static STRUCK: OnceLock<&AtomicU64> = OnceLock::new();
+    static STRUCK: OnceLock<(&AtomicU64, bool)> = OnceLock::new();
     static ORDERS: OnceLock<Vec<Order>> = OnceLock::new();
 
+    #[derive(Clone, Copy, PartialEq)]
+    enum Effect {
+        /// SIGKILL, once.
+        Kill,
+        /// SIGABRT, each time.
+        Abort,
+        /// The step fails, once.
+        Fail,
+        /// The thread hangs, once.
+        Hang,
+    }
+
     struct Order {
-        abort: bool,
+        effect: Effect,
         point: Point,
         port: Option<u16>,
     }
 
-    pub fn arm(struck: &'static AtomicU64) {
+    pub fn arm(struck: &'static AtomicU64, first: bool) {
         // One worker is armed once.
-        let _ = STRUCK.set(struck);
+        let _ = STRUCK.set((struck, first));
     }
 
-    pub fn strike(point: Point, port: Option<u16>) {
-        let Some(struck) = STRUCK.get() else { return };
+    /// Whether the step at `point` is to fail.
+    pub fn strike(point: Point, port: Option<u16>) -> bool {
+        let Some(&(struck, first)) = STRUCK.get() else { return false };
         let hit = |order: &&Order| order.point == point && (order.port.is_none() || order.port == port);
-        let Some(order) = ORDERS.get_or_init(orders).iter().find(hit) else { return };
-        if order.abort {
+        let Some(order) = ORDERS.get_or_init(orders).iter().find(hit) else { return false };
+        let at_start = point == Point::Start || point == Point::TakenOver || Point::START.contains(&point);
+        if first && at_start {
+            return false;
+        }
+        if order.effect == Effect::Abort {
             std::process::abort();
         }
         let bit = 1 << point as u32;
-        if struck.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            let _ = kill_process(getpid(), Signal::KILL);
+        if struck.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+            return false;
         }
+        match order.effect {
+            Effect::Kill => drop(kill_process(getpid(), Signal::KILL)),
+            Effect::Hang => std::thread::sleep(std::time::Duration::MAX),
+            Effect::Abort | Effect::Fail => {}
+        }
+        true
     }
 
     fn orders() -> Vec<Order> {
@@ -130,16 +201,19 @@ mod armed {
     /// A test that misspells a point must not pass for it.
     fn order(word: &str) -> Order {
         let mut parts = word.split(':');
-        let (how, name, port) = (parts.next(), parts.next(), parts.next());
+        let effect = match parts.next() {
+            Some("kill") => Some(Effect::Kill),
+            Some("abort") => Some(Effect::Abort),
+            Some("fail") => Some(Effect::Fail),
+            Some("hang") => Some(Effect::Hang),
+            _ => None,
+        };
+        let (name, port) = (parts.next(), parts.next());
         let known = Point::ALL.iter().find(|(word, _)| Some(*word) == name);
         let port = port.map(|port| port.parse());
-        match (how, known, port.transpose()) {
-            (Some(how @ ("kill" | "abort")), Some(&(_, point)), Ok(port)) => {
-                Order { abort: how == "abort", point, port }
-            }
-            _ => {
-                panic!("TCP_INTERCEPT_CRASH_AT: {word:?} is neither kill:POINT[:PORT] nor abort:POINT[:PORT]")
-            }
+        match (effect, known, port.transpose()) {
+            (Some(effect), Some(&(_, point)), Ok(port)) => Order { effect, point, port },
+            _ => panic!("TCP_INTERCEPT_CRASH_AT: {word:?} is not (kill|abort|fail|hang):POINT[:PORT]"),
         }
     }
 }

@@ -12,7 +12,6 @@ use crate::exit::{Exit, Fatal};
 use crate::guardian::handover::Inherited;
 use crate::limits;
 use crate::listener;
-pub(crate) use gate::Reserve;
 pub use interception::Interception;
 
 /// As many as a kernel allows a process unless it is told otherwise (`fs.nr_open`); the table of sessions has a place for each.

@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::Reserve;
+use crate::reserve::Reserve;
 
 /// Changes come in bursts: so long after the first, all are dealt with at once.
 const SETTLE: Duration = Duration::from_millis(50);

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod paths;
 pub mod record;
 pub mod relay;
+mod reserve;
 pub mod rules;
 pub mod session;
 pub mod shared;

@@ -100,18 +100,34 @@ pub fn address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr().and_then(inet)
 }
 
+/// A listener that is registered with a thread's runtime.
+pub struct Listener {
+    socket: AsyncFd<Socket>,
+    own: SocketAddr,
+}
+
+impl Listener {
+    /// Registers `socket` with this thread's runtime.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for it (ENOMEM, ENOSPC).
+    pub fn register(socket: Socket) -> io::Result<Self> {
+        let own = address(&socket)?;
+        Ok(Self { socket: sys::async_socket(socket, Interest::READABLE)?, own })
+    }
+}
+
 /// Accepts for ever and hands each arrival to `take`. What the kernel has no descriptor or memory for waits; what has waited for
 /// long is reset, so that its next try is routed.
 ///
 /// # Errors
 /// Only when the listener itself has failed.
 pub async fn accept(
-    listener: Socket,
+    listener: Listener,
     kernel: &Kernel,
     mut take: impl FnMut(Arrival),
 ) -> io::Result<Infallible> {
-    let own = address(&listener)?;
-    let listener = sys::async_socket(listener, Interest::READABLE)?;
+    let Listener { socket: listener, own } = listener;
     let mut spare = spare_descriptor();
     let mut rests = 0;
     loop {

@@ -9,6 +9,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 
+use sys::Registered;
+
 use crate::exit::{Exit, Fatal};
 
 /// A name in the abstract namespace, which belongs to the network namespace and vanishes with the process.
@@ -19,7 +21,7 @@ const BACKLOG: i32 = 16;
 /// Held as long as the instance lives.
 #[derive(Debug)]
 pub struct Lock {
-    socket: OwnedFd,
+    socket: Registered<OwnedFd>,
 }
 
 /// Why the lock is not ours.
@@ -50,7 +52,7 @@ impl Lock {
         let socket = unix_socket().map_err(failed)?;
         match bind(&socket, &name) {
             // Whoever is refused can ask a listening socket for the process that holds it.
-            Ok(()) => listen(&socket, BACKLOG).map(|()| Self { socket }).map_err(failed),
+            Ok(()) => listen(&socket, BACKLOG).map(|()| Self::held(socket)).map_err(failed),
             Err(Errno::ADDRINUSE) => Err(LockError::Held { pid: holder(&name) }),
             Err(err) => Err(failed(err)),
         }
@@ -60,7 +62,7 @@ impl Lock {
 impl Lock {
     /// The one that this socket is, which a program before this one has taken.
     pub fn held(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self { socket: Registered::new(socket) }
     }
 }
 

@@ -1,7 +1,6 @@
 //! What is said and where it goes: diagnostics and close records, one line each, by one thread that may wait for a disk. EFFECT.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::fs::OFlags;
+use sys::Registered;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::SystemTime;
 
@@ -163,15 +163,6 @@ impl Log {
         }
     }
 
-    /// The descriptor of a file or socket that is its own.
-    pub fn descriptor(&self) -> Option<RawFd> {
-        match &*self.target() {
-            Target::Stderr => None,
-            Target::File { file, .. } => Some(file.as_raw_fd()),
-            Target::Journal(socket) => Some(socket.as_raw_fd()),
-        }
-    }
-
     fn target(&self) -> MutexGuard<'_, Target> {
         self.0.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -267,30 +258,36 @@ fn write_all(queue: &Receiver<Message>, out: &mut Target) {
 
 enum Target {
     Stderr,
-    File { file: File, path: PathBuf },
-    Journal(UnixDatagram),
+    File { file: Registered<File>, path: PathBuf },
+    Journal(Registered<UnixDatagram>),
 }
 
 impl Target {
     fn open(target: &LogTarget) -> Result<Self, LogError> {
         match target {
             LogTarget::Stderr => Ok(Self::Stderr),
-            LogTarget::File(path) => Ok(Self::File { file: append(path)?, path: path.clone() }),
-            LogTarget::Journal => journal().map(Self::Journal).map_err(LogError::Journal),
+            LogTarget::File(path) => {
+                Ok(Self::File { file: Registered::new(append(path)?), path: path.clone() })
+            }
+            LogTarget::Journal => {
+                journal().map(Registered::new).map(Self::Journal).map_err(LogError::Journal)
+            }
         }
     }
 
     fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Stderr => Self::Stderr,
-            Self::File { file, path } => Self::File { file: file.try_clone()?, path: path.clone() },
-            Self::Journal(socket) => Self::Journal(socket.try_clone()?),
+            Self::File { file, path } => {
+                Self::File { file: Registered::new(file.try_clone()?), path: path.clone() }
+            }
+            Self::Journal(socket) => Self::Journal(Registered::new(socket.try_clone()?)),
         })
     }
 
     fn reopen(&mut self) -> Result<(), LogError> {
         if let Self::File { file, path } = self {
-            *file = append(path)?;
+            *file = Registered::new(append(path)?);
         }
         Ok(())
     }
@@ -298,7 +295,7 @@ impl Target {
     fn write(&mut self, line: &Line) -> io::Result<()> {
         match self {
             Self::Stderr => io::stderr().lock().write_all(&line.text),
-            Self::File { file, .. } => file.write_all(&line.text),
+            Self::File { file, .. } => (&**file).write_all(&line.text),
             Self::Journal(socket) => socket.send(&journal_entry(line)).map(drop),
         }
     }

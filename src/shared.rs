@@ -30,6 +30,19 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Without sessions; the counters are those of `table`.
+    pub fn new(config: Config, kernel: Arc<Kernel>, limit: u32, table: Table) -> Self {
+        Self {
+            config,
+            kernel,
+            counters: table.header().counters(),
+            memory: dial::Memory::default(),
+            occupancy: Occupancy::new(limit),
+            table,
+            gate: Notify::new(),
+        }
+    }
+
     /// The kernel had no descriptor or memory for one more connection: new ones are routed until it has.
     pub fn lacking(&self, err: &io::Error) {
         warn_seldom(&self.counters.exhausted, || format!("no means for one more connection: {err}"));

@@ -1,16 +1,16 @@
 //! What a worker that is gone has left: sessions that are intact go on, the rest is closed. EFFECT.
 //!
 //! Nothing is believed that cannot be proved: a socket is the session's if its cookie is, a pipe is one if both of its ends are.
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::sockopt::socket_cookie;
-use socket2::Socket;
-use sys::Stage;
+use socket2::{SockRef, Socket};
+use sys::{Stage, Unowned};
 
 use crate::flow::{Flow, Side};
 use crate::kernel::Kernel;
@@ -58,32 +58,45 @@ struct FoundWay {
     urgent: Option<u8>,
 }
 
-/// How the worker before ended.
+/// How the previous worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
     /// There was none, or it came to rest.
     None,
-    /// It was killed from outside: nobody in it is to blame.
-    Killed,
-    /// It crashed or hung, and whatever it drove may be why.
+    /// It was killed from outside, or ended by itself as it could not start: no session is to blame.
+    Blameless,
+    /// It crashed or hung, and a session that it drove may be the reason.
     Crashed,
 }
 
-/// Everything that is open and nobody's, sorted out.
-pub fn take_over(table: Table, strays: Vec<OwnedFd>, death: Death, own: OwnMark, at: &[SocketAddr]) -> Found {
-    let mut open: BTreeMap<RawFd, OwnedFd> = strays.into_iter().map(|fd| (fd.as_raw_fd(), fd)).collect();
+/// Closes what belongs to no session: the dead worker's epoll instances, spare pipes and the like. A worker does this before it opens
+/// anything of its own, so that it finds room for that in a full descriptor table.
+pub fn close_leftovers(table: Table, open: &mut Unowned, own: OwnMark) {
+    let mut needed = BTreeSet::new();
+    for fd in open.numbers() {
+        if let Some((_, session)) = session_of(table, open, fd) {
+            let pipes = [session.up.pipe, session.down.pipe].into_iter().flatten();
+            needed.extend(pipes.flat_map(|(read, write)| [read, write]));
+            needed.extend(session.server.map(|(server, _)| server));
+            needed.insert(fd);
+        } else if open.get(fd).is_some_and(|fd| is_client_leg(fd, own)) {
+            needed.insert(fd);
+        }
+    }
+    open.keep(&needed);
+}
+
+/// Sorts the descriptors of the previous worker: sessions that are intact, connections that had just been accepted, and the rest, which is
+/// closed.
+pub fn take_over(table: Table, mut open: Unowned, death: Death, own: OwnMark, at: &[SocketAddr]) -> Found {
     let suspects = suspects(table, death);
     let mut found = Found::default();
-    for fd in open.keys().copied().collect::<Vec<_>>() {
-        let Some(slot) = table.slot(fd) else { continue };
-        let Content::Session(seen) = slot.read() else { continue };
-        if open.get(&fd).and_then(cookie) != Some(seen.cookie) {
-            continue;
-        }
+    for fd in open.numbers().collect::<Vec<_>>() {
+        let Some((slot, seen)) = session_of(table, &open, fd) else { continue };
         if suspects.contains(&fd) && blame(table, slot, &seen) {
             found.given_up += 1;
             slot.ended();
-            open.remove(&fd);
+            open.take(fd);
             continue;
         }
         match abandoned(slot, &seen, fd, &mut open) {
@@ -94,9 +107,10 @@ pub fn take_over(table: Table, strays: Vec<OwnedFd>, death: Death, own: OwnMark,
             }
         }
     }
-    for (fd, stray) in open {
+    for fd in open.numbers().collect::<Vec<_>>() {
         let slot = table.slot(fd).map_or(Content::Garbage, |slot| slot.read());
-        let Some(socket) = client_socket(stray, own) else { continue };
+        let stray = open.take(fd).filter(|stray| is_client_leg(stray.as_fd(), own));
+        let Some(socket) = stray.map(Socket::from) else { continue };
         let over = matches!(slot, Content::Ended { cookie } if Ok(cookie) == socket_cookie(&socket));
         if over {
             continue;
@@ -110,6 +124,15 @@ pub fn take_over(table: Table, strays: Vec<OwnedFd>, death: Death, own: OwnMark,
         }
     }
     found
+}
+
+/// The session whose client leg `fd` is, and where it is written down.
+fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, Seen)> {
+    let slot = table.slot(fd)?;
+    match slot.read() {
+        Content::Session(seen) if cookie(open.get(fd)?) == Some(seen.cookie) => Some((slot, seen)),
+        _ => None,
+    }
 }
 
 /// The sessions that were being driven when the worker died of itself.
@@ -132,16 +155,11 @@ fn blame(table: Table, slot: Slot, seen: &Seen) -> bool {
     seen.blamed != 0 && seen.blamed + 1 == died
 }
 
-fn abandoned(
-    slot: Slot,
-    seen: &Seen,
-    client: RawFd,
-    open: &mut BTreeMap<RawFd, OwnedFd>,
-) -> Option<Abandoned> {
-    let client = Socket::from(open.remove(&client)?);
+fn abandoned(slot: Slot, seen: &Seen, client: RawFd, open: &mut Unowned) -> Option<Abandoned> {
+    let client = Socket::from(open.take(client)?);
     let server = seen.server.and_then(|(fd, wanted)| {
-        let is_its = open.get(&fd).and_then(cookie) == Some(wanted);
-        is_its.then(|| open.remove(&fd)).flatten().map(Socket::from)
+        let is_its = open.get(fd).and_then(cookie) == Some(wanted);
+        is_its.then(|| open.take(fd)).flatten().map(Socket::from)
     });
     let relaying = seen.dialled.is_some();
     // While it is dialled there may be one that has failed, or none yet.
@@ -159,11 +177,11 @@ fn abandoned(
     Some(Abandoned { flow: seen.flow, slot, client, server, up, down })
 }
 
-fn found_way(seen: &SeenWay, journal: Journal, open: &mut BTreeMap<RawFd, OwnedFd>) -> Option<FoundWay> {
+fn found_way(seen: &SeenWay, journal: Journal, open: &mut Unowned) -> Option<FoundWay> {
     let pipe = match seen.pipe {
         None => None,
         Some((read, write)) => {
-            let (read, write) = (open.remove(&read)?, open.remove(&write)?);
+            let (read, write) = (open.take(read)?, open.take(write)?);
             let pipe = Pipe::found(read, write).ok()?;
             let len = usize::try_from(ioctl_fionread(&pipe.read).ok()?).ok()?;
             if len == 0 {
@@ -240,19 +258,18 @@ fn was_reset(socket: &Socket, we_shut: bool) -> bool {
     polled.is_ok() && !we_shut && now.contains(PollFlags::HUP) && !now.contains(PollFlags::ERR)
 }
 
-/// A connected socket that one of our listeners has accepted.
-fn client_socket(stray: OwnedFd, own: OwnMark) -> Option<Socket> {
-    socket_cookie(&stray).ok()?;
-    let socket = Socket::from(stray);
-    let marked = socket.mark().is_ok_and(|mark| mark == own.client());
-    (marked && !socket.is_listener().unwrap_or(true)).then_some(socket)
+/// Whether it is a connected socket that one of our listeners has accepted.
+fn is_client_leg(stray: BorrowedFd<'_>, own: OwnMark) -> bool {
+    let socket = SockRef::from(&stray);
+    let marked = || socket.mark().is_ok_and(|mark| mark == own.client());
+    cookie(stray).is_some() && marked() && !socket.is_listener().unwrap_or(true)
 }
 
 fn is_mptcp(socket: &Socket) -> bool {
     socket.protocol().is_ok_and(|protocol| protocol.is_some_and(|p| i32::from(p) == IPPROTO_MPTCP))
 }
 
-fn cookie(fd: &OwnedFd) -> Option<u64> {
+fn cookie(fd: BorrowedFd<'_>) -> Option<u64> {
     socket_cookie(fd).ok()
 }
 

@@ -5,12 +5,16 @@
 mod crash_points;
 #[path = "never_drop/ending.rs"]
 mod ending;
+#[path = "never_drop/fallback.rs"]
+mod fallback;
 #[path = "never_drop/garbage.rs"]
 mod garbage;
 #[path = "never_drop/killed.rs"]
 mod killed;
 #[path = "never_drop/multipath.rs"]
 mod multipath;
+#[path = "never_drop/starting.rs"]
+mod starting;
 #[path = "never_drop/support.rs"]
 mod support;
 #[path = "never_drop/upgraded.rs"]

@@ -99,7 +99,7 @@ fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
     report.check(closed, &format!("descriptors: {idle} before, {} afterwards", descriptors(daemon.worker())));
     let (status, log) = daemon.stop();
     report.check(status.success(), &format!("it ends well ({status})"));
-    let lost = log.matches("were not intact").count() + log.matches("died of them").count();
+    let lost = log.matches("damaged ones").count() + log.matches("two workers in a row").count();
     report.check(lost == 0, &format!("workers that found a session that was not intact: {lost}"));
     drop(lab);
 }

@@ -2,10 +2,8 @@
 //! one more. WIRING.
 use std::cell::Cell;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use socket2::Domain;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,6 +12,7 @@ use crate::kernel::Kernel;
 use crate::leg::Leg;
 use crate::metrics::worth_a_line;
 use crate::relay::pool::Pool;
+use crate::reserve::Reserve;
 use crate::rules::{self, Gate};
 use crate::shared::Shared;
 
@@ -106,24 +105,4 @@ fn means_for_more(kernel: &Kernel) -> io::Result<()> {
     let leg = |side| Leg::new(kernel.server_socket(Domain::IPV4, true)?, side, &kernel.server);
     let session = |_| Ok((leg(Side::Client)?, leg(Side::Server)?, Pool::default().take()?));
     (0..SESSIONS_TRIED).map(session).collect::<io::Result<Vec<_>>>().map(drop)
-}
-
-/// Descriptors that are kept for work on the host's rules: it is needed most when there are none left. Files of their own,
-/// as the system's limit counts those.
-pub(crate) struct Reserve(Vec<OwnedFd>);
-
-impl Reserve {
-    /// More than the pipes of a child take.
-    const DESCRIPTORS: usize = 16;
-
-    pub(crate) fn take() -> Self {
-        Self((0..Self::DESCRIPTORS).filter_map(|_| eventfd(0, EventfdFlags::CLOEXEC).ok()).collect())
-    }
-
-    pub(crate) fn lend<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        self.0.clear();
-        let done = work();
-        *self = Self::take();
-        done
-    }
 }

@@ -5,26 +5,27 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 use rustix::io::Errno;
-use socket2::Socket;
+use sys::Registered;
 
 use super::{Setup, os};
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::listener;
 use crate::table::header;
+use crate::worker::Listeners;
 
 /// One list of listeners for each worker.
-pub fn bind_all(setup: &Setup, kernel: &Kernel) -> Result<Vec<Vec<Socket>>, Fatal> {
+pub fn bind_all(setup: &Setup, kernel: &Kernel) -> Result<Listeners, Fatal> {
     let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(header::THREADS);
     let several = setup.listen.len() > 1;
     let bind = |addr: SocketAddr| match listener::bind(addr, &setup.config, kernel) {
-        Ok(listener) => Ok(Some(listener)),
+        Ok(listener) => Ok(Some(Registered::new(listener))),
         Err(err) if several && addr.is_ipv6() && no_ipv6(&err) => Ok(None),
         Err(err) => Err(cannot_bind(addr, &err)),
     };
     let bind_some = |_| setup.listen.iter().filter_map(|&addr| bind(addr).transpose()).collect();
-    let all: Vec<Vec<Socket>> = (0..workers).map(bind_some).collect::<Result<_, _>>()?;
-    all.iter().flatten().try_for_each(listener::listen).map_err(os("listening"))?;
+    let all: Listeners = (0..workers).map(bind_some).collect::<Result<_, _>>()?;
+    all.iter().flatten().try_for_each(|listener| listener::listen(listener)).map_err(os("listening"))?;
     Ok(all)
 }
 

@@ -1,12 +1,11 @@
 //! Into the background: a process of its own session, which the one that was called waits for until it listens. EFFECT.
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
 
 use rustix::fs::Mode;
 use rustix::process::{Pid, WaitOptions, chdir, setsid, umask, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-use sys::Fork;
+use sys::{Fork, Registered};
 
 use crate::exit::{Exit, Fatal};
 
@@ -26,7 +25,7 @@ pub enum Process {
 /// A daemon that keeps the terminal, for its complaints, and the one who waits for it, until it has begun.
 #[derive(Debug)]
 pub struct Starting {
-    waiting: PipeWriter,
+    waiting: Registered<PipeWriter>,
 }
 
 /// Starts the daemon's process. Nothing else may run yet: no thread survives this.
@@ -47,7 +46,7 @@ pub fn detach() -> Result<Process, Fatal> {
             setsid().map_err(|err| failed("leaving the session")(err.into()))?;
             chdir("/").map_err(|err| failed("going to /")(err.into()))?;
             umask(UMASK);
-            Ok(Process::Daemon(Starting { waiting }))
+            Ok(Process::Daemon(Starting { waiting: Registered::new(waiting) }))
         }
     }
 }
@@ -57,7 +56,7 @@ impl Starting {
     ///
     /// # Errors
     /// When there is no /dev/null.
-    pub fn finish(mut self) -> Result<(), Fatal> {
+    pub fn finish(self) -> Result<(), Fatal> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = null.map_err(failed("opening /dev/null"))?;
         dup2_stdin(&null)
@@ -65,14 +64,8 @@ impl Starting {
             .and_then(|()| dup2_stderr(&null))
             .map_err(|err| failed("leaving the terminal")(err.into()))?;
         // Who waited may have been killed; the daemon does not mind.
-        let _ = self.waiting.write_all(&[1]);
+        let _ = (&*self.waiting).write_all(&[1]);
         Ok(())
-    }
-}
-
-impl AsRawFd for Starting {
-    fn as_raw_fd(&self) -> RawFd {
-        self.waiting.as_raw_fd()
     }
 }
 

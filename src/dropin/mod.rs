@@ -9,13 +9,12 @@ pub mod flags;
 pub mod pid_file;
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use crate::config::{Config, Congestion, Keepalive, Leg, LogTarget, Source};
 use crate::daemon::{Interception, Setup};
 use crate::exit::{Exit, Fatal};
-use crate::guardian::{self, handover::Inherited};
+use crate::guardian;
 
 use detach::{Process, Starting};
 pub use flags::Flags;
@@ -38,7 +37,7 @@ pub fn run(flags: &Flags) -> Result<(String, Exit), Fatal> {
     let log = flags.log.as_deref().map(std::path::absolute).transpose();
     let log =
         log.map_err(|err| Fatal::new(Exit::OsErr, format!("-l: the current directory is gone: {err}")))?;
-    let setup = Setup { inherited: Inherited::find()?, ..setup(flags, listen, source, log) };
+    let setup = Setup { inherited: guardian::inherited()?, ..setup(flags, listen, source, log) };
     // Whoever takes a daemon's place is in the background already.
     if flags.foreground || setup.inherited.is_some() {
         return serve(flags, setup, None);
@@ -54,8 +53,7 @@ fn serve(flags: &Flags, setup: Setup, starting: Option<Starting>) -> Result<(Str
     let rehearsal = setup.inherited.as_ref().is_some_and(|inherited| inherited.handover.trial);
     let pid_file = flags.pid_file.as_deref().filter(|_| !rehearsal);
     let _pid_file = pid_file.map(PidFile::create).transpose()?;
-    let waiting = starting.as_ref().map(AsRawFd::as_raw_fd);
-    let text = guardian::run(setup, waiting, || starting.map_or(Ok(()), Starting::finish))?;
+    let text = guardian::run(setup, || starting.map_or(Ok(()), Starting::finish))?;
     Ok((text, Exit::Ok))
 }
 

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 /// What is too often is counted over this time.
 const MINUTE: Duration = Duration::from_secs(60);
-/// A thread of the worker that has not said for so many ticks that it goes on, hangs.
-const HANGS_AFTER: u32 = 10;
 
 /// The deaths of the last minute.
 #[derive(Debug)]
@@ -31,24 +29,61 @@ impl Crashes {
     }
 }
 
-/// Whether the threads of a worker go on, from what they count at every tick of the guardian's. A machine that stands still for a while
-/// stands still for both.
+/// Whether the threads of a worker are alive, from the heartbeats that the guardian reads at every tick. A machine that stands still for a
+/// while stands still for both.
 #[derive(Debug, Default)]
 pub struct Pulse {
     threads: Vec<(u64, u32)>,
 }
 
 impl Pulse {
-    /// One tick has passed; `beats` is what each thread has counted. Whether one of them hangs.
-    #[must_use = "who hangs holds up connections"]
-    pub fn is_lost(&mut self, beats: impl IntoIterator<Item = u64>) -> bool {
+    /// Takes the heartbeats of one tick: those of each thread, and whether it may miss more of them than others. Returns whether a thread
+    /// hangs.
+    #[must_use = "a hung thread holds up connections"]
+    pub fn is_lost(&mut self, beats: impl IntoIterator<Item = (u64, Patience)>) -> bool {
         let before = std::mem::take(&mut self.threads);
         let missed = |n: usize, now| match before.get(n) {
             Some(&(then, missed)) if then == now => missed + 1,
             _ => 0,
         };
-        self.threads = beats.into_iter().enumerate().map(|(n, now)| (now, missed(n, now))).collect();
-        self.threads.iter().any(|&(_, missed)| missed >= HANGS_AFTER)
+        let mut lost = false;
+        for (n, (now, patience)) in beats.into_iter().enumerate() {
+            let missed = missed(n, now);
+            lost |= missed >= patience as u32;
+            self.threads.push((now, missed));
+        }
+        lost
+    }
+}
+
+/// The number of ticks without a heartbeat after which a thread counts as hung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A thread that carries sessions, or the control thread: nothing in them blocks for long.
+    Prompt = 10,
+    /// The thread that changes the host: it waits for `nft` and for netlink, several times in a row.
+    Host = 120,
+}
+
+/// The pause before a worker is started again that has failed to start: it doubles with each failure in a row.
+#[derive(Debug)]
+pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(5);
+
+    /// The pause after one more failure.
+    pub fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        pause
     }
 }
 
@@ -68,11 +103,26 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_stands_still_for_ten_ticks_hangs_although_the_other_goes_on() {
+    fn a_thread_without_a_heartbeat_for_ten_ticks_hangs_although_the_other_is_alive() {
+        use Patience::Prompt;
         let mut pulse = Pulse::default();
-        assert!((0..100).all(|n| !pulse.is_lost([n, n])));
-        let lost = (100..).position(|n| pulse.is_lost([n, 99])).unwrap();
+        assert!((0..100).all(|n| !pulse.is_lost([(n, Prompt), (n, Prompt)])));
+        let lost = (100..).position(|n| pulse.is_lost([(n, Prompt), (99, Prompt)])).unwrap();
         assert_eq!(lost, 9);
-        assert!(!pulse.is_lost([0, 0]), "another worker counts from where it likes");
+        assert!(!pulse.is_lost([(0, Prompt), (0, Prompt)]), "another worker counts from where it likes");
+    }
+
+    #[test]
+    fn the_host_thread_may_miss_more_heartbeats() {
+        let mut pulse = Pulse::default();
+        let lost = (0..).position(|n| pulse.is_lost([(n, Patience::Prompt), (7, Patience::Host)])).unwrap();
+        assert_eq!(lost, 120);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_start_is_tried_less_and_less_often() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<_> = (0..8).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     }
 }

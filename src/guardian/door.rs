@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::geteuid;
+use sys::Registered;
 
 /// How long somebody may take to say what he wants.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,12 +57,12 @@ impl Command {
 
 /// Somebody who is being served.
 #[derive(Debug)]
-pub struct Caller(UnixStream);
+pub struct Caller(Registered<UnixStream>);
 
 impl Caller {
     /// One that was served by another program before.
     pub fn resumed(stream: OwnedFd) -> Self {
-        Self(stream.into())
+        Self(Registered::new(stream.into()))
     }
 
     /// Tells how it goes on.
@@ -79,7 +80,7 @@ impl Caller {
         self.write("no", text);
     }
 
-    /// Its descriptor.
+    /// Its descriptor, for the program that takes this one's place.
     pub fn descriptor(&self) -> RawFd {
         self.0.as_raw_fd()
     }
@@ -87,14 +88,14 @@ impl Caller {
     fn write(&mut self, word: &str, text: &str) {
         let text = text.replace('\n', " ");
         // Who does not listen any more has given up.
-        let _ = self.0.write_all(format!("{word} {text}\n").as_bytes());
+        let _ = (&*self.0).write_all(format!("{word} {text}\n").as_bytes());
     }
 }
 
 /// Those who have come and not yet said what they want.
 #[derive(Debug, Default)]
 pub struct Door {
-    waiting: Vec<(UnixStream, Vec<u8>, Instant)>,
+    waiting: Vec<(Registered<UnixStream>, Vec<u8>, Instant)>,
 }
 
 impl Door {
@@ -104,13 +105,13 @@ impl Door {
         for _ in 0..CALLERS {
             let Ok(stream) = accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { break };
             if self.waiting.len() < CALLERS && is_ours(&stream) {
-                self.waiting.push((stream.into(), Vec::new(), Instant::now()));
+                self.waiting.push((Registered::new(stream.into()), Vec::new(), Instant::now()));
             }
         }
         let mut asked = Vec::new();
-        for (mut stream, mut line, since) in std::mem::take(&mut self.waiting) {
+        for (stream, mut line, since) in std::mem::take(&mut self.waiting) {
             let mut more = [0; LINE];
-            match stream.read(&mut more) {
+            match (&*stream).read(&mut more) {
                 Ok(0) => continue,
                 Ok(n) => line.extend_from_slice(&more[..n]),
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -131,11 +132,6 @@ impl Door {
     /// Those to wait for.
     pub fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.waiting.iter().map(|(stream, ..)| stream.as_fd())
-    }
-
-    /// Their descriptors.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.waiting.iter().map(|(stream, ..)| stream.as_raw_fd())
     }
 }
 

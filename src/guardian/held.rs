@@ -1,11 +1,13 @@
 //! What the guardian holds: all that a worker needs and that outlives it. WIRING.
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
+use rustix::thread::set_name;
 use socket2::Socket;
-use sys::{Fork, Signals};
+use sys::{Fork, Registered, Signals};
 
 use super::door::Caller;
 use super::handover::{Handover, Inherited};
@@ -15,34 +17,61 @@ use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::lock::Lock;
 use crate::log::{self, Log};
+use crate::reserve::Reserve;
 use crate::table::{Table, TableError};
+use crate::worker::{Channel, Listeners};
 
-/// What this program was before.
+/// The program that this one has replaced, or that has failed to replace it.
 pub struct Upgraded {
     /// Its version.
     pub version: String,
-    /// Who waits for the outcome.
+    /// Why it has failed to replace this one; `None`: this program has replaced it.
+    pub failed: Option<String>,
+    /// An operator who waits for the outcome.
     pub caller: Option<Caller>,
 }
 
-/// All of it.
+/// The guardian's resources: all that outlives a worker.
 pub struct Held {
     pub lock: Lock,
     pub table: Table,
-    pub table_file: OwnedFd,
-    /// One list for each thread of a worker.
-    pub listeners: Vec<Vec<Socket>>,
+    pub table_file: Registered<OwnedFd>,
+    pub listeners: Listeners,
     pub signals: Signals,
     pub log: Log,
     pub kernel: Arc<Kernel>,
-    /// The most sessions.
+    /// The highest number of sessions.
     pub limit: u32,
-    /// Whether the rules go with this daemon.
+    /// Whether the daemon removes the rules when it ends.
     pub ours: bool,
+    pub own: Own,
+}
+
+/// What a guardian makes for itself and hands to no other program.
+pub struct Own {
+    pub channel: Channel,
+    /// Its process.
+    pub process: Registered<OwnedFd>,
+    /// Its executable file, to be run again when an upgrade fails.
+    pub binary: Registered<OwnedFd>,
+    /// Given up for the start of a worker and for an upgrade.
+    pub reserve: Reserve,
+}
+
+impl Own {
+    /// Makes them.
+    pub fn new() -> Result<Self, Fatal> {
+        let channel = Channel::new().map_err(os("making the worker's channel"))?;
+        let process = pidfd_open(getpid(), PidfdFlags::empty()).map_err(os("opening its own process"))?;
+        let binary = open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let binary = binary.map_err(os("opening its own executable file (/proc/self/exe)"))?;
+        let [process, binary] = [process, binary].map(Registered::new);
+        Ok(Self { channel, process, binary, reserve: Reserve::take() })
+    }
 }
 
 impl Held {
-    /// Everything new.
+    /// Makes everything for a daemon that starts.
     pub fn new(setup: &Setup) -> Result<Self, Fatal> {
         let lock = Lock::take()?;
         let config = &setup.config;
@@ -50,44 +79,48 @@ impl Held {
         let kernel = Arc::new(Kernel::probe(config)?);
         let listeners = listeners::bind_all(setup, &kernel)?;
         let (table, table_file) = Table::new(descriptors)?;
+        let table_file = Registered::new(table_file);
         let log = log::init(&config.log)?;
         for degraded in &kernel.degraded {
             tracing::warn!("{degraded}");
         }
         let signals = watch_signals()?;
+        let own = Own::new()?;
         let ours = in_child(|| {
             // It is of no use to anybody if the guardian is gone before it has begun.
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(os("being bound to the guardian"))?;
             interception::begin(config, setup.interception)
         })?;
-        Ok(Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours })
+        Ok(Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours, own })
     }
 
-    /// What another program has handed over.
+    /// Makes what a program needs that replaces another one, and takes over what that has handed over. As long as anything can fail it owns
+    /// nothing of that: the previous program may need it again.
     pub fn from(setup: &Setup, mut inherited: Inherited) -> Result<(Self, Upgraded), Fatal> {
         let handover = inherited.handover.clone();
-        let lock = Lock::held(inherited.take(handover.lock)?);
-        let table_file = inherited.take(handover.table)?;
-        let table = Table::open(&table_file)?;
+        // After execve() from /proc/self/fd it has another name.
+        let _ = set_name(c"tcp-intercept");
+        for number in handover.descriptors() {
+            // The fallback has that of the previous program already.
+            if handover.previous.as_ref().is_none_or(|previous| previous.binary != number) {
+                inherited.get(number)?;
+            }
+        }
+        let table = Table::open(inherited.get(handover.table)?)?;
         let kernel = Arc::new(Kernel::probe(&setup.config)?);
         let log = log::init(&setup.config.log)?;
-        let mut listener = |number: &RawFd| inherited.take(*number).map(Socket::from);
+        let signals = watch_signals()?;
+        let own = Own::new()?;
+
+        let lock = Lock::held(inherited.take(handover.lock)?);
+        let table_file = Registered::new(inherited.take(handover.table)?);
+        let mut listener = |number: &RawFd| inherited.take(*number).map(Socket::from).map(Registered::new);
         let mut listen = |numbers: &Vec<RawFd>| numbers.iter().map(&mut listener).collect();
         let listeners = handover.listeners.iter().map(&mut listen).collect::<Result<_, _>>()?;
-        let signals = watch_signals()?;
         let caller = handover.caller.and_then(|number| inherited.take(number).ok()).map(Caller::resumed);
-        inherited.leave();
-        let Handover { limit, ours, version, .. } = handover;
-        let held = Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours };
-        Ok((held, Upgraded { version, caller }))
-    }
-
-    /// The descriptors of all that.
-    pub fn descriptors(&self) -> Vec<RawFd> {
-        let own =
-            [self.lock.as_fd().as_raw_fd(), self.table_file.as_raw_fd(), self.signals.as_fd().as_raw_fd()];
-        let listeners = self.listeners.iter().flatten().map(AsRawFd::as_raw_fd);
-        own.into_iter().chain(listeners).chain(self.log.descriptor()).collect()
+        let Handover { limit, ours, version, failed, .. } = handover;
+        let held = Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours, own };
+        Ok((held, Upgraded { version, failed, caller }))
     }
 }
 

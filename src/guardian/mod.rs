@@ -5,25 +5,28 @@
 //! starts for that.
 mod crashes;
 pub mod door;
+pub mod fallback;
 pub mod handover;
 mod held;
 mod steps;
 mod upgrade;
+mod workers;
 
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
 use sd_notify::NotifyState;
 
-use self::crashes::{Crashes, Pulse};
+use self::crashes::{Backoff, Crashes, Pulse};
 use self::door::{Caller, Door};
+use self::handover::Inherited;
 use self::held::{Held, Upgraded};
 use self::upgrade::Trial;
 use crate::daemon::{Setup, os};
 use crate::exit::Fatal;
-use crate::worker::{Channel, Report, Why};
+use crate::worker::{Report, StartReason};
 
 const CHILD: i32 = Signal::CHILD.as_raw();
 const HUP: i32 = Signal::HUP.as_raw();
@@ -37,31 +40,48 @@ const TICK: Duration = Duration::from_secs(1);
 const TO_REST: Duration = Duration::from_secs(1);
 /// How long it may take to end: for the handshakes that are under way, and for nine thousand close records.
 const TO_STOP: Duration = Duration::from_secs(15);
-/// Before another worker is begun when the last one had not even begun.
-const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the daemon until it is told to end; calls `started`, which owns the descriptor `owned`, when it takes connections. Gives what is
-/// to be printed.
+/// Finds what a running daemon hands over to this program; `None`: nothing. To be called before anything else.
+///
+/// # Errors
+/// Those of [`Inherited::find`].
+pub fn inherited() -> Result<Option<Inherited>, Fatal> {
+    let mut inherited = Inherited::find()?;
+    if let Some(inherited) = &mut inherited
+        && !inherited.handover.trial
+    {
+        fallback::arm(inherited);
+    }
+    Ok(inherited)
+}
+
+/// Runs the daemon until it is told to end; calls `started` when it takes connections. Returns the text for standard output.
 ///
 /// # Errors
 /// Whatever keeps it from starting, `started` too, and then nothing is left behind; later, that its workers die too often.
-pub fn run(
-    mut setup: Setup,
-    owned: Option<RawFd>,
-    started: impl FnOnce() -> Result<(), Fatal>,
-) -> Result<String, Fatal> {
+pub fn run(mut setup: Setup, started: impl FnOnce() -> Result<(), Fatal>) -> Result<String, Fatal> {
     let (held, upgraded) = match setup.inherited.take() {
         Some(inherited) if inherited.handover.trial => return upgrade::rehearse(&setup, inherited),
-        Some(inherited) => Held::from(&setup, inherited).map(|(held, handed)| (held, Some(handed)))?,
+        Some(inherited) => {
+            let taken = Held::from(&setup, inherited);
+            let (held, handed) = taken.inspect_err(|fatal| fallback::go_back(&fatal.message))?;
+            (held, Some(handed))
+        }
         None => (Held::new(&setup)?, None),
     };
-    let mut guardian = Guardian::new(setup, held, owned, upgraded)?;
+    let mut guardian = Guardian::new(setup, held, upgraded);
     let mut started = Some(started);
     let ended = loop {
         match guardian.step(&mut started) {
             Ok(Step::GoOn) => {}
             Ok(Step::End) => break Ok(()),
-            Err(fatal) => break Err(fatal),
+            Err(fatal) => {
+                if fallback::is_armed() {
+                    guardian.end_worker();
+                    fallback::go_back(&fatal.message);
+                }
+                break Err(fatal);
+            }
         }
     };
     guardian.end(ended).map(|()| String::new())
@@ -77,7 +97,6 @@ enum Step {
 struct Guardian {
     setup: Setup,
     held: Held,
-    channel: Channel,
     door: Door,
     worker: Option<Pid>,
     /// The worker takes connections.
@@ -85,14 +104,16 @@ struct Guardian {
     pulse: Pulse,
     hung: bool,
     crashes: Crashes,
-    /// When another worker is begun, and why.
-    next: Option<(Instant, Why, Instant)>,
+    /// The pauses between workers that fail to start.
+    backoff: Backoff,
+    /// Since when there is no worker that takes connections, if there was one before.
+    without_worker: Option<Instant>,
+    /// When another worker is started, why, and since when there is none.
+    next: Option<(Instant, StartReason, Instant)>,
     state: State,
     draining: Option<Instant>,
     /// Those who want it to drain or to stop.
     callers: Vec<Caller>,
-    /// What whoever is to hear that it has begun owns.
-    owned: Option<RawFd>,
     /// What it was before.
     upgraded: Option<Upgraded>,
     tick: Instant,
@@ -115,35 +136,33 @@ enum State {
 }
 
 impl Guardian {
-    fn new(
-        setup: Setup,
-        held: Held,
-        owned: Option<RawFd>,
-        upgraded: Option<Upgraded>,
-    ) -> Result<Self, Fatal> {
-        let channel = Channel::new().map_err(os("making the worker's channel"))?;
+    fn new(setup: Setup, held: Held, upgraded: Option<Upgraded>) -> Self {
         let crashes = Crashes::new(setup.config.limits.crashes);
-        let why = upgraded.as_ref().map_or(Why::Start, |before| Why::Upgraded(before.version.clone()));
+        let reason = match &upgraded {
+            None => StartReason::Start,
+            Some(Upgraded { failed: None, version, .. }) => StartReason::Upgraded(version.clone()),
+            Some(Upgraded { failed: Some(_), .. }) => StartReason::NotUpgraded,
+        };
         let now = Instant::now();
-        Ok(Self {
+        Self {
             setup,
             held,
-            channel,
             door: Door::default(),
             worker: None,
             ready: false,
             pulse: Pulse::default(),
             hung: false,
             crashes,
-            next: Some((now, why, now)),
+            backoff: Backoff::default(),
+            without_worker: None,
+            next: Some((now, reason, now)),
             state: State::Watching,
             draining: None,
             callers: Vec::new(),
-            owned,
             upgraded,
             tick: now + TICK,
             said: String::new(),
-        })
+        }
     }
 
     /// Waits until something happens, and does what is to be done then.
@@ -153,7 +172,7 @@ impl Guardian {
         while let Some(signal) = self.held.signals.next().map_err(os("reading a signal"))? {
             self.signal(signal);
         }
-        while let Some(report) = self.channel.reported() {
+        while let Some(report) = self.held.own.channel.reported() {
             match report {
                 Report::Ready => self.worker_is_ready(started)?,
                 Report::Drained => self.stop("drained"),
@@ -177,9 +196,12 @@ impl Guardian {
         started: &mut Option<impl FnOnce() -> Result<(), Fatal>>,
     ) -> Result<(), Fatal> {
         self.ready = true;
+        self.backoff = Backoff::default();
+        self.without_worker = None;
+        self.held.own.reserve.refill();
+        fallback::disarm();
         let upgraded = self.upgraded.take();
         if let Some(started) = started.take() {
-            self.owned = None;
             started()?;
             if upgraded.is_none() {
                 let Held { limit, listeners, .. } = &self.held;
@@ -189,8 +211,12 @@ impl Guardian {
             }
             steps::tell_service_manager(&[NotifyState::Ready]);
         }
-        if let Some(Upgraded { version, caller: Some(caller) }) = upgraded {
-            caller.done(&format!("upgraded from {version} to {}", env!("CARGO_PKG_VERSION")));
+        match upgraded {
+            Some(Upgraded { failed: Some(why), caller, .. }) => steps::not_upgraded(&why, caller),
+            Some(Upgraded { version, caller: Some(caller), .. }) => {
+                caller.done(&format!("upgraded from {version} to {}", env!("CARGO_PKG_VERSION")));
+            }
+            Some(Upgraded { caller: None, .. }) | None => {}
         }
         Ok(())
     }

@@ -5,77 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitStatus, getpid, kill_process};
 use sd_notify::NotifyState;
-use sys::Fork;
+use socket2::Socket;
+use sys::Registered;
 
-use super::crashes::Pulse;
 use super::door::{Caller, Command};
-use super::handover::Handover;
+use super::handover::{Handover, Previous, own_arguments, replace};
 use super::held::{Held, in_child};
 use super::upgrade::{self, Trial};
-use super::{Guardian, PAUSE, State, Step, TO_REST, TO_STOP};
+use super::{Guardian, State, Step, TO_REST, TO_STOP, fallback};
 use crate::config::Sigterm;
 use crate::daemon::{interception, os};
-use crate::exit::{Exit, Fatal};
-use crate::table::now;
-use crate::takeover::Death;
-use crate::worker::{self, Birth, Channel, Why, Word};
+use crate::exit::Fatal;
+use crate::worker::{Message, StartReason};
 
 impl Guardian {
-    /// Begins another worker, if it is time.
-    pub(super) fn begin_worker(&mut self) -> Result<(), Fatal> {
-        let ending = matches!(self.state, State::Stopping { .. } | State::Resting { .. });
-        let due = self.next.take_if(|(at, ..)| !ending && Instant::now() >= *at);
-        let Some((_, why, since)) = due else { return Ok(()) };
-        self.channel = Channel::new().map_err(os("making the worker's channel"))?;
-        self.held.table.header().begin_life();
-        let (kept, guardian) = (self.descriptors(), getpid());
-        match sys::clone_sharing_descriptors() {
-            Ok(Fork::Child) => worker::live(&Birth {
-                setup: &self.setup,
-                kernel: &self.held.kernel,
-                listeners: &self.held.listeners,
-                table: self.held.table,
-                limit: self.held.limit,
-                channel: &self.channel,
-                kept,
-                guardian,
-                log: &self.held.log,
-                ours: self.held.ours,
-                draining: self.draining.is_some(),
-                why,
-                since,
-            }),
-            Ok(Fork::Parent(pid)) => {
-                self.worker = Pid::from_raw(pid.get());
-                (self.ready, self.hung) = (false, false);
-                self.pulse = Pulse::default();
-                Ok(())
-            }
-            // Nobody touches the sessions meanwhile; there may be room for a process in a moment.
-            Err(err) => {
-                tracing::error!("another worker cannot be begun: {err}");
-                self.next = Some((Instant::now() + PAUSE, why, since));
-                self.died_too_often()
-            }
-        }
-    }
-
-    /// Everything that this process owns.
-    pub(super) fn descriptors(&self) -> Vec<RawFd> {
-        let mut all = self.held.descriptors();
-        all.extend(self.owned);
-        all.extend(self.upgraded.iter().filter_map(|before| Some(before.caller.as_ref()?.descriptor())));
-        all.extend(self.channel.descriptors());
-        all.extend(self.door.descriptors());
-        all.extend(self.callers.iter().map(Caller::descriptor));
-        if let State::Trying(trial) | State::Resting { trial, .. } = &self.state {
-            all.extend(trial.descriptors());
-        }
-        all
-    }
-
     /// Waits until something happens, or something is due.
     pub(super) fn wait(&self) {
         let next = self.next.as_ref().map(|(at, ..)| *at);
@@ -88,7 +32,7 @@ impl Guardian {
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         let door = self.ready.then_some(self.held.lock.as_fd());
-        let awaited = [self.held.signals.as_fd(), self.channel.guardian().as_fd()].into_iter();
+        let awaited = [self.held.signals.as_fd(), self.held.own.channel.guardian().as_fd()].into_iter();
         let awaited = awaited.chain(door).chain(self.door.waiting());
         let mut fds: Vec<_> = awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         // Whatever it says, everything is looked at.
@@ -111,7 +55,7 @@ impl Guardian {
             super::HUP => {
                 tell_service_manager(&[NotifyState::Reloading]);
                 self.held.log.reopen();
-                self.channel.tell(&Word::Reopen);
+                self.held.own.channel.tell(&Message::Reopen);
                 tell_service_manager(&[NotifyState::Ready]);
             }
             _ => {}
@@ -145,7 +89,7 @@ impl Guardian {
         self.abandon_upgrade("the daemon stops");
         tell_service_manager(&[NotifyState::Stopping]);
         self.state = State::Stopping { until: Instant::now() + TO_STOP };
-        self.channel.tell(&Word::Stop(why.to_owned()));
+        self.held.own.channel.tell(&Message::Stop(why.to_owned()));
     }
 
     fn drain(&mut self, why: &str) {
@@ -157,13 +101,13 @@ impl Guardian {
         // What ends beyond what a clock can say never does.
         self.draining =
             Some(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(u32::MAX.into())));
-        self.channel.tell(&Word::Drain(why.to_owned()));
+        self.held.own.channel.tell(&Message::Drain(why.to_owned()));
     }
 
     fn upgrade(&mut self, binary: Option<PathBuf>, caller: Option<Caller>) {
         let refused = if self.draining.is_some() || matches!(self.state, State::Stopping { .. }) {
             Some("the daemon is about to end".to_owned())
-        } else if !matches!(self.state, State::Watching) {
+        } else if !matches!(self.state, State::Watching) || fallback::is_armed() {
             Some("another upgrade is under way".to_owned())
         } else {
             None
@@ -192,7 +136,8 @@ impl Guardian {
     }
 
     fn handover(&self, caller: Option<RawFd>) -> Handover {
-        let numbers = |listeners: &Vec<socket2::Socket>| listeners.iter().map(AsRawFd::as_raw_fd).collect();
+        let number = |listener: &Registered<Socket>| listener.as_raw_fd();
+        let numbers = |listeners: &Vec<_>| listeners.iter().map(number).collect();
         Handover {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trial: false,
@@ -203,6 +148,8 @@ impl Guardian {
             caller,
             limit: self.held.limit,
             ours: self.held.ours,
+            previous: Some(Previous { binary: self.held.own.binary.as_raw_fd(), arguments: own_arguments() }),
+            failed: None,
         }
     }
 
@@ -214,7 +161,7 @@ impl Guardian {
                 None => self.state = State::Trying(trial),
                 Some(Ok(fit)) => {
                     tracing::info!("{} is fit to go on: {fit}", trial.binary.display());
-                    self.channel.tell(&Word::Rest);
+                    self.held.own.channel.tell(&Message::Rest);
                     self.state = State::Resting { trial, until: Instant::now() + TO_REST };
                 }
                 Some(Err(why)) => not_upgraded(&why, trial.caller.take()),
@@ -236,59 +183,19 @@ impl Guardian {
     fn replace(&mut self, mut trial: Trial) {
         let caller = trial.caller.take();
         let handover = self.handover(caller.as_ref().map(Caller::descriptor));
-        let err = upgrade::replace(&trial.binary, &handover);
+        // The new program finds room for its first steps in a full descriptor table: what it does not get is closed by execve().
+        self.held.own.reserve.release();
+        let err = replace(&trial.binary, &own_arguments(), &handover);
         not_upgraded(&format!("{} cannot be run: {err}", trial.binary.display()), caller);
         let now = Instant::now();
-        self.next = Some((now, Why::NotUpgraded, now));
-    }
-
-    fn kill(&self) {
-        if let Some(worker) = self.worker {
-            // It may be gone by now, and is seen to be.
-            let _ = kill_process(worker, Signal::KILL);
-        }
-    }
-
-    /// If the worker has ended, what comes behind it.
-    pub(super) fn reap_worker(&mut self) -> Result<(), Fatal> {
-        let Some(status) = self.worker.and_then(super::reap_if_ended) else { return Ok(()) };
-        let seen = Instant::now();
-        self.worker = None;
-        let was_ready = std::mem::replace(&mut self.ready, false);
-        if matches!(self.state, State::Stopping { .. } | State::Resting { .. }) {
-            return Ok(());
-        }
-        let (death, how) = judge(status, self.hung);
-        if !was_ready && self.held.table.header().life() == 1 {
-            let exit = status.exit_status().and_then(Exit::from_status).unwrap_or(Exit::Software);
-            return Err(Fatal::new(exit, format!("the first worker {how} before it was ready")));
-        }
-        // Whoever could not even begin may be able to in a moment; who was killed from outside need not wait.
-        let pause = if was_ready || death == Death::Killed { Duration::ZERO } else { PAUSE };
-        self.next = Some((seen + pause, Why::Died(death, how), seen));
-        self.died_too_often()
-    }
-
-    fn died_too_often(&mut self) -> Result<(), Fatal> {
-        if !self.crashes.too_many(now()) {
-            return Ok(());
-        }
-        let at_most = self.setup.config.limits.crashes;
-        Err(Fatal::new(
-            Exit::Software,
-            format!(
-                "more than {at_most} workers have died within a minute (limits.crashes): it lets go, and connections are routed \
-                 past it from now on; the log says how they died"
-            ),
-        ))
+        self.next = Some((now, StartReason::NotUpgraded, now));
     }
 
     pub(super) fn tick(&mut self) {
         let header = self.held.table.header();
-        let beats = (0..self.held.listeners.len()).map(|n| header.thread(n).beats());
-        if self.worker.is_some() && self.pulse.is_lost(beats) && !self.hung {
-            self.hung = true;
-            self.kill();
+        self.check_pulse();
+        if self.ready {
+            self.held.own.reserve.refill();
         }
         let left = header.sessions();
         let status = if let Some(deadline) = self.draining {
@@ -314,20 +221,17 @@ impl Guardian {
     }
 
     /// Ends it all: nothing stays open, and nothing of ours stays on the host.
-    pub(super) fn end(self, result: Result<(), Fatal>) -> Result<(), Fatal> {
-        // Whoever still runs would have its descriptors closed below it.
-        self.kill();
-        self.worker.map(super::reap);
-        let Self { setup, held, channel, door, state, callers, owned, .. } = self;
-        let Held { lock, table_file, listeners, signals, log, ours, .. } = held;
+    pub(super) fn end(mut self, result: Result<(), Fatal>) -> Result<(), Fatal> {
+        // A worker that still runs would have its descriptors closed.
+        self.end_worker();
+        let Self { setup, held, door, state, callers, .. } = self;
+        let Held { lock: _lock, table_file, listeners, signals: _signals, log: _log, ours, own, .. } = held;
         if let Err(fatal) = &result {
             tracing::error!("{fatal}");
         }
-        drop((channel, door, state, table_file, listeners));
-        let own = [lock.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd()].into_iter().chain(log.descriptor());
-        let kept: Vec<RawFd> = own.chain(owned).chain(callers.iter().map(Caller::descriptor)).collect();
-        // What sessions have left is closed here, and that resets both ends.
-        let closed = sys::close_others(&kept).map_err(os("closing what is left"));
+        drop((own, door, state, table_file, listeners));
+        // The sockets of the sessions are closed here, and that resets both ends.
+        let closed = sys::close_unregistered().map_err(os("closing the sockets of the sessions"));
         let undone = in_child(|| interception::undo(&setup.config, ours).map(|()| true));
         let ended = result.and(closed).and(undone.map(drop));
         for caller in callers {
@@ -340,31 +244,7 @@ impl Guardian {
     }
 }
 
-/// What a worker died of, and how to say it.
-fn judge(status: WaitStatus, hung: bool) -> (Death, String) {
-    if hung {
-        return (Death::Crashed, "hung, and was killed".to_owned());
-    }
-    match (status.terminating_signal(), status.exit_status()) {
-        (Some(signal), _) => {
-            let own = [
-                Signal::ABORT,
-                Signal::BUS,
-                Signal::FPE,
-                Signal::ILL,
-                Signal::SEGV,
-                Signal::SYS,
-                Signal::TRAP,
-            ];
-            let own = own.iter().any(|own| own.as_raw() == signal);
-            let death = if own { Death::Crashed } else { Death::Killed };
-            (death, format!("died of signal {signal}"))
-        }
-        (None, code) => (Death::Crashed, format!("ended with status {}", code.unwrap_or(-1))),
-    }
-}
-
-fn not_upgraded(why: &str, caller: Option<Caller>) {
+pub(super) fn not_upgraded(why: &str, caller: Option<Caller>) {
     tracing::error!("not upgraded, and nothing has changed: {why}");
     if let Some(caller) = caller {
         caller.refuse(&format!("not upgraded, and nothing has changed: {why}"));

@@ -3,20 +3,26 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use socket2::Socket;
+use sys::Registered;
 
 use super::door::Caller;
-use super::handover::{Handover, Inherited, VARIABLE};
+use super::handover::{Handover, Inherited, command, own_arguments};
+use super::held::Own;
 use crate::daemon::{Setup, os};
 use crate::exit::{Exit, Fatal};
+use crate::kernel::Kernel;
+use crate::listener;
+use crate::shared::Shared;
 use crate::table::Table;
 use crate::takeover::{self, Death};
-use crate::{kernel::Kernel, listener};
+use crate::worker::{Listeners, Prepared};
 
 /// How long a trial may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +34,7 @@ pub struct Trial {
     pub binary: PathBuf,
     pub caller: Option<Caller>,
     child: Child,
-    said: File,
+    said: Registered<File>,
     since: Instant,
 }
 
@@ -45,14 +51,16 @@ impl Trial {
         let started = || -> io::Result<(Child, File)> {
             let file = Handover { trial: true, ..handover.clone() }.write()?;
             let said = File::from(memfd_create("tcp-intercept-trial", MemfdFlags::CLOEXEC)?);
-            let mut command = command(&binary, file.as_raw_fd());
+            let mut command = command(&binary, &own_arguments(), file.as_raw_fd());
             command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
             // The copies on the child's side of what this process opened for it go with the others.
             let child = sys::inherit(&mut command, sys::open_descriptors()?).spawn()?;
             Ok((child, said))
         };
         match started() {
-            Ok((child, said)) => Ok(Self { binary, caller, child, said, since: Instant::now() }),
+            Ok((child, said)) => {
+                Ok(Self { binary, caller, child, said: Registered::new(said), since: Instant::now() })
+            }
             Err(err) => Err((format!("{} cannot be started: {err}", binary.display()), caller)),
         }
     }
@@ -67,7 +75,7 @@ impl Trial {
             Err(err) => return Some(Err(format!("{name} cannot be waited for: {err}"))),
         };
         let mut said = Vec::new();
-        let _ = self.said.rewind().and_then(|()| (&self.said).take(4096).read_to_end(&mut said));
+        let _ = (&*self.said).rewind().and_then(|()| (&*self.said).take(4096).read_to_end(&mut said));
         let said = String::from_utf8_lossy(&said);
         let fit = said.lines().find_map(|line| line.strip_prefix(FIT));
         Some(match fit {
@@ -78,11 +86,6 @@ impl Trial {
             )),
         })
     }
-
-    /// Its descriptors.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        [self.said.as_raw_fd()].into_iter().chain(self.caller.as_ref().map(Caller::descriptor))
-    }
 }
 
 impl Drop for Trial {
@@ -91,25 +94,6 @@ impl Drop for Trial {
         // One that has ended takes no signal, and needs none.
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }
-}
-
-/// Runs `binary` in this process's place; comes back only when that fails.
-pub fn replace(binary: &Path, handover: &Handover) -> io::Error {
-    let replaced = || -> io::Result<io::Error> {
-        let file = handover.write()?;
-        sys::set_close_on_exec(&sys::open_descriptors()?, false)?;
-        let err = command(binary, file.as_raw_fd()).exec();
-        sys::set_close_on_exec(&sys::open_descriptors()?, true)?;
-        Ok(err)
-    };
-    replaced().unwrap_or_else(|err| err)
-}
-
-/// The program, called as this one was.
-fn command(binary: &Path, handover: RawFd) -> Command {
-    let mut command = Command::new(binary);
-    command.args(std::env::args_os().skip(1)).env(VARIABLE, handover.to_string());
-    command
 }
 
 /// Where this program was started from; another may be there by now.
@@ -128,16 +112,21 @@ pub fn own_path() -> io::Result<PathBuf> {
 /// Whatever would keep it from going on.
 pub fn rehearse(setup: &Setup, mut inherited: Inherited) -> Result<String, Fatal> {
     let handover = inherited.handover.clone();
-    let table = Table::rehearsed(&inherited.take(handover.table)?)?;
-    Kernel::probe(&setup.config)?;
-    let mut at = Vec::new();
-    for &number in handover.listeners.iter().flatten() {
-        let listener = socket2::Socket::from(inherited.take(number)?);
-        at.push(listener::address(&listener).map_err(os("looking at a listener"))?);
-    }
-    let strays = inherited.open.into_values().collect();
+    let table = Table::rehearsed(inherited.get(handover.table)?)?;
+    let kernel = Arc::new(Kernel::probe(&setup.config)?);
+    let mut listener = |number: &RawFd| inherited.take(*number).map(Socket::from).map(Registered::new);
+    let mut listen = |numbers: &Vec<RawFd>| numbers.iter().map(&mut listener).collect();
+    let listeners: Listeners = handover.listeners.iter().map(&mut listen).collect::<Result<_, _>>()?;
+    let addresses = listeners.iter().flatten().map(|listener| listener::address(listener));
+    let at: Vec<_> = addresses.collect::<Result<_, _>>().map_err(os("looking at a listener"))?;
+    let own_mark = setup.config.rules.own_mark;
+    takeover::close_leftovers(table, &mut inherited.open, own_mark);
+    let own = Own::new()?;
+    let shared = Arc::new(Shared::new(setup.config.clone(), kernel, handover.limit, table));
+    let prepared = Prepared::new(&shared, &listeners, &own.channel, &own.process)?;
     table.header().begin_life();
-    let found = takeover::take_over(table, strays, Death::None, setup.config.rules.own_mark, &at);
+    let found = takeover::take_over(table, inherited.open, Death::None, own_mark, &at);
+    drop(prepared);
     let (sessions, known) = (found.sessions.len(), table.header().sessions());
     // Some begin and some end meanwhile.
     if known > 8 && (sessions as u64) < known / 2 {

@@ -1,9 +1,27 @@
 //! The system's `nft`: one transaction in, the kernel's view out. EFFECT.
 use std::env;
-use std::io::{self, Write};
-use std::process::{Command, Output, Stdio};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::RulesError;
+
+/// The longest that one call may take: ten times what a foreign ruleset with 200,000 elements takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The same, after one call of this process has taken longer: several calls in a row hang no longer than one.
+const DEADLINE_AGAIN: Duration = Duration::from_secs(1);
+/// A call of this process did not end in time, and none since did.
+static HANGS: AtomicBool = AtomicBool::new(false);
+/// The time that a killed process gets to end.
+const AFTER_KILL: Duration = Duration::from_secs(1);
 
 /// Runs `script` as one transaction; `step` is what it does, after "could not".
 pub fn transact(step: &str, script: &str) -> Result<(), RulesError> {
@@ -16,33 +34,76 @@ pub fn list(step: &str, arguments: &[&str]) -> Result<String, RulesError> {
 }
 
 fn run(step: &str, arguments: &[&str], script: &str) -> Result<String, RulesError> {
-    let output = start(arguments, script).map_err(|err| match err.kind() {
+    let failed = |why: String| RulesError::Failed { step: step.to_owned(), why };
+    let ended = start(arguments, script).map_err(|err| match err.kind() {
         // The second is the answer where a directory of PATH cannot be searched.
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             RulesError::NoNft { path: env::var("PATH").unwrap_or_default() }
         }
-        _ => RulesError::Failed { step: step.to_owned(), why: format!("nft does not run: {err}") },
+        _ => failed(format!("nft does not run: {err}")),
     })?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(failure(step, &format!("nft {} ({})", stderr.trim_end(), output.status))),
+    match ended {
+        None => Err(failed(format!(
+            "nft did not end in time ({DEADLINE:?}) and was killed: does `nft list tables` end?"
+        ))),
+        Some(Ended { status, output, .. }) if status.success() => Ok(output),
+        Some(Ended { status, errors, .. }) => {
+            Err(failure(step, &format!("nft {} ({status})", errors.trim_end())))
+        }
     }
 }
 
-fn start(arguments: &[&str], script: &str) -> io::Result<Output> {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    // A program that ends without reading has said why on its standard error.
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(script.as_bytes());
+struct Ended {
+    status: ExitStatus,
+    output: String,
+    errors: String,
+}
+
+/// Runs nft to its end; `None`: it did not end in time. It reads and writes files in memory, so that neither of the two ever waits for the
+/// other.
+fn start(arguments: &[&str], script: &str) -> io::Result<Option<Ended>> {
+    let file = || -> io::Result<File> { Ok(memfd_create("nft", MemfdFlags::CLOEXEC)?.into()) };
+    let (mut input, output, errors) = (file()?, file()?, file()?);
+    input.write_all(script.as_bytes())?;
+    input.rewind()?;
+    let mut command = Command::new("nft");
+    command.args(arguments).env("LC_ALL", "C");
+    // A worker that dies leaves no transaction behind that would come after those of the next one.
+    sys::die_with_caller(&mut command);
+    let mut child = command.stdin(input).stdout(output.try_clone()?).stderr(errors.try_clone()?).spawn()?;
+    let process = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(err) => {
+            child.kill()?;
+            child.wait()?;
+            return Err(err.into());
+        }
+    };
+    let deadline = if HANGS.load(Ordering::Relaxed) { DEADLINE_AGAIN } else { DEADLINE };
+    let ended = ends_within(&process, deadline);
+    HANGS.store(!ended, Ordering::Relaxed);
+    if !ended {
+        child.kill()?;
+        // One that hangs in the kernel does not die, and is left behind.
+        if ends_within(&process, AFTER_KILL) {
+            child.wait()?;
+        }
+        return Ok(None);
     }
-    child.wait_with_output()
+    let status = child.wait()?;
+    let read = |mut file: File| -> io::Result<String> {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Ok(Some(Ended { status, output: read(output)?, errors: read(errors)? }))
+}
+
+fn ends_within(process: &OwnedFd, time: Duration) -> bool {
+    let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut fds, Some(&time))).is_ok_and(|ready| ready > 0)
 }
 
 /// nft answers in words only.

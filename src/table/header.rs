@@ -23,6 +23,8 @@ const SLOT_SIZE: usize = 3;
 const LIFE: usize = 4;
 const SESSIONS: usize = 5;
 const CRASH_POINTS: usize = 6;
+const CONTROL_BEAT: usize = 7;
+const HOST_BEAT: usize = 8;
 const COUNTERS: usize = 64;
 const FIRST_THREAD: usize = 192;
 /// A cache line for each thread, so that none waits for another's.
@@ -102,6 +104,26 @@ impl Header {
     /// So many sessions there are.
     pub fn say_sessions(&self, sessions: u32) {
         self.set(SESSIONS, sessions.into());
+    }
+
+    /// The worker's control thread is alive.
+    pub fn control_beat(&self) {
+        self.0[CONTROL_BEAT].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the control threads of all workers have said so.
+    pub fn control_beats(&self) -> u64 {
+        self.get(CONTROL_BEAT)
+    }
+
+    /// The thread that changes the host is alive.
+    pub fn host_beat(&self) {
+        self.0[HOST_BEAT].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the host threads of all workers have said so.
+    pub fn host_beats(&self) -> u64 {
+        self.get(HOST_BEAT)
     }
 
     /// What is counted, for all workers' lives.

@@ -10,7 +10,7 @@ mod tests;
 mod word;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Table {
         let words = header::WORDS + slots * slot::WORDS;
         ftruncate(&file, (words * size_of::<AtomicU64>()) as u64).map_err(failed)?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(failed)?;
-        let table = Self::map(&file, Visible::ToAll)?;
+        let table = Self::map(file.as_fd(), Visible::ToAll)?;
         table.header().begin(slots);
         Ok((table, file))
     }
@@ -71,7 +71,7 @@ impl Table {
     ///
     /// # Errors
     /// When it is none that this program can read.
-    pub fn open(file: &OwnedFd) -> Result<Self, TableError> {
+    pub fn open(file: BorrowedFd<'_>) -> Result<Self, TableError> {
         Self::read(file, Visible::ToAll)
     }
 
@@ -79,11 +79,11 @@ impl Table {
     ///
     /// # Errors
     /// The same.
-    pub fn rehearsed(file: &OwnedFd) -> Result<Self, TableError> {
+    pub fn rehearsed(file: BorrowedFd<'_>) -> Result<Self, TableError> {
         Self::read(file, Visible::ToSelf)
     }
 
-    fn read(file: &OwnedFd, visible: Visible) -> Result<Self, TableError> {
+    fn read(file: BorrowedFd<'_>, visible: Visible) -> Result<Self, TableError> {
         let table = Self::map(file, visible)?;
         let words = table.header().slots()?.checked_mul(slot::WORDS);
         match words.and_then(|words| words.checked_add(header::WORDS)) {
@@ -92,14 +92,14 @@ impl Table {
         }
     }
 
-    fn map(file: &OwnedFd, visible: Visible) -> Result<Self, TableError> {
+    fn map(file: BorrowedFd<'_>, visible: Visible) -> Result<Self, TableError> {
         let failed = |err| TableError::Os { what: "mapped", err };
         let bytes = fstat(file).map_err(|err| failed(err.into()))?.st_size;
         let words = usize::try_from(bytes).unwrap_or(0) / size_of::<AtomicU64>();
         if words < header::WORDS {
             return Err(Unreadable::Foreign.into());
         }
-        let words = sys::map_words(file.as_fd(), words, visible).map_err(failed)?;
+        let words = sys::map_words(file, words, visible).map_err(failed)?;
         Ok(Self { words })
     }
 

@@ -1,5 +1,6 @@
 //! A writer is killed behind each of its stores: what is read then is what was before the step, what comes behind it, or nothing.
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -183,7 +184,7 @@ fn a_table_that_another_program_made_is_read_if_it_has_this_layout() {
     let counters = table.header().counters();
     counters.accepted.count();
     table.header().thread(3).drives(Some(0));
-    let again = Table::open(&file).unwrap();
+    let again = Table::open(file.as_fd()).unwrap();
     assert_eq!(again.header().counters().accepted.get(), 1);
     assert_eq!(again.header().thread(3).driven(), Some(0));
     assert_eq!(again.header().thread(4).driven(), None);
@@ -195,7 +196,7 @@ fn a_table_that_another_program_made_is_read_if_it_has_this_layout() {
 fn a_table_of_another_layout_or_none_at_all_is_refused() {
     let (table, file) = Table::new(64).unwrap();
     table.words[1].store(99, std::sync::atomic::Ordering::Relaxed);
-    let refused = |file| Table::open(file).unwrap_err().to_string();
+    let refused = |file: &OwnedFd| Table::open(file.as_fd()).unwrap_err().to_string();
     assert!(refused(&file).contains("layout 99, and this program knows layout 1"));
     table.words[0].store(0, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(refused(&file), Unreadable::Foreign.to_string());

@@ -1,17 +1,18 @@
 //! What the guardian tells the worker and hears from it, and what the worker does besides its sessions. WIRING.
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::io::Interest;
-use tokio::time::{Interval, interval};
+use sys::Registered;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::time::{Interval, interval, timeout};
 
-use super::TICK;
-use crate::daemon::gate::Guard;
-use crate::daemon::{Interception, interception};
+use super::{Listeners, TICK, host};
+use crate::crash::{self, Point};
 use crate::log;
 use crate::shared::Shared;
 
@@ -19,12 +20,15 @@ use crate::shared::Shared;
 const LOOK: Duration = Duration::from_millis(100);
 /// How often it says how many are left.
 const SAY: Duration = Duration::from_secs(10);
+/// The longest that the end of a worker waits for the gate and for handshakes: more than these take where `nft` works.
+const TO_ADMIT: Duration = Duration::from_secs(5);
 
-/// A line each way. Both ends are in the table that guardian and worker share, so none of them ever ends.
+/// Datagrams each way. Both ends are in the table that guardian and worker share, so neither ever reads as ended; one channel serves all
+/// workers, one after the other.
 #[derive(Debug)]
 pub struct Channel {
-    guardian: UnixDatagram,
-    worker: UnixDatagram,
+    guardian: Registered<UnixDatagram>,
+    worker: Registered<UnixDatagram>,
 }
 
 /// What the threads of a worker hear.
@@ -49,7 +53,7 @@ pub enum Report {
 
 /// What the guardian tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum Message {
     /// End, for this reason.
     Stop(String),
     /// Let new connections be routed, for this reason, and say when none is left.
@@ -61,19 +65,21 @@ pub enum Word {
 }
 
 impl Channel {
-    /// A new one: nothing that was told before is heard.
+    /// Makes a channel.
     ///
     /// # Errors
     /// EMFILE, ENFILE.
     pub fn new() -> io::Result<Self> {
         let (guardian, worker) = UnixDatagram::pair()?;
         [&guardian, &worker].into_iter().try_for_each(|end| end.set_nonblocking(true))?;
-        Ok(Self { guardian, worker })
+        Ok(Self { guardian: Registered::new(guardian), worker: Registered::new(worker) })
     }
 
-    /// Its descriptors: the guardian's end, the worker's.
-    pub fn descriptors(&self) -> [RawFd; 2] {
-        [self.guardian.as_raw_fd(), self.worker.as_raw_fd()]
+    /// Discards what is on its way, for another worker.
+    pub fn clear(&self) {
+        for end in [&self.guardian, &self.worker] {
+            while end.recv(&mut [0]).is_ok() {}
+        }
     }
 
     /// The guardian's end, to wait for.
@@ -81,13 +87,21 @@ impl Channel {
         &self.guardian
     }
 
+    /// A copy of the worker's end, to wait for.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn worker_end(&self) -> io::Result<OwnedFd> {
+        self.worker.as_fd().try_clone_to_owned()
+    }
+
     /// The guardian tells the worker.
-    pub fn tell(&self, word: &Word) {
+    pub fn tell(&self, word: &Message) {
         let text = match word {
-            Word::Stop(why) => format!("stop {why}"),
-            Word::Drain(why) => format!("drain {why}"),
-            Word::Rest => "rest ".to_owned(),
-            Word::Reopen => "reopen ".to_owned(),
+            Message::Stop(why) => format!("stop {why}"),
+            Message::Drain(why) => format!("drain {why}"),
+            Message::Rest => "rest ".to_owned(),
+            Message::Reopen => "reopen ".to_owned(),
         };
         // A worker that hears nothing is noticed by what it does not do.
         let _ = self.guardian.send(text.as_bytes());
@@ -111,16 +125,16 @@ impl Channel {
         let _ = self.worker.send(text);
     }
 
-    fn heard(&self) -> Option<Word> {
+    fn heard(&self) -> Option<Message> {
         let mut text = [0; 256];
         let len = self.worker.recv(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text[..len]);
         let (word, why) = text.split_once(' ')?;
         Some(match word {
-            "stop" => Word::Stop(why.to_owned()),
-            "drain" => Word::Drain(why.to_owned()),
-            "rest" => Word::Rest,
-            "reopen" => Word::Reopen,
+            "stop" => Message::Stop(why.to_owned()),
+            "drain" => Message::Drain(why.to_owned()),
+            "rest" => Message::Rest,
+            "reopen" => Message::Reopen,
             _ => return None,
         })
     }
@@ -134,53 +148,56 @@ pub struct End {
     pub orphan: bool,
 }
 
-/// Looks after the gate, the log and whatever the guardian says, until that ends.
+/// What connects the control thread with the guardian.
+pub struct Control<'a> {
+    /// The channel.
+    pub channel: &'a Channel,
+    /// Readable when a message has come.
+    pub messages: AsyncFd<OwnedFd>,
+    /// Readable when the guardian has ended.
+    pub guardian: AsyncFd<OwnedFd>,
+}
+
+/// Moves the gate and follows the guardian's messages, until the worker is to end.
 pub async fn until_the_end(
-    shared: &Shared,
-    channel: &Channel,
-    guardian: Pid,
+    shared: &Arc<Shared>,
+    Control { channel, messages, guardian }: Control<'_>,
     log: &log::Writer,
-    mut keeper: Keeper,
+    mut drain: Drain<'_>,
 ) -> End {
     let ended = |order| End { order, orphan: false };
-    // A copy of its own, which it may close.
-    let copy = channel.worker.try_clone();
-    let words = match copy.and_then(|end| sys::async_descriptor(end.into(), Interest::READABLE)) {
-        Ok(words) => words,
-        Err(err) => {
-            tracing::error!("a worker cannot hear its guardian: {err}");
-            std::process::abort();
-        }
-    };
-    let gone = gone(guardian);
-    tokio::pin!(gone);
+    let header = shared.table.header();
     let mut ticks = interval(TICK);
     channel.report(Report::Ready);
     loop {
         tokio::select! {
-            ready = words.readable() => {
+            ready = messages.readable() => {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
                 }
                 while let Some(word) = channel.heard() {
                     match word {
-                        Word::Stop(why) => {
+                        Message::Stop(why) => {
                             tracing::info!("{why}: stopping");
-                            interception::admit_no_more(&shared.config);
+                            // The gate stays closed.
+                            shared.occupancy.drain();
+                            let _ = timeout(TO_ADMIT, host::admit_no_more(shared)).await;
                             return ended(Order::Stop);
                         }
-                        Word::Drain(why) => keeper.drain(shared, &why),
-                        Word::Rest => return ended(Order::Rest),
-                        Word::Reopen => log.reopen(),
+                        Message::Drain(why) => drain.start(shared, &why),
+                        Message::Rest => return ended(Order::Rest),
+                        Message::Reopen => log.reopen(),
                     }
                 }
             }
-            () = &mut gone, if !keeper.orphan => keeper.orphaned(shared),
-            () = shared.gate.notified() => keeper.guard.look(shared),
-            () = keeper.guard.later(shared) => keeper.guard.look_again(shared),
-            _ = ticks.tick() => shared.table.header().say_sessions(shared.occupancy.sessions()),
-            () = drained(&mut keeper.draining, shared) => {
-                if keeper.orphan {
+            _ = guardian.readable(), if !drain.orphan => drain.orphaned(shared).await,
+            _ = ticks.tick() => {
+                crash::at(Point::Control);
+                header.control_beat();
+                header.say_sessions(shared.occupancy.sessions());
+            }
+            () = drained(&mut drain.draining, shared) => {
+                if drain.orphan {
                     return End { order: Order::Stop, orphan: true };
                 }
                 channel.report(Report::Drained);
@@ -189,28 +206,11 @@ pub async fn until_the_end(
     }
 }
 
-/// Waits until there is no guardian any more.
-async fn gone(guardian: Pid) {
-    let pidfd = match pidfd_open(guardian, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return,
-        pidfd => pidfd.map_err(io::Error::from),
-    };
-    match pidfd.and_then(|pidfd| sys::async_descriptor(pidfd, Interest::READABLE)) {
-        Ok(pidfd) => drop(pidfd.readable().await),
-        Err(err) => {
-            tracing::error!("it would not be noticed if the guardian died: {err}");
-            std::future::pending().await
-        }
-    }
-}
-
-/// Looks after the gate, and after the end of a worker that drains.
-pub struct Keeper {
-    guard: Guard,
+/// The drain of a worker, once it is told to drain or has lost its guardian.
+pub struct Drain<'a> {
     draining: Option<Draining>,
     orphan: bool,
-    /// Closed when the guardian is gone.
-    close_listeners: Box<dyn Fn()>,
+    listeners: &'a Listeners,
 }
 
 struct Draining {
@@ -219,45 +219,58 @@ struct Draining {
     empty: bool,
     reported: bool,
     deadline: Option<Instant>,
+    /// Comes when no handshake is under way any more.
+    admitted: Option<oneshot::Receiver<()>>,
 }
 
-impl Keeper {
-    /// `after_another`: the gate may not be where it should be.
-    pub fn new(interception: Interception, after_another: bool, close_listeners: Box<dyn Fn()>) -> Self {
-        let unsure = after_another && interception != Interception::Foreign;
-        let guard = if unsure { Guard::unsure() } else { Guard::new() };
-        Self { guard, draining: None, orphan: false, close_listeners }
+impl<'a> Drain<'a> {
+    /// Not started.
+    pub fn new(listeners: &'a Listeners) -> Self {
+        Self { draining: None, orphan: false, listeners }
     }
 
     /// Has new connections routed.
-    pub fn drain(&mut self, shared: &Shared, why: &str) {
+    pub fn start(&mut self, shared: &Arc<Shared>, why: &str) {
         if self.draining.is_some() {
             return;
         }
         let left = shared.occupancy.sessions();
         tracing::info!("{why}: draining: new connections are routed past us, {left} sessions go on");
         shared.occupancy.drain();
-        self.guard.look(shared);
-        interception::admit_no_more(&shared.config);
-        let looks = interval(LOOK);
-        self.draining = Some(Draining { looks, said: None, empty: false, reported: false, deadline: None });
+        shared.gate.notify_one();
+        self.draining = Some(Draining {
+            looks: interval(LOOK),
+            said: None,
+            empty: false,
+            reported: false,
+            deadline: None,
+            admitted: Some(host::admit_no_more(shared)),
+        });
     }
 
-    /// Nobody would begin another worker any more: connections that come from now on are better routed.
-    fn orphaned(&mut self, shared: &Shared) {
-        self.drain(shared, "the guardian is gone");
-        (self.close_listeners)();
+    /// Nobody would start another worker any more: new connections are routed.
+    async fn orphaned(&mut self, shared: &Arc<Shared>) {
+        self.start(shared, "the guardian is gone");
         self.orphan = true;
         if let Some(draining) = &mut self.draining {
+            if let Some(admitted) = draining.admitted.take() {
+                let _ = timeout(TO_ADMIT, admitted).await;
+            }
             draining.deadline = Instant::now().checked_add(shared.config.stop.drain_deadline);
             draining.reported = false;
         }
+        // A listener that is shut no longer listens, however many descriptors of it there are.
+        self.listeners.iter().flatten().for_each(|listener| drop(listener.shutdown(Shutdown::Read)));
     }
 }
 
-/// Waits, for ever if it does not drain, until the last session has ended; counts down visibly.
+/// Waits until the last session has ended, and counts down in the log. Without a drain it waits for ever.
 async fn drained(draining: &mut Option<Draining>, shared: &Shared) {
     let Some(draining) = draining else { return std::future::pending().await };
+    if let Some(admitted) = &mut draining.admitted {
+        let _ = admitted.await;
+        draining.admitted = None;
+    }
     while !draining.done(shared.occupancy.sessions()) {
         draining.looks.tick().await;
     }

@@ -6,17 +6,19 @@ use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use rustix::net::sockopt::socket_cookie;
 use socket2::Socket;
+use sys::Registered;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::watch;
 
 use super::{Order, TICK};
 use crate::crash::{self, Point};
 use crate::flow::Flow;
-use crate::listener::{self, Accepted, Arrival};
+use crate::listener::{self, Accepted, Arrival, Listener};
 use crate::relay::pool::Pool;
 use crate::session::{self, Env, Left, Session};
 use crate::shared::{Shared, warn_seldom};
@@ -26,77 +28,109 @@ use crate::takeover::Abandoned;
 /// A runtime looks for new events after so many tasks: low, so that a bulk flow's turns do not hold up an interactive one.
 const TASKS_BETWEEN_EVENTS: u32 = 16;
 
-/// What a thread begins with.
+/// The sessions that a thread starts with.
+#[derive(Default)]
 pub struct Share {
-    listeners: Vec<Socket>,
-    /// Sessions to go on with.
+    /// Sessions of the previous worker.
     pub sessions: Vec<Abandoned>,
-    /// Connections that were accepted by somebody who is gone.
+    /// Connections that the previous worker had just accepted.
     pub fresh: Vec<(Socket, Flow)>,
 }
 
-impl Share {
-    /// With these listeners, and nothing else.
-    pub fn new(listeners: Vec<Socket>) -> Self {
-        Self { listeners, sessions: Vec::new(), fresh: Vec::new() }
-    }
+/// A running thread.
+pub struct Thread {
+    handle: JoinHandle<()>,
+    start: Option<Sender<Share>>,
 }
 
-/// A thread that runs.
-pub struct Thread(JoinHandle<()>);
+/// What a thread has made before it gets its sessions.
+struct Ready {
+    rt: LocalRuntime,
+    listeners: Vec<Listener>,
+}
 
 impl Thread {
-    /// Starts one that takes what arrives at its listeners, and goes on with its sessions, until it hears anything else.
+    /// Starts a thread that has its runtime and copies of `listeners`, and waits for [`Self::start`].
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn start(
+    /// When the kernel refuses a thread, a descriptor or memory.
+    pub fn prepare(
         n: usize,
-        share: Share,
+        listeners: &[Registered<Socket>],
         shared: &Arc<Shared>,
-        heard: &watch::Receiver<Order>,
+        ordered: &watch::Receiver<Order>,
     ) -> io::Result<Self> {
-        let (shared, heard) = (Arc::clone(shared), heard.clone());
-        thread::Builder::new()
-            .name(format!("worker-{n}"))
-            .spawn(move || work(n, shared, share, heard))
-            .map(Self)
+        // The thread closes them when it ends: they are copies.
+        let listeners = listeners.iter().map(|own| own.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        let (shared, ordered) = (Arc::clone(shared), ordered.clone());
+        let (start, share) = channel();
+        let (report, prepared) = channel();
+        let work = move || match Ready::new(listeners) {
+            Ok(ready) => {
+                // The other ends are gone where the worker could not start: then there is nothing to do.
+                let _ = report.send(Ok(()));
+                if let Ok(share) = share.recv() {
+                    ready.work(n, shared, share, ordered);
+                }
+            }
+            Err(err) => drop(report.send(Err(err))),
+        };
+        let handle =
+            crash::or_fail(Point::Thread, || thread::Builder::new().name(format!("worker-{n}")).spawn(work))?;
+        prepared.recv().map_err(|_| io::ErrorKind::BrokenPipe)??;
+        Ok(Self { handle, start: Some(start) })
+    }
+
+    /// Has it run the sessions of `share`, and take what arrives at its listeners, until it is ordered otherwise.
+    pub fn start(&mut self, share: Share) {
+        let handed = self.start.take().map(|start| start.send(share));
+        if !matches!(handed, Some(Ok(()))) {
+            // To return would drop the sessions, and reset them. The guardian starts another worker.
+            std::process::abort();
+        }
     }
 
     /// Waits for its end.
     pub fn end(self) {
         // It can only panic, and then the process is gone.
-        let _ = self.0.join();
+        let _ = self.handle.join();
     }
 }
 
-fn work(n: usize, shared: Arc<Shared>, share: Share, mut heard: watch::Receiver<Order>) {
-    let mut builder = Builder::new_current_thread();
-    let rt = builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS).build_local(LocalOptions::default());
-    let rt = match rt {
-        Ok(rt) => rt,
-        // Without it nobody would accept at this thread's listeners: the guardian begins another worker.
-        Err(err) => {
-            tracing::error!("a thread of the worker cannot start: {err}");
-            std::process::abort();
+impl Ready {
+    fn new(listeners: Vec<Socket>) -> io::Result<Self> {
+        // The guardian has shut them if there was no worker for long; those that listen already stay as they are.
+        listeners.iter().try_for_each(listener::listen)?;
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS);
+        let rt = crash::or_fail(Point::ThreadRuntime, || builder.build_local(LocalOptions::default()))?;
+        let entered = rt.enter();
+        let register = |socket| crash::or_fail(Point::Listener, || Listener::register(socket));
+        let listeners = listeners.into_iter().map(register).collect::<io::Result<_>>()?;
+        drop(entered);
+        Ok(Self { rt, listeners })
+    }
+
+    fn work(self, n: usize, shared: Arc<Shared>, share: Share, mut ordered: watch::Receiver<Order>) {
+        let Self { rt, listeners } = self;
+        let own = shared.table.header().thread(n);
+        let worker = Rc::new(Worker { shared, pool: Pool::with_a_pipe(), own });
+        begin(&rt, &worker, listeners, share);
+        let order = rt.block_on(async {
+            let changed = ordered.wait_for(|order| *order != Order::GoOn).await;
+            // Only an order to stop ends the sessions.
+            changed.map_or(Order::Rest, |order| *order)
+        });
+        match order {
+            // The sessions stay as they are, for the next worker.
+            Order::Rest | Order::GoOn => std::mem::forget(rt),
+            // Dropping the runtime ends every session with a reset and its close record.
+            Order::Stop => drop(rt),
         }
-    };
-    let own = shared.table.header().thread(n);
-    let worker = Rc::new(Worker { shared, pool: Pool::with_a_pipe(), own });
-    begin(&rt, &worker, share);
-    let order = rt.block_on(async {
-        let gone = heard.wait_for(|order| *order != Order::GoOn).await;
-        gone.map_or(Order::Stop, |order| *order)
-    });
-    match order {
-        // What is in hand stays as it is, for the next worker.
-        Order::Rest => std::mem::forget(rt),
-        // Dropping the runtime ends every session with a reset and its close record.
-        Order::Stop | Order::GoOn => drop(rt),
     }
 }
 
-fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, share: Share) {
+fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, listeners: Vec<Listener>, share: Share) {
     let own = worker.own;
     rt.spawn_local(async move {
         loop {
@@ -104,7 +138,7 @@ fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, share: Share) {
             tokio::time::sleep(TICK).await;
         }
     });
-    let Share { listeners, sessions, fresh } = share;
+    let Share { sessions, fresh } = share;
     let one = Rc::clone(worker);
     rt.spawn_local(async move {
         sessions.into_iter().for_each(|session| one.go_on(session));

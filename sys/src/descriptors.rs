@@ -1,60 +1,169 @@
-//! The descriptor table of a process as a whole.
+//! The descriptor table of a process: what the process owns in it, and what else is open.
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::process::alone;
 
-/// Standard input, output and error are nobody's to take.
+/// The last of the standard streams, which always stay as they are.
 const STANDARD: RawFd = 2;
+/// The descriptors that one poll(2) looks at.
+const POLLED_AT_ONCE: usize = 1024;
+/// The default of `fs.nr_open`: an unlimited RLIMIT_NOFILE allows no more (include/linux/fs.h).
+const NR_OPEN: u64 = 1 << 20;
 
-/// The process that has taken its inheritance.
-static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
+/// The numbers of all [`Registered`] descriptors of this process.
+static REGISTERED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+/// The process that has listed its [`Unowned`] descriptors.
+static LISTED_BY: AtomicU32 = AtomicU32::new(0);
 
-/// The numbers of all descriptors that are open, but the standard three.
-pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
-    let listing: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    // Among them was the one by which they were listed.
-    Ok(listing.into_iter().filter(|&fd| fd > STANDARD && is_open(fd)).collect())
+fn registered() -> MutexGuard<'static, BTreeSet<RawFd>> {
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes this process the owner of every descriptor that was open when it began, but for the standard three and those in
-/// `kept`, which must name all that anything in its memory owns already. To be called once, before it has a second thread or
-/// has opened anything else.
-///
-/// # Errors
-/// `ResourceBusy` when it is called again or too late; else those of reading `/proc/self/fd`.
-pub fn inherited(kept: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-    alone()?;
-    let me = std::process::id();
-    if TAKEN_BY.swap(me, Ordering::Relaxed) == me {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the inheritance was taken before"));
+/// An owner of a descriptor that is known to own it, for as long as it lives: [`Unowned`] and [`close_unregistered`] leave the
+/// descriptor alone. A process that uses one of those must register all that it owns.
+#[derive(Debug)]
+pub struct Registered<T: AsFd>(T);
+
+impl<T: AsFd> Registered<T> {
+    /// Registers the descriptor of `owner`, which must not change.
+    pub fn new(owner: T) -> Self {
+        registered().insert(owner.as_fd().as_raw_fd());
+        Self(owner)
     }
-    let open = open_descriptors()?;
-    let strange = open.into_iter().filter(|fd| !kept.contains(fd));
-    // SAFETY: it is open, nothing in this process owns it as `kept` has all that something owns, and this is done once.
-    Ok(strange.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
 }
 
-/// Closes every descriptor but the standard three and those in `kept`, which must name all that anything in memory owns.
+impl<T: AsFd> Drop for Registered<T> {
+    fn drop(&mut self) {
+        // Before the owner closes it: a number that is free may be in use again at once.
+        registered().remove(&self.0.as_fd().as_raw_fd());
+    }
+}
+
+impl<T: AsFd> Deref for Registered<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: AsFd> AsFd for Registered<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The numbers of all open descriptors, but the standard three. It needs a descriptor for a moment; without one it takes longer.
 ///
 /// # Errors
-/// `ResourceBusy` when there is a second thread, which may own some; else those of reading `/proc/self/fd`.
-pub fn close_others(kept: &[RawFd]) -> io::Result<()> {
+/// Those of poll(2), where `/proc/self/fd` cannot be read: none are known.
+pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    match fs::read_dir("/proc/self/fd") {
+        Ok(entries) => {
+            let listed = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            let listed: Vec<RawFd> = listed.collect();
+            // Among them was the one by which they were listed.
+            Ok(listed.into_iter().filter(|&fd| fd > STANDARD && is_open(fd)).collect())
+        }
+        Err(_) => open_below(descriptor_limit()),
+    }
+}
+
+/// The open descriptors below `limit`, found without a descriptor.
+fn open_below(limit: RawFd) -> io::Result<Vec<RawFd>> {
+    let mut open = Vec::new();
+    let all: Vec<RawFd> = (STANDARD + 1..limit).collect();
+    for some in all.chunks(POLLED_AT_ONCE) {
+        let mut polled: Vec<_> = some.iter().map(|&fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
+        // SAFETY: `polled` is readable and writable for as many entries as the kernel is told.
+        match unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 0) } {
+            // More entries than RLIMIT_NOFILE.
+            -1 if some.len() > 1 => open.extend(some.iter().filter(|&&fd| is_open(fd))),
+            -1 => return Err(io::Error::last_os_error()),
+            _ => open.extend(polled.iter().filter(|p| p.revents & libc::POLLNVAL == 0).map(|p| p.fd)),
+        }
+    }
+    Ok(open)
+}
+
+/// One more than the highest number that a descriptor of this process may have.
+fn descriptor_limit() -> RawFd {
+    let mut limit = libc::rlimit { rlim_cur: NR_OPEN, rlim_max: NR_OPEN };
+    // SAFETY: `limit` is writable. Should it fail, the default stays.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    // The hard limit, as the soft one may have been lowered below descriptors that are open.
+    RawFd::try_from(limit.rlim_max.max(limit.rlim_cur).min(NR_OPEN)).unwrap_or(RawFd::MAX)
+}
+
+/// Descriptors that are open and that nothing in this process owns: it has inherited them, or a process that shared its table has
+/// opened them. Dropping the list closes nothing.
+#[derive(Debug)]
+pub struct Unowned(BTreeSet<RawFd>);
+
+impl Unowned {
+    /// Lists all open descriptors that are not [`Registered`], but the standard three. Once in a process, before it has a second thread.
+    ///
+    /// # Errors
+    /// `ResourceBusy` when it is called again or too late; else those of [`open_descriptors`].
+    pub fn list() -> io::Result<Self> {
+        alone()?;
+        let me = std::process::id();
+        if LISTED_BY.swap(me, Ordering::Relaxed) == me {
+            let why = "the descriptors without an owner were listed before";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+        let registered = registered();
+        Ok(Self(open_descriptors()?.into_iter().filter(|fd| !registered.contains(fd)).collect()))
+    }
+
+    /// The numbers, in ascending order.
+    pub fn numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The descriptor with this number, if it is one of these.
+    pub fn get(&self, number: RawFd) -> Option<BorrowedFd<'_>> {
+        // SAFETY: it was open, nothing in this process owns it and could close it, and it stays in the list while it is borrowed.
+        self.0.contains(&number).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+    }
+
+    /// Takes possession of the descriptor with this number, if it is one of these.
+    pub fn take(&mut self, number: RawFd) -> Option<OwnedFd> {
+        // SAFETY: it was open, nothing in this process owned it, and it is no longer in the list.
+        self.0.remove(&number).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    /// Closes all but those in `needed`.
+    pub fn keep(&mut self, needed: &BTreeSet<RawFd>) {
+        for number in self.0.difference(needed).copied().collect::<Vec<_>>() {
+            drop(self.take(number));
+        }
+    }
+}
+
+/// Closes every descriptor that is not [`Registered`], but the standard three.
+///
+/// # Errors
+/// `ResourceBusy` when there is a second thread; else those of [`open_descriptors`].
+pub fn close_unregistered() -> io::Result<()> {
     alone()?;
-    for fd in open_descriptors()?.into_iter().filter(|fd| !kept.contains(fd)) {
-        // SAFETY: nothing in this process owns it, as `kept` has all that something owns.
+    let registered = registered();
+    for fd in open_descriptors()?.into_iter().filter(|fd| !registered.contains(fd)) {
+        // SAFETY: it is open, and nothing in this process owns it, as that would have been registered.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     Ok(())
 }
 
-/// Lets the descriptors stay open over execve(2), or not.
+/// Has execve(2) close the descriptors, or leave them open.
 ///
 /// # Errors
 /// `EBADF` when one is not open.
@@ -69,10 +178,23 @@ pub fn set_close_on_exec(descriptors: &[RawFd], close: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves open over execve(2) all descriptors that this process does not own, and those in `handed`; the others are closed by it.
+///
+/// # Errors
+/// Those of [`open_descriptors`] and [`set_close_on_exec`].
+pub fn keep_over_exec(handed: &[RawFd]) -> io::Result<()> {
+    let registered = registered();
+    let (own, unowned): (Vec<_>, Vec<_>) =
+        open_descriptors()?.into_iter().partition(|fd| registered.contains(fd));
+    set_close_on_exec(&own, true)?;
+    set_close_on_exec(&unowned, false)?;
+    set_close_on_exec(handed, false)
+}
+
 /// Has the process that `command` starts inherit copies of `descriptors`, under the same numbers, as far as they are still open then.
 pub fn inherit(command: &mut Command, descriptors: Vec<RawFd>) -> &mut Command {
     let keep = move || {
-        // One that has been closed meanwhile is none that could be inherited.
+        // One that has been closed meanwhile cannot be inherited.
         descriptors.iter().for_each(|&fd| drop(set_close_on_exec(&[fd], false)));
         Ok(())
     };
@@ -88,21 +210,32 @@ fn is_open(fd: RawFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     #[test]
-    fn a_process_that_has_threads_cannot_take_its_inheritance() {
+    fn a_process_with_threads_cannot_list_what_it_does_not_own() {
         // The test's own thread is the second one.
-        assert_eq!(inherited(&[]).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(Unowned::list().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(close_unregistered().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
     }
 
     #[test]
-    fn what_is_open_is_listed_and_what_is_closed_is_not() {
+    fn open_descriptors_are_found_with_and_without_proc() {
         let (one, other) = io::pipe().unwrap();
-        let (open, closed) = (one.as_raw_fd(), other.as_raw_fd());
-        assert!([open, closed].iter().all(|fd| open_descriptors().unwrap().contains(fd)));
-        set_close_on_exec(&[open], false).unwrap();
-        set_close_on_exec(&[open], true).unwrap();
+        let numbers = [one.as_raw_fd(), other.as_raw_fd()];
+        for open in [open_descriptors().unwrap(), open_below(descriptor_limit()).unwrap()] {
+            assert!(numbers.iter().all(|fd| open.contains(fd)), "{numbers:?} {open:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_is_registered_until_it_is_dropped() {
+        let (one, _other) = io::pipe().unwrap();
+        let number = one.as_raw_fd();
+        let one = Registered::new(one);
+        assert!(registered().contains(&number));
+        assert_eq!(one.as_raw_fd(), number);
+        drop(one);
+        assert!(!registered().contains(&number));
     }
 
     #[test]

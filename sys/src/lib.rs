@@ -11,11 +11,13 @@ mod signals;
 mod sockopt;
 mod words;
 
-pub use descriptors::{close_others, inherit, inherited, open_descriptors, set_close_on_exec};
+pub use descriptors::{
+    Registered, Unowned, close_unregistered, inherit, keep_over_exec, open_descriptors, set_close_on_exec,
+};
 pub use event::{async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
-pub use process::{Fork, clone_sharing_descriptors, exit_now, fork};
+pub use process::{Fork, die_with_caller, exit_now, fork, spawn_sharing_descriptors};
 pub use resolve::{Part, resolve};
 pub use signals::Signals;
 pub use sockopt::{

@@ -2,6 +2,11 @@
 use std::fs;
 use std::io;
 use std::num::NonZeroI32;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Which of the two processes goes on here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,9 +17,11 @@ pub enum Fork {
     Child,
 }
 
-/// Whether the calling thread is the process's only one; `ResourceBusy` if not.
+/// Whether the calling thread is the process's only one; `ResourceBusy` if not. It needs no descriptor.
 pub(crate) fn alone() -> io::Result<()> {
-    match fs::read_dir("/proc/self/task")?.count() {
+    // A directory's links are itself, its name, and a `..` for each directory in it, which here is one a thread:
+    // proc_task_getattr() in fs/proc/base.c.
+    match fs::metadata("/proc/self/task")?.nlink().saturating_sub(2) {
         1 => Ok(()),
         threads => Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{threads} threads run already"))),
     }
@@ -34,22 +41,32 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Duplicates this process but for its descriptor table: that both have in common, and what one opens or closes, the other has
-/// or has not. Whatever owns a descriptor in the memory of one of them is there in the other's too: only one may drop it.
+/// Runs `child` in a duplicate of this process that shares its descriptor table: what one of the two opens or closes, the other has or has
+/// no longer. The duplicate ends with the status that `child` returns; nothing is dropped in it. As it has no more than a reference, it cannot
+/// close what the caller owns. Returns the duplicate's number.
 ///
 /// # Errors
 /// Those of clone(2), and `ResourceBusy` as [`fork`].
-pub fn clone_sharing_descriptors() -> io::Result<Fork> {
+pub fn spawn_sharing_descriptors<T>(state: &T, child: fn(&T) -> u8) -> io::Result<NonZeroI32> {
     alone()?;
     let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
     // SAFETY: without CLONE_VM and with no stack of its own the child is a copy as fork() makes one; all other arguments are
     // unused. There is no other thread. What the C library does in fork() besides is for several threads, and to know the child's
-    // thread number, which it asks the kernel for where it matters (raise()).
+    // thread number, which it asks the kernel for where it matters (raise()). The child never returns from here, so that no owner of a
+    // descriptor is dropped in both processes.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match i32::try_from(pid) {
-        Ok(pid) if pid >= 0 => Ok(NonZeroI32::new(pid).map_or(Fork::Child, Fork::Parent)),
-        _ => Err(io::Error::last_os_error()),
+        Ok(0) => exit_now(child(state)),
+        Ok(pid) => NonZeroI32::new(pid).filter(|pid| pid.get() > 0).ok_or_else(io::Error::last_os_error),
+        Err(_) => Err(io::Error::last_os_error()),
     }
+}
+
+/// Has the process that `command` starts die when the calling thread does: PR_SET_PDEATHSIG.
+pub fn die_with_caller(command: &mut Command) -> &mut Command {
+    let bind = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
+    // SAFETY: between fork and exec `bind` does nothing but a system call, and allocates nothing.
+    unsafe { command.pre_exec(bind) }
 }
 
 /// Ends this process as it stands: nothing is dropped, nothing is flushed.
@@ -64,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_process_with_threads_is_not_duplicated() {
-        std::thread::spawn(|| assert_eq!(fork().unwrap_err().kind(), io::ErrorKind::ResourceBusy))
-            .join()
-            .unwrap();
+        // The test's own thread is the second one.
+        assert_eq!(fork().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(spawn_sharing_descriptors(&(), |()| 0).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
     }
 }

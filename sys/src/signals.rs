@@ -7,9 +7,11 @@ use std::ptr;
 
 use libc::c_int;
 
+use crate::descriptors::Registered;
+
 /// Waiting signals, to be read one by one. They stay blocked for good, also in processes and threads that are made later.
 #[derive(Debug)]
-pub struct Signals(File);
+pub struct Signals(Registered<File>);
 
 impl Signals {
     /// Watches for `signals` (numbers of signal(7)). Call it before there is a second thread: one that does not block them would
@@ -30,7 +32,7 @@ impl Signals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: it was just made, and nothing else owns it.
-        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+        Ok(Self(Registered::new(unsafe { File::from_raw_fd(fd) })))
     }
 
     /// The number of a signal that has come; `None`: none waits.
@@ -39,7 +41,7 @@ impl Signals {
     /// None are known.
     pub fn next(&self) -> io::Result<Option<i32>> {
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
-        match (&self.0).read_exact(&mut info) {
+        match (&*self.0).read_exact(&mut info) {
             // ssi_signo is the first of its members.
             Ok(()) => Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))),
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),

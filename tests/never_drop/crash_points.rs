@@ -8,9 +8,7 @@ use lab::{BOTH, Daemon, Ip, Lab, Pair, netns, peers, wait_until};
 use socket2::SockRef;
 use tcp_intercept::crash::Point;
 
-use crate::support::{BIN, MANY, SOON, counter, said, takeovers};
-
-const VARIABLE: &str = "TCP_INTERCEPT_CRASH_AT";
+use crate::support::{BIN, CRASH_AT, MANY, SOON, counter, said, takeovers};
 
 /// A session with everything in it, then one that is reset.
 fn life(lab: &Lab, ip: Ip) {
@@ -41,9 +39,9 @@ fn speaks_urgently(mut from: &TcpStream, mut to: &TcpStream) {
 fn a_worker_that_dies_at_any_point_of_a_sessions_life_is_survived() {
     netns(|| {
         let lab = Lab::new();
-        let elsewhere = [Point::SynData, Point::TakenOver, Point::Driven];
+        let elsewhere = [Point::SynData, Point::TakenOver, Point::Driven, Point::Start, Point::Control];
         for &(name, point) in Point::ALL {
-            if elsewhere.contains(&point) {
+            if elsewhere.contains(&point) || Point::START.contains(&point) {
                 continue;
             }
             for ip in BOTH {
@@ -56,7 +54,7 @@ fn a_worker_that_dies_at_any_point_of_a_sessions_life_is_survived() {
 }
 
 fn crashing(lab: &Lab, at: &str) -> Daemon {
-    Daemon::start_with(&lab.gateway, BIN, &[MANY], &[(VARIABLE, at)])
+    Daemon::start_with(&lab.gateway, BIN, &[MANY], &[(CRASH_AT, at)])
 }
 
 fn struck_once(daemon: Daemon, name: &str) {
@@ -85,7 +83,7 @@ fn a_worker_that_dies_with_bytes_in_a_syn_is_survived() {
         }
         let near = "server.fast-open=\"no-cookie\"";
         let _far = Daemon::start(&pair.far, BIN, &["client.fast-open=\"no-cookie\""]);
-        let daemon = Daemon::start_with(&pair.near, BIN, &[MANY, near], &[(VARIABLE, "kill:syn-data")]);
+        let daemon = Daemon::start_with(&pair.near, BIN, &[MANY, near], &[(CRASH_AT, "kill:syn-data")]);
         let listener = pair.server.listen(pair.server_at(Ip::V4, 81));
         // The client speaks before its connection is heard of, so that there is something for the SYN.
         daemon.signal_worker(rustix::process::Signal::STOP);

@@ -2,7 +2,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use lab::stream::{self, Pace, Random};
@@ -28,7 +28,7 @@ fn table(daemon: &Daemon) -> OwnedFd {
 
 /// Where in the table the session of this client is.
 fn place(file: &OwnedFd, client: SocketAddr) -> u64 {
-    let table = Table::open(file).unwrap();
+    let table = Table::open(file.as_fd()).unwrap();
     let slots = i32::try_from(table.header().slots().unwrap()).unwrap();
     let number = (0..slots).find(|n| match table.slot(*n).unwrap().read() {
         Content::Session(seen) => seen.flow.client == client,

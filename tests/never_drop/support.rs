@@ -1,7 +1,10 @@
 //! A box under load, and what is done to it.
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
+use lab::peers::{self, Server};
 use lab::traffic::{Amount, Traffic};
 use lab::{BOTH, Daemon, Host, Lab, wait_until};
 use rustix::process::Signal;
@@ -12,6 +15,31 @@ pub const MANY: &str = "limits.crashes=1000";
 
 /// Enough of everything for two cores.
 pub const SOME: Amount = Amount { bulk: 24, interactive: 150, connecting: 2, pulses: 4 };
+
+/// A little of everything.
+pub const FEW: Amount = Amount { bulk: 4, interactive: 10, connecting: 1, pulses: 1 };
+
+/// The variable that names crash points.
+pub const CRASH_AT: &str = "TCP_INTERCEPT_CRASH_AT";
+
+/// Asks an echo server.
+pub fn speaks(mut stream: &TcpStream) {
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+/// An echo server, and a connection to it, by each protocol.
+pub fn echoing(lab: &Lab) -> (Vec<Server>, Vec<TcpStream>) {
+    let servers: Vec<_> =
+        BOTH.iter().map(|ip| Server::start(&lab.server, lab.server_at(*ip, 7), peers::echo)).collect();
+    let streams: Vec<_> =
+        servers.iter().map(|server| lab.client().connect(server.address).unwrap()).collect();
+    streams.iter().for_each(speaks);
+    (servers, streams)
+}
 
 /// Traffic through a box, over both protocols.
 pub fn traffic(lab: &Lab, amount: Amount) -> Traffic {
@@ -27,7 +55,7 @@ pub fn kill_worker(daemon: &Daemon) {
 
 /// How often a worker has gone on with what another has left.
 pub fn takeovers(daemon: &Daemon) -> usize {
-    daemon.log().matches(" sessions go on after ").count()
+    daemon.log().matches(": resumed ").count()
 }
 
 /// Every session was as it should be, and so many were made meanwhile, or more.

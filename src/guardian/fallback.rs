@@ -1,0 +1,54 @@
+//! The way back from an upgrade: when the new program fails before its first worker is ready, the previous one runs again in its
+//! place, with all sessions. EFFECT.
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sys::Registered;
+
+use super::handover::{Handover, Inherited, Previous, replace};
+
+/// What the previous program gets back.
+struct Fallback {
+    handover: Handover,
+    binary: Registered<OwnedFd>,
+    arguments: Vec<OsString>,
+}
+
+/// Any failure of the start leads here, wherever in the program it happens.
+static FALLBACK: Mutex<Option<Fallback>> = Mutex::new(None);
+
+fn fallback() -> MutexGuard<'static, Option<Fallback>> {
+    FALLBACK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on a failure leads back to the program that has handed over, if that can be run again.
+pub fn arm(Inherited { handover, open }: &mut Inherited) {
+    let Some(Previous { binary, arguments }) = handover.previous.clone() else { return };
+    if let Some(binary) = open.take(binary) {
+        let handover = Handover { previous: None, ..handover.clone() };
+        *fallback() = Some(Fallback { handover, binary: Registered::new(binary), arguments });
+    }
+}
+
+/// The new program works: it stays.
+pub fn disarm() {
+    *fallback() = None;
+}
+
+/// Whether a failure leads back to the previous program.
+pub fn is_armed() -> bool {
+    fallback().is_some()
+}
+
+/// Runs the previous program in this one's place, if this one was to replace it. Returns when there is none, or when it cannot be run.
+/// There must be no worker, and every descriptor that was handed over must still be open.
+pub fn go_back(why: &str) {
+    let Some(Fallback { handover, binary, arguments }) = fallback().take() else { return };
+    let failed = Some(format!("version {} has failed: {why}", env!("CARGO_PKG_VERSION")));
+    let handover = Handover { version: env!("CARGO_PKG_VERSION").to_owned(), failed, ..handover };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+    let err = replace(&path, &arguments, &handover);
+    tracing::error!("the previous program cannot be run again: {err}");
+}
