@@ -15,7 +15,7 @@ pub use descriptors::{close_others, inherit, inherited, open_descriptors, set_cl
 pub use event::{async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
-pub use process::{Fork, clone_sharing_descriptors, exit_now, fork};
+pub use process::{Fork, clone_sharing_descriptors, exit_now, fork, fork_keeping};
 pub use resolve::{Part, resolve};
 pub use signals::Signals;
 pub use sockopt::{
