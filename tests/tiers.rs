@@ -21,6 +21,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("flow", Tier::Pure),
     ("guardian::crashes", Tier::Pure),
     ("limits", Tier::Pure),
+    ("log::frame", Tier::Pure),
     ("metrics", Tier::Pure),
     ("paths::endpoint", Tier::Pure),
     ("paths::lingering", Tier::Pure),

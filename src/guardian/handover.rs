@@ -33,6 +33,9 @@ pub struct Handover {
     pub limit: u32,
     /// Whether the rules go with the daemon.
     pub ours: bool,
+    /// The processes that write the log of this program and of those before it. They end by themselves.
+    #[serde(default)]
+    pub log_writers: Vec<i32>,
 }
 
 impl Handover {

@@ -14,7 +14,7 @@ use crate::daemon::{Setup, interception, listeners, most_sessions, os};
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::lock::Lock;
-use crate::log::{self, Log};
+use crate::log;
 use crate::table::{Table, TableError};
 
 /// What this program was before.
@@ -33,7 +33,7 @@ pub struct Held {
     /// One list for each thread of a worker.
     pub listeners: Vec<Vec<Socket>>,
     pub signals: Signals,
-    pub log: Log,
+    pub log: log::Writer,
     pub kernel: Arc<Kernel>,
     /// The most sessions.
     pub limit: u32,
@@ -50,12 +50,13 @@ impl Held {
         let kernel = Arc::new(Kernel::probe(config)?);
         let listeners = listeners::bind_all(setup, &kernel)?;
         let (table, table_file) = Table::new(descriptors)?;
-        let log = log::init(&config.log)?;
+        // The log writer inherits that signals are blocked: Ctrl-C in a terminal does not end it.
+        let signals = watch_signals()?;
+        let log = log::start(&config.log)?;
         for degraded in &kernel.degraded {
             tracing::warn!("{degraded}");
         }
-        let signals = watch_signals()?;
-        let ours = in_child(|| {
+        let ours = in_child(log.log(), || {
             // It is of no use to anybody if the guardian is gone before it has begun.
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(os("being bound to the guardian"))?;
             interception::begin(config, setup.interception)
@@ -70,7 +71,7 @@ impl Held {
         let table_file = inherited.take(handover.table)?;
         let table = Table::open(&table_file)?;
         let kernel = Arc::new(Kernel::probe(&setup.config)?);
-        let log = log::init(&setup.config.log)?;
+        let log = log::resume(&setup.config.log, &handover.log_writers)?;
         let mut listener = |number: &RawFd| inherited.take(*number).map(Socket::from);
         let mut listen = |numbers: &Vec<RawFd>| numbers.iter().map(&mut listener).collect();
         let listeners = handover.listeners.iter().map(&mut listen).collect::<Result<_, _>>()?;
@@ -87,7 +88,7 @@ impl Held {
         let own =
             [self.lock.as_fd().as_raw_fd(), self.table_file.as_raw_fd(), self.signals.as_fd().as_raw_fd()];
         let listeners = self.listeners.iter().flatten().map(AsRawFd::as_raw_fd);
-        own.into_iter().chain(listeners).chain(self.log.descriptor()).collect()
+        own.into_iter().chain(listeners).chain(self.log.descriptors()).collect()
     }
 }
 
@@ -100,7 +101,7 @@ fn watch_signals() -> Result<Signals, Fatal> {
 ///
 /// # Errors
 /// What `work` came to; that it could not be done at all.
-pub fn in_child(work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fatal> {
+pub fn in_child(log: &log::Log, work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fatal> {
     let (mut answer, mut tell) = std::io::pipe().map_err(os("making a pipe"))?;
     match sys::fork().map_err(os("making a process for the rules"))? {
         Fork::Child => {
@@ -109,6 +110,7 @@ pub fn in_child(work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fata
                 Err(fatal) => (fatal.exit, fatal.message),
             };
             let _ = tell.write_all(text.as_bytes());
+            log.drain();
             sys::exit_now(exit as u8)
         }
         Fork::Parent(child) => {

@@ -179,7 +179,9 @@ impl Guardian {
         self.ready = true;
         let upgraded = self.upgraded.take();
         if let Some(started) = started.take() {
-            self.owned = None;
+            if self.owned.take().is_some() {
+                self.held.log.log().leave_terminal();
+            }
             started()?;
             if upgraded.is_none() {
                 let Held { limit, listeners, .. } = &self.held;

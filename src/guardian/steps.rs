@@ -41,7 +41,7 @@ impl Guardian {
                 channel: &self.channel,
                 kept,
                 guardian,
-                log: &self.held.log,
+                log: self.held.log.log(),
                 ours: self.held.ours,
                 draining: self.draining.is_some(),
                 why,
@@ -110,8 +110,7 @@ impl Guardian {
             }
             super::HUP => {
                 tell_service_manager(&[NotifyState::Reloading]);
-                self.held.log.reopen();
-                self.channel.tell(&Word::Reopen);
+                self.held.log.log().reopen();
                 tell_service_manager(&[NotifyState::Ready]);
             }
             _ => {}
@@ -203,6 +202,7 @@ impl Guardian {
             caller,
             limit: self.held.limit,
             ours: self.held.ours,
+            log_writers: self.held.log.processes().map(|process| process.as_raw_nonzero().get()).collect(),
         }
     }
 
@@ -284,6 +284,7 @@ impl Guardian {
     }
 
     pub(super) fn tick(&mut self) {
+        self.held.log.tick();
         let header = self.held.table.header();
         let beats = (0..self.held.listeners.len()).map(|n| header.thread(n).beats());
         if self.worker.is_some() && self.pulse.is_lost(beats) && !self.hung {
@@ -324,12 +325,15 @@ impl Guardian {
             tracing::error!("{fatal}");
         }
         drop((channel, door, state, table_file, listeners));
-        let own = [lock.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd()].into_iter().chain(log.descriptor());
+        let own =
+            [lock.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd()].into_iter().chain(log.descriptors());
         let kept: Vec<RawFd> = own.chain(owned).chain(callers.iter().map(Caller::descriptor)).collect();
         // What sessions have left is closed here, and that resets both ends.
         let closed = sys::close_others(&kept).map_err(os("closing what is left"));
-        let undone = in_child(|| interception::undo(&setup.config, ours).map(|()| true));
+        let undone = in_child(log.log(), || interception::undo(&setup.config, ours).map(|()| true));
         let ended = result.and(closed).and(undone.map(drop));
+        // Another daemon may start when the callers have their answer.
+        drop((lock, log));
         for caller in callers {
             match &ended {
                 Ok(()) => caller.done("stopped"),

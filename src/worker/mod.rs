@@ -22,7 +22,7 @@ use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::limits::Occupancy;
 use crate::listener;
-use crate::log::{self, Log};
+use crate::log::Log;
 use crate::metrics::Counters;
 use crate::paths::keep::Paths;
 use crate::shared::Shared;
@@ -94,6 +94,7 @@ pub fn live(birth: &Birth<'_>) -> ! {
         tracing::error!("a worker cannot begin: {fatal}");
         fatal.exit
     });
+    birth.log.drain();
     sys::exit_now(exit as u8)
 }
 
@@ -112,7 +113,6 @@ fn work(birth: &Birth<'_>) -> Result<Exit, Fatal> {
     let begun = Begun::of(&found, birth);
     begun.count(&table.header().counters());
     let shares = share_out(birth.listeners, found).map_err(os("taking the listeners"))?;
-    let log = birth.log.with_a_thread()?;
     let shared = Arc::new(Shared {
         config: setup.config.clone(),
         kernel: Arc::clone(birth.kernel),
@@ -122,9 +122,7 @@ fn work(birth: &Birth<'_>) -> Result<Exit, Fatal> {
         table,
         gate: Notify::new(),
     });
-    let ended = serve(&shared, shares, birth, &log, &begun);
-    drop(log);
-    ended
+    serve(&shared, shares, birth, &begun)
 }
 
 /// What the worker says when it is there.
@@ -198,13 +196,7 @@ fn share_out(listeners: &[Vec<Socket>], found: Found) -> io::Result<Vec<Share>> 
     Ok(shares)
 }
 
-fn serve(
-    shared: &Arc<Shared>,
-    shares: Vec<Share>,
-    birth: &Birth<'_>,
-    log: &log::Writer,
-    begun: &Begun,
-) -> Result<Exit, Fatal> {
+fn serve(shared: &Arc<Shared>, shares: Vec<Share>, birth: &Birth<'_>, begun: &Begun) -> Result<Exit, Fatal> {
     let rt = Builder::new_current_thread().enable_all().build().map_err(os("making the runtime"))?;
     let (orders, heard) = watch::channel(Order::GoOn);
     let start = |(n, share)| Thread::start(n, share, shared, &heard);
@@ -230,7 +222,7 @@ fn serve(
         if birth.draining {
             keeper.drain(shared, "as before");
         }
-        let end = orders::until_the_end(shared, birth.channel, birth.guardian, log, keeper).await;
+        let end = orders::until_the_end(shared, birth.channel, birth.guardian, birth.log, keeper).await;
         let _ = orders.send(end.order);
         threads.into_iter().for_each(Thread::end);
         if end.order == Order::Stop {

@@ -12,7 +12,7 @@ use tokio::time::{Interval, interval};
 use super::TICK;
 use crate::daemon::gate::Guard;
 use crate::daemon::{Interception, interception};
-use crate::log;
+use crate::log::Log;
 use crate::shared::Shared;
 
 /// How often a worker that drains looks whether it is done.
@@ -56,8 +56,6 @@ pub enum Word {
     Drain(String),
     /// Rest.
     Rest,
-    /// Open the log again.
-    Reopen,
 }
 
 impl Channel {
@@ -87,7 +85,6 @@ impl Channel {
             Word::Stop(why) => format!("stop {why}"),
             Word::Drain(why) => format!("drain {why}"),
             Word::Rest => "rest ".to_owned(),
-            Word::Reopen => "reopen ".to_owned(),
         };
         // A worker that hears nothing is noticed by what it does not do.
         let _ = self.guardian.send(text.as_bytes());
@@ -120,7 +117,6 @@ impl Channel {
             "stop" => Word::Stop(why.to_owned()),
             "drain" => Word::Drain(why.to_owned()),
             "rest" => Word::Rest,
-            "reopen" => Word::Reopen,
             _ => return None,
         })
     }
@@ -139,7 +135,7 @@ pub async fn until_the_end(
     shared: &Shared,
     channel: &Channel,
     guardian: Pid,
-    log: &log::Writer,
+    log: &Log,
     mut keeper: Keeper,
 ) -> End {
     let ended = |order| End { order, orphan: false };
@@ -171,14 +167,16 @@ pub async fn until_the_end(
                         }
                         Word::Drain(why) => keeper.drain(shared, &why),
                         Word::Rest => return ended(Order::Rest),
-                        Word::Reopen => log.reopen(),
                     }
                 }
             }
             () = &mut gone, if !keeper.orphan => keeper.orphaned(shared),
             () = shared.gate.notified() => keeper.guard.look(shared),
             () = keeper.guard.later(shared) => keeper.guard.look_again(shared),
-            _ = ticks.tick() => shared.table.header().say_sessions(shared.occupancy.sessions()),
+            _ = ticks.tick() => {
+                shared.table.header().say_sessions(shared.occupancy.sessions());
+                log.tick();
+            }
             () = drained(&mut keeper.draining, shared) => {
                 if keeper.orphan {
                     return End { order: Order::Stop, orphan: true };
