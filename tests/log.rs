@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use lab::peers::{self, Server, echo, expect_reset};
@@ -208,5 +209,65 @@ fn a_program_that_replaces_another_has_a_log_writer_of_its_own_and_the_last_one_
         records_a_session(&lab, &daemon);
         let (status, log) = daemon.stop();
         assert!(status.success() && log.contains("stopped: "), "{log}");
+    });
+}
+
+/// The fields of an entry in the journal's native protocol, which systemd documents: `FIELD=value`, or the field's name, a line feed, the
+/// value's length as 64 bits in little-endian order, and the value.
+fn journal_fields(mut entry: &[u8]) -> Vec<(String, String)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut fields = Vec::new();
+    while !entry.is_empty() {
+        let end = entry.iter().position(|&byte| byte == b'\n').unwrap();
+        let (line, rest) = (&entry[..end], &entry[end + 1..]);
+        let (name, value, rest) = match line.iter().position(|&byte| byte == b'=') {
+            Some(equals) => (&line[..equals], &line[equals + 1..], rest),
+            None => {
+                let (len, rest) = rest.split_first_chunk().unwrap();
+                let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*len)).unwrap());
+                (line, value, rest.strip_prefix(b"\n").unwrap())
+            }
+        };
+        fields.push((text(name), text(value)));
+        entry = rest;
+    }
+    fields
+}
+
+#[test]
+fn the_journal_is_sent_a_message_of_several_lines_whole() {
+    netns(|| {
+        let lab = Lab::new();
+        fs::create_dir_all("/run/systemd/journal").unwrap();
+        let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+        journal.set_read_timeout(Some(SOON)).unwrap();
+        // An nft that complains in two lines as soon as there is a file.
+        fs::create_dir("/run/bin").unwrap();
+        let nft = "#!/bin/sh\n[ -e /run/broken ] || exec /usr/sbin/nft \"$@\"\nprintf 'first line\\nPRIORITY=0\\n' >&2\nexit 1\n";
+        fs::write("/run/bin/nft", nft).unwrap();
+        fs::set_permissions("/run/bin/nft", fs::Permissions::from_mode(0o755)).unwrap();
+        let settings = ["--set", "log.target=journal", "--set", "log.level=debug"];
+        let run = [&["PATH=/run/bin:/usr/sbin:/usr/bin:/sbin:/bin", BIN, "run"], &settings[..]].concat();
+        let daemon = lab.gateway.spawn("env", &run);
+        let hear = |what: &str| loop {
+            let mut entry = [0; 8192];
+            let len = journal.recv(&mut entry).unwrap_or_else(|err| panic!("{what}: {err}"));
+            let fields = journal_fields(&entry[..len]);
+            if fields.iter().any(|(_, value)| value.contains(what)) {
+                break fields;
+            }
+        };
+        let ready = hear("ready: ");
+        assert_eq!(
+            ready[..2],
+            [("PRIORITY", "6"), ("SYSLOG_IDENTIFIER", "tcp-intercept")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+        fs::write("/run/broken", "").unwrap();
+        daemon.signal(Signal::TERM);
+        let fields = hear("first line");
+        let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE"]);
+        assert!(fields[2].1.contains("first line\nPRIORITY=0"), "{fields:?}");
     });
 }

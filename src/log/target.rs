@@ -122,9 +122,16 @@ fn journal() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// An entry of the journal's native protocol: FIELD=value lines.
+/// An entry of the journal's native protocol: FIELD=value lines. A value with a line feed in it has its length before it instead, as
+/// 64 bits in little-endian order.
 fn journal_entry(priority: u8, text: &[u8]) -> Vec<u8> {
-    let mut entry = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=tcp-intercept\nMESSAGE=").into_bytes();
+    let mut entry = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=tcp-intercept\nMESSAGE").into_bytes();
+    if text.contains(&b'\n') {
+        entry.push(b'\n');
+        entry.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    } else {
+        entry.push(b'=');
+    }
     entry.extend_from_slice(text);
     entry.push(b'\n');
     entry
