@@ -56,6 +56,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("dropin::pid_file", Tier::Effect),
     ("guardian::door", Tier::Effect),
     ("guardian::handover", Tier::Effect),
+    ("guardian::service_manager", Tier::Effect),
     ("kernel", Tier::Effect),
     ("leg", Tier::Effect),
     ("listener", Tier::Effect),

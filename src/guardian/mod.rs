@@ -7,6 +7,7 @@ mod crashes;
 pub mod door;
 pub mod handover;
 mod held;
+mod service_manager;
 mod steps;
 mod upgrade;
 
@@ -15,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
-use sd_notify::NotifyState;
 
 use self::crashes::{Crashes, Pulse};
 use self::door::{Caller, Door};
 use self::held::{Held, Upgraded};
+use self::service_manager::ServiceManager;
 use self::upgrade::Trial;
 use crate::daemon::{Setup, os};
 use crate::exit::Fatal;
@@ -79,6 +80,7 @@ struct Guardian {
     held: Held,
     channel: Channel,
     door: Door,
+    service_manager: ServiceManager,
     worker: Option<Pid>,
     /// The worker takes connections.
     ready: bool,
@@ -130,6 +132,7 @@ impl Guardian {
             held,
             channel,
             door: Door::default(),
+            service_manager: ServiceManager::from_environment(),
             worker: None,
             ready: false,
             pulse: Pulse::default(),
@@ -189,7 +192,7 @@ impl Guardian {
                 let (threads, listen) = (listeners.len(), listen.join(" and "));
                 tracing::info!("ready: {threads} workers, at most {limit} sessions, listening on {listen}");
             }
-            steps::tell_service_manager(&[NotifyState::Ready]);
+            self.service_manager.ready();
         }
         if let Some(Upgraded { version, caller: Some(caller) }) = upgraded {
             caller.done(&format!("upgraded from {version} to {}", env!("CARGO_PKG_VERSION")));

@@ -1,12 +1,10 @@
 //! What the guardian does when something has happened. WIRING.
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitStatus, getpid, kill_process};
-use sd_notify::NotifyState;
 use sys::Fork;
 
 use super::crashes::Pulse;
@@ -66,6 +64,7 @@ impl Guardian {
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         let mut all = self.held.descriptors();
         all.extend(self.owned);
+        all.extend(self.service_manager.descriptor());
         all.extend(self.upgraded.iter().filter_map(|before| Some(before.caller.as_ref()?.descriptor())));
         all.extend(self.channel.descriptors());
         all.extend(self.door.descriptors());
@@ -109,9 +108,9 @@ impl Guardian {
                 self.stop("SIGHUP");
             }
             super::HUP => {
-                tell_service_manager(&[NotifyState::Reloading]);
+                self.service_manager.reloading();
                 self.held.log.log().reopen();
-                tell_service_manager(&[NotifyState::Ready]);
+                self.service_manager.ready();
             }
             _ => {}
         }
@@ -142,7 +141,7 @@ impl Guardian {
             return;
         }
         self.abandon_upgrade("the daemon stops");
-        tell_service_manager(&[NotifyState::Stopping]);
+        self.service_manager.stopping();
         self.state = State::Stopping { until: Instant::now() + TO_STOP };
         self.channel.tell(&Word::Stop(why.to_owned()));
     }
@@ -303,14 +302,10 @@ impl Guardian {
         if self.draining.is_some() && status != self.said {
             self.callers.iter_mut().for_each(|caller| caller.say(&status));
         }
-        let mut state = Vec::new();
         if status != self.said {
-            state.push(NotifyState::Status(&status));
+            self.service_manager.status(&status);
         }
-        if self.ready || self.next.is_some() {
-            state.push(NotifyState::Watchdog);
-        }
-        tell_service_manager(&state);
+        self.service_manager.tick(self.ready || self.next.is_some());
         self.said = status;
     }
 
@@ -319,12 +314,12 @@ impl Guardian {
         // Whoever still runs would have its descriptors closed below it.
         self.kill();
         self.worker.map(super::reap);
-        let Self { setup, held, channel, door, state, callers, owned, .. } = self;
+        let Self { setup, held, channel, door, state, callers, owned, service_manager, .. } = self;
         let Held { lock, table_file, listeners, signals, log, ours, .. } = held;
         if let Err(fatal) = &result {
             tracing::error!("{fatal}");
         }
-        drop((channel, door, state, table_file, listeners));
+        drop((channel, door, state, table_file, listeners, service_manager));
         let own =
             [lock.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd()].into_iter().chain(log.descriptors());
         let kept: Vec<RawFd> = own.chain(owned).chain(callers.iter().map(Caller::descriptor)).collect();
@@ -372,15 +367,5 @@ fn not_upgraded(why: &str, caller: Option<Caller>) {
     tracing::error!("not upgraded, and nothing has changed: {why}");
     if let Some(caller) = caller {
         caller.refuse(&format!("not upgraded, and nothing has changed: {why}"));
-    }
-}
-
-/// Type=notify; without a service manager it does nothing. That it cannot be told is said once.
-pub(super) fn tell_service_manager(state: &[NotifyState<'_>]) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if let Err(err) = sd_notify::notify(state)
-        && !SAID.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {err}");
     }
 }
