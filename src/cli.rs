@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::stdio::stderr;
 
 use crate::cmd;
 use crate::cmd::rules::Action;
@@ -129,9 +131,17 @@ pub fn main() -> ExitCode {
         Err(fatal) => {
             // Of an upgrade that has failed: then the previous program runs in this one's place.
             guardian::fallback::go_back(&fatal.message);
-            eprintln!("tcp-intercept: {fatal}");
+            complain(&fatal);
             fatal.exit.into()
         }
+    }
+}
+
+/// Prints why the program ends. A daemon must end also beside a standard error that nobody reads: this waits a second for room there.
+fn complain(fatal: &Fatal) {
+    let mut room = [PollFd::from_borrowed_fd(stderr(), PollFlags::OUT)];
+    if !matches!(poll(&mut room, Some(&Timespec { tv_sec: 1, tv_nsec: 0 })), Ok(0)) {
+        eprintln!("tcp-intercept: {fatal}");
     }
 }
 

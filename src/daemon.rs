@@ -27,6 +27,8 @@ pub struct Setup {
     pub interception: Interception,
     /// SIGHUP has the log opened again; else it ends the daemon, unless a service manager may have sent it.
     pub reopens_log: bool,
+    /// It gives its terminal up as soon as it has started.
+    pub background: bool,
     /// The configuration file as it was read, for a program that takes this one's place; `None`: there was none.
     pub text: Option<String>,
     /// What another program has handed over to this one.
@@ -39,6 +41,7 @@ impl From<Config> for Setup {
             listen: listener::addresses(&config).to_vec(),
             interception: if config.rules.manage { Interception::Managed } else { Interception::Expected },
             reopens_log: matches!(config.log.target, LogTarget::File(_)),
+            background: false,
             text: None,
             inherited: None,
             config,

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use lab::peers::{Server, echo};
-use lab::{BOTH, Daemon, Ip, Lab, netns, wait_until};
-use rustix::process::Signal;
+use lab::{BOTH, Daemon, Ip, Lab, Proc, netns, wait_until};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 const SOON: Duration = Duration::from_secs(20);
@@ -33,11 +34,8 @@ fn hear(manager: &UnixDatagram, what: &str) {
 fn the_service_manager_hears_when_it_is_ready_how_it_is_and_when_it_stops() {
     netns(|| {
         let lab = Lab::new();
-        let manager = UnixDatagram::bind("/run/notify").unwrap();
-        manager.set_read_timeout(Some(SOON)).unwrap();
-        let mut command = lab.gateway.cmd(BIN);
-        command.arg("run").env("NOTIFY_SOCKET", "/run/notify");
-        let mut daemon = lab::Proc::start("tcp-intercept", command);
+        let manager = manager();
+        let mut daemon = run(&lab, "/run/notify");
         hear(&manager, "READY=1");
         assert!(
             lab.gateway.run("nft list tables").contains("tcp_intercept"),
@@ -56,6 +54,93 @@ fn the_service_manager_hears_when_it_is_ready_how_it_is_and_when_it_stops() {
         daemon.signal(Signal::TERM);
         hear(&manager, "STOPPING=1");
         assert!(daemon.wait(SOON).success());
+    });
+}
+
+/// A service manager at /run/notify.
+fn manager() -> UnixDatagram {
+    let manager = UnixDatagram::bind("/run/notify").unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    manager
+}
+
+/// A daemon that tells `socket` what it does.
+fn run(lab: &Lab, socket: &str) -> Proc {
+    let mut command = lab.gateway.cmd(BIN);
+    command.arg("run").env("NOTIFY_SOCKET", socket);
+    Proc::start("tcp-intercept", command)
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_holds_nothing_up_and_hears_everything_later() {
+    netns(|| {
+        let lab = Lab::new();
+        let manager = manager();
+        let other = UnixDatagram::unbound().unwrap();
+        other.set_nonblocking(true).unwrap();
+        while other.send_to(b"OTHER=1", "/run/notify").is_ok() {}
+        let mut daemon = run(&lab, "/run/notify");
+        daemon.wait_for("ready: ", SOON);
+        // The guardian still answers.
+        let answer = lab.gateway.run(&format!("timeout 10 {BIN} upgrade /bin/true 2>&1 || true"));
+        assert!(answer.contains("nothing has changed"), "{answer}");
+        daemon.signal(Signal::HUP);
+        let answer = lab.gateway.run(&format!("timeout 10 {BIN} upgrade /bin/true 2>&1 || true"));
+        assert!(answer.contains("nothing has changed"), "{answer}");
+
+        let mut heard = String::new();
+        while !heard.contains("WATCHDOG=1") {
+            let mut message = [0; 256];
+            let len = manager.recv(&mut message).unwrap_or_else(|err| panic!("{err}: {heard}"));
+            heard.push_str(&String::from_utf8_lossy(&message[..len]));
+        }
+        let lines: Vec<_> = heard.lines().map(|line| line.trim_start_matches("OTHER=1")).collect();
+        let first: Vec<_> = lines.iter().map(|line| line.split(['=', ' ']).next().unwrap()).collect();
+        assert_eq!(first, ["READY", "RELOADING", "MONOTONIC_USEC", "READY", "STATUS", "WATCHDOG"], "{heard}");
+        daemon.signal(Signal::TERM);
+        hear(&manager, "STOPPING=1");
+        assert!(daemon.wait(SOON).success());
+    });
+}
+
+#[test]
+fn the_watchdog_hears_of_a_daemon_that_has_as_many_descriptors_as_it_may() {
+    netns(|| {
+        let lab = Lab::new();
+        let manager = manager();
+        let daemon = run(&lab, "/run/notify");
+        hear(&manager, "READY=1");
+        // All lower numbers are taken.
+        let limit = Rlimit { current: Some(10), maximum: Some(10) };
+        prlimit(Pid::from_raw(daemon.pid().cast_signed()), Resource::Nofile, limit).unwrap();
+        (0..4).for_each(|_| hear(&manager, "WATCHDOG=1"));
+    });
+}
+
+#[test]
+fn a_service_manager_that_starts_again_under_its_name_is_told_on() {
+    netns(|| {
+        let lab = Lab::new();
+        let first = manager();
+        let _daemon = run(&lab, "/run/notify");
+        hear(&first, "READY=1");
+        drop(first);
+        std::fs::remove_file("/run/notify").unwrap();
+        let second = manager();
+        (0..2).for_each(|_| hear(&second, "WATCHDOG=1"));
+    });
+}
+
+#[test]
+fn a_service_manager_with_an_abstract_name_is_told() {
+    netns(|| {
+        let lab = Lab::new();
+        let name = SocketAddr::from_abstract_name("manager").unwrap();
+        let manager = lab.gateway.enter(|| UnixDatagram::bind_addr(&name)).unwrap();
+        manager.set_read_timeout(Some(SOON)).unwrap();
+        let _daemon = run(&lab, "@manager");
+        hear(&manager, "READY=1");
+        hear(&manager, "WATCHDOG=1");
     });
 }
 

@@ -29,6 +29,6 @@ pub use host::{End, Host, link};
 pub use line::Line;
 pub use namespaces::{netns, netns_as_user, program};
 pub use pair::Pair;
-pub use process::{Proc, find_worker, working};
+pub use process::{Proc, find_log_writer, find_worker, working};
 pub use topology::{BOTH, Ip, Lab, Shape};
 pub use wait::{becomes, wait_until};

@@ -106,10 +106,19 @@ impl Proc {
 
 /// A child of `guardian` with the name that a worker gives itself.
 pub fn find_worker(guardian: u32) -> Option<u32> {
+    find_child(guardian, "tcp-int-worker")
+}
+
+/// The process that writes the log of the daemon whose guardian is `guardian`.
+pub fn find_log_writer(guardian: u32) -> Option<u32> {
+    find_child(guardian, "tcp-int-log")
+}
+
+fn find_child(of: u32, called: &str) -> Option<u32> {
     std::fs::read_dir("/proc").ok()?.find_map(|entry| {
         let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let (name, state, parent) = stat(pid)?;
-        (name == "tcp-int-worker" && state != "Z" && parent == guardian).then_some(pid)
+        (name == called && state != "Z" && parent == of).then_some(pid)
     })
 }
 

@@ -53,6 +53,7 @@ fn serve(flags: &Flags, setup: Setup, starting: Option<Starting>) -> Result<(Str
     let rehearsal = setup.inherited.as_ref().is_some_and(|inherited| inherited.handover.trial);
     let pid_file = flags.pid_file.as_deref().filter(|_| !rehearsal);
     let _pid_file = pid_file.map(PidFile::create).transpose()?;
+    let setup = Setup { background: starting.is_some(), ..setup };
     let text = guardian::run(setup, || starting.map_or(Ok(()), Starting::finish))?;
     Ok((text, Exit::Ok))
 }

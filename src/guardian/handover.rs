@@ -37,6 +37,9 @@ pub struct Handover {
     pub limit: u32,
     /// Whether the rules go with the daemon.
     pub ours: bool,
+    /// The processes that write the log of this program and of those before it. They end by themselves.
+    #[serde(default)]
+    pub log_writers: Vec<i32>,
     /// The program that hands over, to return to if this one fails before its first worker is ready.
     #[serde(default)]
     pub previous: Option<Previous>,

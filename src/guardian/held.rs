@@ -16,7 +16,7 @@ use crate::daemon::{Setup, interception, listeners, most_sessions, os};
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
 use crate::lock::Lock;
-use crate::log::{self, Log};
+use crate::log;
 use crate::reserve::Reserve;
 use crate::table::{Table, TableError};
 use crate::worker::{Channel, Listeners};
@@ -38,7 +38,7 @@ pub struct Held {
     pub table_file: Registered<OwnedFd>,
     pub listeners: Listeners,
     pub signals: Signals,
-    pub log: Log,
+    pub log: log::Writer,
     pub kernel: Arc<Kernel>,
     /// The highest number of sessions.
     pub limit: u32,
@@ -80,13 +80,14 @@ impl Held {
         let listeners = listeners::bind_all(setup, &kernel)?;
         let (table, table_file) = Table::new(descriptors)?;
         let table_file = Registered::new(table_file);
-        let log = log::init(&config.log)?;
+        // The log writer inherits that signals are blocked: Ctrl-C in a terminal does not end it.
+        let signals = watch_signals()?;
+        let log = log::start(&config.log)?;
         for degraded in &kernel.degraded {
             tracing::warn!("{degraded}");
         }
-        let signals = watch_signals()?;
         let own = Own::new()?;
-        let ours = in_child(|| {
+        let ours = in_child(log.log(), || {
             // It is of no use to anybody if the guardian is gone before it has begun.
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(os("being bound to the guardian"))?;
             interception::begin(config, setup.interception)
@@ -108,8 +109,8 @@ impl Held {
         }
         let table = Table::open(inherited.get(handover.table)?)?;
         let kernel = Arc::new(Kernel::probe(&setup.config)?);
-        let log = log::init(&setup.config.log)?;
         let signals = watch_signals()?;
+        let log = log::resume(&setup.config.log, &handover.log_writers)?;
         let own = Own::new()?;
 
         let lock = Lock::held(inherited.take(handover.lock)?);
@@ -133,7 +134,7 @@ fn watch_signals() -> Result<Signals, Fatal> {
 ///
 /// # Errors
 /// What `work` came to; that it could not be done at all.
-pub fn in_child(work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fatal> {
+pub fn in_child(log: &log::Log, work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fatal> {
     let (mut answer, mut tell) = std::io::pipe().map_err(os("making a pipe"))?;
     match sys::fork().map_err(os("making a process for the rules"))? {
         Fork::Child => {
@@ -142,6 +143,7 @@ pub fn in_child(work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fata
                 Err(fatal) => (fatal.exit, fatal.message),
             };
             let _ = tell.write_all(text.as_bytes());
+            log.drain();
             sys::exit_now(exit as u8)
         }
         Fork::Parent(child) => {

@@ -8,6 +8,7 @@ pub mod door;
 pub mod fallback;
 pub mod handover;
 mod held;
+mod service_manager;
 mod steps;
 mod upgrade;
 mod workers;
@@ -17,12 +18,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
-use sd_notify::NotifyState;
 
 use self::crashes::{Backoff, Crashes, Pulse};
 use self::door::{Caller, Door};
 use self::handover::Inherited;
 use self::held::{Held, Upgraded};
+use self::service_manager::ServiceManager;
 use self::upgrade::Trial;
 use crate::daemon::{Setup, os};
 use crate::exit::Fatal;
@@ -98,6 +99,7 @@ struct Guardian {
     setup: Setup,
     held: Held,
     door: Door,
+    service_manager: ServiceManager,
     worker: Option<Pid>,
     /// The worker takes connections.
     ready: bool,
@@ -148,6 +150,7 @@ impl Guardian {
             setup,
             held,
             door: Door::default(),
+            service_manager: ServiceManager::from_environment(),
             worker: None,
             ready: false,
             pulse: Pulse::default(),
@@ -202,6 +205,9 @@ impl Guardian {
         fallback::disarm();
         let upgraded = self.upgraded.take();
         if let Some(started) = started.take() {
+            if self.setup.background {
+                self.held.log.log().leave_terminal();
+            }
             started()?;
             if upgraded.is_none() {
                 let Held { limit, listeners, .. } = &self.held;
@@ -209,7 +215,7 @@ impl Guardian {
                 let (threads, listen) = (listeners.len(), listen.join(" and "));
                 tracing::info!("ready: {threads} workers, at most {limit} sessions, listening on {listen}");
             }
-            steps::tell_service_manager(&[NotifyState::Ready]);
+            self.service_manager.ready();
         }
         match upgraded {
             Some(Upgraded { failed: Some(why), caller, .. }) => steps::not_upgraded(&why, caller),

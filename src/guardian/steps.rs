@@ -1,11 +1,9 @@
 //! What the guardian does when something has happened. WIRING.
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sd_notify::NotifyState;
 use socket2::Socket;
 use sys::Registered;
 
@@ -53,10 +51,9 @@ impl Guardian {
                 self.stop("SIGHUP");
             }
             super::HUP => {
-                tell_service_manager(&[NotifyState::Reloading]);
-                self.held.log.reopen();
-                self.held.own.channel.tell(&Message::Reopen);
-                tell_service_manager(&[NotifyState::Ready]);
+                self.service_manager.reloading();
+                self.held.log.log().reopen();
+                self.service_manager.ready();
             }
             _ => {}
         }
@@ -87,7 +84,7 @@ impl Guardian {
             return;
         }
         self.abandon_upgrade("the daemon stops");
-        tell_service_manager(&[NotifyState::Stopping]);
+        self.service_manager.stopping();
         self.state = State::Stopping { until: Instant::now() + TO_STOP };
         self.held.own.channel.tell(&Message::Stop(why.to_owned()));
     }
@@ -148,6 +145,7 @@ impl Guardian {
             caller,
             limit: self.held.limit,
             ours: self.held.ours,
+            log_writers: self.held.log.processes().map(|process| process.as_raw_nonzero().get()).collect(),
             previous: Some(Previous { binary: self.held.own.binary.as_raw_fd(), arguments: own_arguments() }),
             failed: None,
         }
@@ -192,6 +190,7 @@ impl Guardian {
     }
 
     pub(super) fn tick(&mut self) {
+        self.held.log.tick();
         let header = self.held.table.header();
         self.check_pulse();
         if self.ready {
@@ -209,14 +208,10 @@ impl Guardian {
         if self.draining.is_some() && status != self.said {
             self.callers.iter_mut().for_each(|caller| caller.say(&status));
         }
-        let mut state = Vec::new();
         if status != self.said {
-            state.push(NotifyState::Status(&status));
+            self.service_manager.status(&status);
         }
-        if self.ready || self.next.is_some() {
-            state.push(NotifyState::Watchdog);
-        }
-        tell_service_manager(&state);
+        self.service_manager.tick(self.ready || self.next.is_some());
         self.said = status;
     }
 
@@ -224,16 +219,18 @@ impl Guardian {
     pub(super) fn end(mut self, result: Result<(), Fatal>) -> Result<(), Fatal> {
         // A worker that still runs would have its descriptors closed.
         self.end_worker();
-        let Self { setup, held, door, state, callers, .. } = self;
-        let Held { lock: _lock, table_file, listeners, signals: _signals, log: _log, ours, own, .. } = held;
+        let Self { setup, held, door, state, callers, service_manager, .. } = self;
+        let Held { lock, table_file, listeners, signals: _signals, log, ours, own, .. } = held;
         if let Err(fatal) = &result {
             tracing::error!("{fatal}");
         }
-        drop((own, door, state, table_file, listeners));
+        drop((own, door, state, table_file, listeners, service_manager));
         // The sockets of the sessions are closed here, and that resets both ends.
         let closed = sys::close_unregistered().map_err(os("closing the sockets of the sessions"));
-        let undone = in_child(|| interception::undo(&setup.config, ours).map(|()| true));
+        let undone = in_child(log.log(), || interception::undo(&setup.config, ours).map(|()| true));
         let ended = result.and(closed).and(undone.map(drop));
+        // Another daemon may start when the callers have their answer.
+        drop((lock, log));
         for caller in callers {
             match &ended {
                 Ok(()) => caller.done("stopped"),
@@ -248,15 +245,5 @@ pub(super) fn not_upgraded(why: &str, caller: Option<Caller>) {
     tracing::error!("not upgraded, and nothing has changed: {why}");
     if let Some(caller) = caller {
         caller.refuse(&format!("not upgraded, and nothing has changed: {why}"));
-    }
-}
-
-/// Type=notify; without a service manager it does nothing. That it cannot be told is said once.
-pub(super) fn tell_service_manager(state: &[NotifyState<'_>]) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if let Err(err) = sd_notify::notify(state)
-        && !SAID.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {err}");
     }
 }

@@ -32,7 +32,7 @@ impl Guardian {
             limit: self.held.limit,
             channel: &self.held.own.channel,
             guardian: &self.held.own.process,
-            log: &self.held.log,
+            log: self.held.log.log(),
             ours: self.held.ours,
             draining: self.draining.is_some(),
             reason,

@@ -93,6 +93,7 @@ pub fn run(config: &WorkerConfig<'_>) -> u8 {
         tracing::error!("a worker cannot start: {fatal}");
         fatal.exit
     });
+    config.log.drain();
     exit as u8
 }
 
@@ -105,7 +106,6 @@ fn work(config: &WorkerConfig<'_>) -> Result<Exit, Fatal> {
     crash::at(Point::Start);
     let mut open = Unowned::list().map_err(os("listing the descriptors of the previous worker"))?;
     takeover::close_leftovers(table, &mut open, own_mark);
-    let log = config.log.with_a_thread()?;
     let shared = Arc::new(Shared::new(setup.config.clone(), Arc::clone(config.kernel), config.limit, table));
     let prepared = Prepared::new(&shared, config.listeners, config.channel, config.guardian)?;
     let own: Vec<SocketAddr> =
@@ -115,9 +115,7 @@ fn work(config: &WorkerConfig<'_>) -> Result<Exit, Fatal> {
     crash::at(Point::TakenOver);
     let resumed = Resumed::of(&found, config);
     resumed.count(&shared.counters);
-    let ended = prepared.serve(&shared, found, config, &log, &resumed);
-    drop(log);
-    ended
+    prepared.serve(&shared, found, config, &resumed)
 }
 
 /// What a worker reports when it has started.

@@ -13,7 +13,7 @@ use tokio::time::{Interval, interval, timeout};
 
 use super::{Listeners, TICK, host};
 use crate::crash::{self, Point};
-use crate::log;
+use crate::log::Log;
 use crate::shared::Shared;
 
 /// How often a worker that drains looks whether it is done.
@@ -60,8 +60,6 @@ pub enum Message {
     Drain(String),
     /// Rest.
     Rest,
-    /// Open the log again.
-    Reopen,
 }
 
 impl Channel {
@@ -101,7 +99,6 @@ impl Channel {
             Message::Stop(why) => format!("stop {why}"),
             Message::Drain(why) => format!("drain {why}"),
             Message::Rest => "rest ".to_owned(),
-            Message::Reopen => "reopen ".to_owned(),
         };
         // A worker that hears nothing is noticed by what it does not do.
         let _ = self.guardian.send(text.as_bytes());
@@ -134,7 +131,6 @@ impl Channel {
             "stop" => Message::Stop(why.to_owned()),
             "drain" => Message::Drain(why.to_owned()),
             "rest" => Message::Rest,
-            "reopen" => Message::Reopen,
             _ => return None,
         })
     }
@@ -162,7 +158,7 @@ pub struct Control<'a> {
 pub async fn until_the_end(
     shared: &Arc<Shared>,
     Control { channel, messages, guardian }: Control<'_>,
-    log: &log::Writer,
+    log: &Log,
     mut drain: Drain<'_>,
 ) -> End {
     let ended = |order| End { order, orphan: false };
@@ -186,7 +182,6 @@ pub async fn until_the_end(
                         }
                         Message::Drain(why) => drain.start(shared, &why),
                         Message::Rest => return ended(Order::Rest),
-                        Message::Reopen => log.reopen(),
                     }
                 }
             }
@@ -195,6 +190,7 @@ pub async fn until_the_end(
                 crash::at(Point::Control);
                 header.control_beat();
                 header.say_sessions(shared.occupancy.sessions());
+                log.tick();
             }
             () = drained(&mut drain.draining, shared) => {
                 if drain.orphan {

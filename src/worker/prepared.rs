@@ -17,7 +17,6 @@ use super::{Listeners, Resumed, StartReason, WorkerConfig};
 use crate::crash::{self, Point};
 use crate::daemon::{interception, os};
 use crate::exit::{Exit, Fatal};
-use crate::log;
 use crate::shared::Shared;
 use crate::takeover::Found;
 
@@ -69,7 +68,6 @@ impl Prepared {
         shared: &Arc<Shared>,
         found: Found,
         config: &WorkerConfig<'_>,
-        log: &log::Writer,
         resumed: &Resumed,
     ) -> Result<Exit, Fatal> {
         let Self { runtime, orders, host, mut threads, messages, guardian } = self;
@@ -89,7 +87,7 @@ impl Prepared {
                 drain.start(shared, "as before");
             }
             let control = Control { channel: config.channel, messages, guardian };
-            let end = orders::until_the_end(shared, control, log, drain).await;
+            let end = orders::until_the_end(shared, control, config.log, drain).await;
             let _ = orders.send(end.order);
             threads.into_iter().for_each(Thread::end);
             if end.orphan {

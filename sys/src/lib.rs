@@ -17,7 +17,7 @@ pub use descriptors::{
 pub use event::{async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
-pub use process::{Fork, die_with_caller, exit_now, fork, spawn_sharing_descriptors};
+pub use process::{Fork, die_with_caller, exit_now, fork, fork_keeping, spawn_sharing_descriptors};
 pub use resolve::{Part, resolve};
 pub use signals::Signals;
 pub use sockopt::{

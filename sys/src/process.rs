@@ -2,6 +2,7 @@
 use std::fs;
 use std::io;
 use std::num::NonZeroI32;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -69,6 +70,48 @@ pub fn die_with_caller(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(bind) }
 }
 
+/// Starts a process that closes every descriptor but the standard three and those in `kept`, does `run` with `state`, and ends with the
+/// status that `run` returns. `state` and everything else in the memory of this process is a copy there, and nothing of it is dropped:
+/// `run` must use only those objects in it whose descriptors are in `kept`.
+///
+/// # Errors
+/// Those of [`fork`].
+pub fn fork_keeping<T>(kept: &[RawFd], state: &T, run: fn(&T) -> u8) -> io::Result<NonZeroI32> {
+    let gaps = gaps(kept);
+    match fork()? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => {
+            // A panic must not unwind into the caller's frames, which would then drop what they own.
+            let work = || {
+                for &(first, last) in &gaps {
+                    // SAFETY: close_range() touches no memory. The owners of these descriptors are never dropped or used here.
+                    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
+                        return u8::MAX;
+                    }
+                }
+                run(state)
+            };
+            exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(u8::MAX))
+        }
+    }
+}
+
+/// The ranges of descriptor numbers above the standard three that are not in `kept`.
+fn gaps(kept: &[RawFd]) -> Vec<(libc::c_uint, libc::c_uint)> {
+    let mut kept: Vec<libc::c_uint> = kept.iter().filter_map(|&fd| fd.try_into().ok()).collect();
+    kept.sort_unstable();
+    let mut gaps = Vec::new();
+    let mut next = 3;
+    for fd in kept {
+        if fd > next {
+            gaps.push((next, fd - 1));
+        }
+        next = next.max(fd + 1);
+    }
+    gaps.push((next, libc::c_uint::MAX));
+    gaps
+}
+
 /// Ends this process as it stands: nothing is dropped, nothing is flushed.
 pub fn exit_now(status: u8) -> ! {
     // SAFETY: _exit() does not come back and touches no memory.
@@ -84,5 +127,13 @@ mod tests {
         // The test's own thread is the second one.
         assert_eq!(fork().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
         assert_eq!(spawn_sharing_descriptors(&(), |()| 0).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_in_a_gap() {
+        const MAX: u32 = u32::MAX;
+        assert_eq!(gaps(&[]), [(3, MAX)]);
+        assert_eq!(gaps(&[7, 3, 1]), [(4, 6), (8, MAX)]);
+        assert_eq!(gaps(&[4, 5, 5]), [(3, 3), (6, MAX)]);
     }
 }

@@ -51,8 +51,11 @@ fn sighup_has_it_closed_and_opened_again() {
         connect(&lab);
         wait_until("the second line", SOON, || connections(&log()) == 1);
         assert_eq!(connections(&fs::read_to_string("/run/old").unwrap()), 1);
-        let open = lab.gateway.run(&format!("readlink /proc/{}/fd/*", daemon.pid()));
-        assert!(open.contains(LOG) && !open.contains("/run/old"), "{open}");
+        let open = |pid: u32| lab.gateway.run(&format!("readlink /proc/{pid}/fd/*"));
+        let guardian = daemon.pid().cast_unsigned();
+        let writer = open(lab::find_log_writer(guardian).unwrap());
+        assert!(writer.contains(LOG) && !writer.contains("/run/old"), "{writer}");
+        assert!(!open(guardian).contains("/run/old"), "{}", open(guardian));
     });
 }
 
@@ -89,6 +92,21 @@ fn without_a_log_sighup_changes_nothing() {
         let daemon = Daemon::in_pid_file();
         daemon.signal(Signal::HUP);
         assert_eq!(daemon.stop(), Some(0));
+    });
+}
+
+#[test]
+fn in_the_background_nothing_of_it_has_the_terminal_open() {
+    netns(|| {
+        let lab = Lab::new();
+        // The call comes back when its output has been closed by all that had it open.
+        call(&lab.gateway, &["-p", PID_FILE]);
+        let guardian = Daemon::in_pid_file().pid().cast_unsigned();
+        let writer = lab::find_log_writer(guardian).unwrap();
+        for pid in [guardian, lab::find_worker(guardian).unwrap(), writer] {
+            let links = lab.gateway.run(&format!("cd /proc/{pid}/fd; readlink 0 1 2"));
+            assert_eq!(links, "/dev/null\n/dev/null\n/dev/null\n");
+        }
     });
 }
 

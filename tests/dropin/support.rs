@@ -36,7 +36,7 @@ pub fn refused(lab: &Lab, options: &[&str], code: i32, words: &[&str]) {
 
 fn left_behind(lab: &Lab) -> String {
     lab.gateway.run(&format!(
-        "ss -Htlnp; cat {PID_FILE} 2>&1 || true; cat /proc/[0-9]*/comm 2>&1 | grep tcp-intercept || true"
+        "ss -Htlnp; cat {PID_FILE} 2>&1 || true; cat /proc/[0-9]*/comm 2>&1 | grep tcp-int || true"
     ))
 }
 

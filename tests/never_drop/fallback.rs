@@ -33,7 +33,7 @@ fn a_new_program_that_fails_after_execve_gives_way_to_the_previous_one() {
             (format!("{CRASH_AT}=kill:start exec $real \"$@\""), "the first worker died of signal 9"),
             // Its guardian fails: before it has read its configuration, and when it makes what it needs.
             ("exec $real \"$@\" --set no.such=key".to_owned(), "no.such"),
-            ("exec $real \"$@\" --set log.target=/nowhere/log".to_owned(), "/nowhere/log"),
+            ("exec $real \"$@\" --set server.congestion-control=none".to_owned(), "none"),
         ];
         for (n, (earnest, why)) in cases.iter().enumerate() {
             let answer = command(&lab.gateway, &format!("upgrade {}", new_program(earnest)));

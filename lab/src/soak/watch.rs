@@ -96,7 +96,7 @@ impl<'l> Watch<'l> {
             &format!("descriptors without pipes: {} before, {} left", idle.descriptors, now.descriptors),
         );
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        let kept = 2 * PIPES_A_WORKER * workers;
+        let kept = idle.pipe_ends + 2 * PIPES_A_WORKER * workers;
         report.check(
             now.pipe_ends <= kept,
             &format!("pipes: {} kept, {} at most", now.pipe_ends / 2, kept / 2),

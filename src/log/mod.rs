@@ -1,0 +1,135 @@
+//! The log: diagnostics and close records, one line each. EFFECT.
+//!
+//! Every process of the daemon sends its lines into one pipe and never waits. The log writer, a process that holds nothing else, takes them
+//! from there to the target.
+mod frame;
+mod pipe;
+mod target;
+mod writer;
+
+use std::io;
+
+use rustix::process::Pid;
+use tracing_subscriber::fmt::time::SystemTime;
+
+use self::target::{JOURNAL, Target};
+use crate::config::{self, Level, LogFormat};
+use crate::exit::{Exit, Fatal};
+use crate::record::{Paths, Record};
+
+pub use pipe::Log;
+pub use writer::Writer;
+
+/// Why nothing can be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file cannot be opened.
+    #[error("the log {path:?} (log.target, -l) cannot be opened for appending: {err}")]
+    File {
+        /// The path.
+        path: String,
+        /// The kernel's answer.
+        err: io::Error,
+    },
+    /// No journal.
+    #[error("log.target = \"journal\": nobody listens at {JOURNAL} ({0}); is systemd-journald running?")]
+    Journal(io::Error),
+    /// No process.
+    #[error("cannot start the process that writes the log: {0}")]
+    Process(io::Error),
+}
+
+/// Opens the target and sends everything there from now on. To be called when signals are blocked, which the log writer inherits, and
+/// before there is a second thread.
+///
+/// # Errors
+/// When the target cannot be opened, or there is no process to write to it.
+pub fn start(config: &config::Log) -> Result<Writer, LogError> {
+    let open = Target::open(&config.target)?;
+    let writer = Writer::start(config.target.clone(), Some(open), Vec::new())?;
+    subscribe(config, writer.log());
+    Ok(writer)
+}
+
+/// As [`start`], in a program that has replaced another. A target that cannot be opened now is opened as soon as it can, as sessions
+/// depend on this program. `former` are the log writers of the programs before.
+///
+/// # Errors
+/// When there is no pipe to be had.
+pub fn resume(config: &config::Log, former: &[i32]) -> Result<Writer, LogError> {
+    let former = former.iter().filter_map(|&pid| Pid::from_raw(pid)).collect();
+    let writer = Writer::start(config.target.clone(), None, former)?;
+    subscribe(config, writer.log());
+    Ok(writer)
+}
+
+fn subscribe(config: &config::Log, log: &Log) {
+    let level = match config.level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false);
+    let builder = builder.with_timer(SystemTime).with_writer(log.clone());
+    let set = match config.format {
+        LogFormat::Text => tracing::subscriber::set_global_default(builder.finish()),
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
+        }
+    };
+    // Only a second call in one process can fail here, and the first one's target stays.
+    let _ = set;
+}
+
+/// Whether close records are written. What only they say need not be asked for otherwise.
+pub fn recording() -> bool {
+    tracing::enabled!(tracing::Level::INFO)
+}
+
+/// The close record: the one line of a connection.
+pub fn record(record: impl FnOnce() -> Record) {
+    if !recording() {
+        return;
+    }
+    let record = record();
+    let ms = |d: std::time::Duration| d.as_micros() as f64 / 1000.0;
+    let server = record.server.as_ref();
+    let (client_paths, server_paths) =
+        (record.client.paths.as_ref(), server.and_then(|leg| leg.paths.as_ref()));
+    tracing::info!(
+        client = %record.flow.client,
+        server = %record.flow.orig_dst.0,
+        source = record.source.map(tracing::field::display),
+        by = record.end.by.as_str(),
+        phase = record.end.phase.as_str(),
+        cause = %record.end.cause,
+        to_server = record.to_server,
+        to_client = record.to_client,
+        connect_ms = record.connect.map(ms),
+        duration_ms = ms(record.duration),
+        dialled = record.dialled.map(crate::record::Dialled::as_str),
+        client_cc = record.client.congestion_control,
+        client_mptcp = record.client.mptcp.as_str(),
+        client_subflows = client_paths.map(Paths::count),
+        client_paths = client_paths.map(Paths::to_string),
+        client_fast_open = record.client_opening.as_str(),
+        server_cc = server.map(|leg| leg.congestion_control.as_str()),
+        server_mptcp = server.map(|leg| leg.mptcp.as_str()),
+        server_subflows = server_paths.map(Paths::count),
+        server_paths = server_paths.map(Paths::to_string),
+        server_fast_open = record.server_opening.map(crate::record::Opening::as_str),
+        "closed"
+    );
+}
+
+impl From<LogError> for Fatal {
+    fn from(err: LogError) -> Self {
+        let exit = match err {
+            LogError::File { .. } => Exit::CantCreat,
+            LogError::Journal(_) => Exit::Unavailable,
+            LogError::Process(_) => Exit::OsErr,
+        };
+        Self::new(exit, err.to_string())
+    }
+}
