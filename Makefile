@@ -25,8 +25,8 @@ test: packages
 # lost.
 soak: packages
 	cargo build --release --locked --package tcp-intercept --package tcp-intercept-lab
-	@MINUTES=$(or $(MINUTES),60) cargo run --release --locked --quiet --package tcp-intercept-lab -- soak
-	@cargo run --release --locked --quiet --package tcp-intercept-lab -- never-drop TIMES=$(or $(TIMES),100)
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- soak MINUTES=$(MINUTES)
+	@cargo run --release --locked --quiet --package tcp-intercept-lab -- never-drop TIMES=$(TIMES)
 
 # Beside routing and HAProxy, for a quarter of an hour; docs/bench.md explains it. ROUNDS=1 ONLY=bulk1,rtt is quick,
 # BASE=REVISION compares with that revision.

@@ -136,29 +136,68 @@ mod tests {
         assert!(!occupancy.closes());
     }
 
+    /// The number of sessions at which the gate closes while sessions are added, and at which it opens while they end.
+    fn thresholds(limit: u32) -> (u32, u32) {
+        let occupancy = Occupancy::new(limit);
+        while occupancy.enter() == Gate::Stays {}
+        let closed_at = occupancy.sessions();
+        occupancy.moved(true);
+        // The gate lets in what was intercepted before it closed.
+        (closed_at..limit).for_each(|_| assert_eq!(occupancy.enter(), Gate::Stays));
+        while occupancy.leave() == Gate::Stays {}
+        (closed_at, occupancy.sessions())
+    }
+
+    #[test]
+    fn the_gate_closes_at_95_per_cent_and_opens_at_90() {
+        for (limit, closes_at, opens_at) in
+            [(9000, 8550, 8100), (1000, 950, 900), (200, 190, 180), (40, 38, 36), (39, 37, 35)]
+        {
+            assert_eq!(thresholds(limit), (closes_at, opens_at), "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn with_a_small_limit_the_gate_opens_at_least_one_session_below_where_it_closes() {
+        for (limit, closes_at, opens_at) in [(20, 19, 18), (10, 9, 8), (5, 4, 3), (2, 1, 0), (1, 1, 0)] {
+            assert_eq!(thresholds(limit), (closes_at, opens_at), "limit {limit}");
+        }
+    }
+
+    /// The state of the gate that the documentation promises, in whole sessions: both thresholds are rounded down, and the gate opens at
+    /// least one session below the number at which it closes.
+    fn promised(limit: u32, sessions: u32, was_closed: bool) -> bool {
+        let one_more = (sessions + 1) * 100;
+        match sessions {
+            0 => false,
+            _ if one_more > limit * 95 => true,
+            n if n * 100 <= limit * 90 => false,
+            _ => was_closed,
+        }
+    }
+
     proptest! {
         #[test]
-        fn whoever_moves_the_gate_when_told_has_it_closed_from_95_per_cent_to_90(
+        fn the_gate_is_closed_from_95_per_cent_on_until_90_per_cent_are_left(
             limit in 1..200_u32,
-            steps in proptest::collection::vec(any::<bool>(), 0..2000),
+            runs in proptest::collection::vec((any::<bool>(), 1..60_u32), 0..60),
         ) {
             let occupancy = Occupancy::new(limit);
             let mut closed = false;
-            for more in steps {
+            for more in runs.into_iter().flat_map(|(more, count)| (0..count).map(move |_| more)) {
                 let gate = match more {
-                    true if closed => continue,
                     true => occupancy.enter(),
                     false if occupancy.sessions() == 0 => continue,
                     false => occupancy.leave(),
                 };
+                let promised = promised(limit, occupancy.sessions(), closed);
                 if gate == Gate::Moves {
                     closed = occupancy.closes();
                     occupancy.moved(closed);
                 }
                 let n = occupancy.sessions();
+                prop_assert!(closed == promised, "closed: {closed}, with {n} of {limit}");
                 prop_assert!(n < limit || closed, "full with the gate open");
-                prop_assert!(closed || n * 100 < limit * 95 || n == 0, "open with {n} of {limit}");
-                prop_assert!(!closed || n * 100 > limit * 89 || n > 0, "closed with {n} of {limit}");
             }
         }
     }

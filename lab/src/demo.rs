@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use lab::acceleration::{self, Compared, Comparison, Frames, Plan, Results};
+use lab::options;
 use lab::wan::Profile;
 
 use crate::report::Report;
@@ -12,68 +13,54 @@ use crate::report::Report;
 /// Nobody waits longer for 20 MB to see that they do not come.
 const CUT: Duration = Duration::from_secs(45);
 
-/// What the words of the command line leave open.
-struct Kind {
+/// What is compared, and where the results are kept.
+#[derive(Debug)]
+pub struct Kind {
     plan: Plan,
     out: PathBuf,
     command: &'static str,
 }
 
-/// The two WANs that show most, once, in less than two minutes.
-pub fn demo() -> ExitCode {
-    let profiles = vec![Profile::transatlantic(), Profile::bonded()];
-    of(profiles, |plan| Kind {
-        plan: Plan { small_rounds: 3, large_rounds: 1, ..plan },
-        out: "target/demo".into(),
-        command: "make demo",
-    })
-}
-
-/// All of them, with medians that may be quoted.
-pub fn lab() -> ExitCode {
-    of(Profile::all().into(), |plan| Kind {
-        plan: Plan { small_rounds: 5, large_rounds: 5, ..plan },
-        out: "target/lab".into(),
-        command: "make lab",
-    })
-}
-
-fn of(profiles: Vec<Profile>, kind: impl FnOnce(Plan) -> Kind) -> ExitCode {
-    let Some(binary) = crate::binary() else {
-        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
-        return ExitCode::FAILURE;
-    };
-    let mut kind = kind(Plan { profiles, small_rounds: 1, large_rounds: 1, cut: CUT, binary });
-    if let Err(wrong) = std::env::args().skip(2).try_for_each(|word| kind.set(&word)) {
-        eprintln!("{wrong}");
-        return ExitCode::from(64);
-    }
-    run(&kind)
-}
-
 impl Kind {
-    /// `PROFILE=clean,lte`, `OUT=DIRECTORY`; what is empty counts as not told.
-    fn set(&mut self, word: &str) -> Result<(), String> {
-        match word.split_once('=') {
-            Some((_, "")) => {}
-            Some(("PROFILE", names)) => {
-                self.plan.profiles = names.split(',').map(profile).collect::<Result<_, _>>()?;
+    /// The two WANs that show most, once, in less than two minutes.
+    pub fn demo(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let profiles = vec![Profile::transatlantic(), Profile::bonded()];
+        let plan = Plan { profiles, small_rounds: 3, large_rounds: 1, cut: CUT, binary: PathBuf::new() };
+        Self { plan, out: "target/demo".into(), command: "make demo" }.with(words)
+    }
+
+    /// All of them, with medians that may be quoted.
+    pub fn lab(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let profiles = Profile::all().into();
+        let plan = Plan { profiles, small_rounds: 5, large_rounds: 5, cut: CUT, binary: PathBuf::new() };
+        Self { plan, out: "target/lab".into(), command: "make lab" }.with(words)
+    }
+
+    /// Changes what `PROFILE=clean,lte` and `OUT=DIRECTORY` name.
+    fn with(mut self, words: impl Iterator<Item = String>) -> Result<Self, String> {
+        options::read(words, &["PROFILE", "OUT"], |key, value| {
+            if key == "OUT" {
+                self.out = value.into();
+            } else {
+                self.plan.profiles = value.split(',').map(profile).collect::<Result<_, _>>()?;
             }
-            Some(("OUT", directory)) => self.out = directory.into(),
-            _ => return Err(format!("{word}: known are PROFILE= and OUT=")),
-        }
-        Ok(())
+            Ok(())
+        })?;
+        Ok(self)
     }
 }
 
 fn profile(name: &str) -> Result<Profile, String> {
     Profile::named(name).ok_or_else(|| {
         let known = Profile::all().map(|profile| profile.name).join(", ");
-        format!("PROFILE={name}: there is no such WAN; known are {known}")
+        format!("one or more of {known}, with commas between")
     })
 }
 
-fn run(kind: &Kind) -> ExitCode {
+/// Compares, and keeps the results.
+pub fn run(binary: PathBuf, mut kind: Kind) -> ExitCode {
+    kind.plan.binary = binary;
+    let kind = &kind;
     let mut report = Report::new();
     introduce(&report);
     let (mut comparisons, mut frames) = (Vec::new(), Frames::default());

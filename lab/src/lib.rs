@@ -12,6 +12,7 @@ mod host;
 mod line;
 pub mod load;
 mod namespaces;
+pub mod options;
 mod pair;
 pub mod peers;
 mod process;

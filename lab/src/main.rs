@@ -14,21 +14,52 @@ mod paths;
 mod report;
 mod soak;
 
+/// EX_USAGE of sysexits.h.
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("bench") => lab::program(bench),
-        Some("demo") => lab::program(demo::demo),
-        Some("lab") => lab::program(demo::lab),
-        Some("never-drop") => lab::program(never_drop::run),
-        Some("paths") => lab::program(paths::run),
-        Some("soak") => lab::program(soak::run),
-        _ => {
-            eprintln!(
-                "usage: lab bench | demo | lab | never-drop [TIMES=100] | paths [even even-loss bonded bonded-loss cuts outage short fallback] [ipv6] [net.KEY=VALUE] | soak"
-            );
-            ExitCode::from(64)
+    let mut words = std::env::args().skip(1);
+    let done = match words.next().as_deref() {
+        Some("bench") => command(Plan::from_words(PathBuf::new(), words), bench),
+        Some("demo") => command(demo::Kind::demo(words), demo::run),
+        Some("lab") => command(demo::Kind::lab(words), demo::run),
+        Some("never-drop") => {
+            command(never_drop::times(words), |binary, times| never_drop::run(&binary, times))
         }
-    }
+        Some("paths") => command(paths::Plan::from_words(words), paths::run),
+        Some("soak") => command(soak::minutes(words), |binary, minutes| soak::run(&binary, minutes)),
+        _ => Err(usage()),
+    };
+    done.unwrap_or_else(|message| {
+        eprintln!("{message}");
+        ExitCode::from(USAGE)
+    })
+}
+
+/// Runs a command in namespaces of its own with what its words ask for, unless a word was not understood.
+fn command<Options>(
+    options: Result<Options, String>,
+    work: impl FnOnce(PathBuf, Options) -> ExitCode,
+) -> Result<ExitCode, String> {
+    let options = options?;
+    Ok(lab::program(|| match binary() {
+        Some(binary) => work(binary, options),
+        None => {
+            eprintln!("tcp-intercept is not built beside this program: cargo build --release");
+            ExitCode::FAILURE
+        }
+    }))
+}
+
+fn usage() -> String {
+    format!(
+        "usage: lab bench [ROUNDS=9] [SECONDS=2] [ONLY=bulk1,rtt] [IDLE=1000] [CONGESTION=cubic] [BASE=FILE] [OUT=DIRECTORY]
+       lab demo | lab [PROFILE=clean,lte] [OUT=DIRECTORY]
+       lab never-drop [TIMES=100]
+       lab paths [{}] [ipv6] [net.KEY=VALUE] [SECTION.KEY=VALUE]
+       lab soak [MINUTES=60]",
+        paths::scenes()
+    )
 }
 
 /// The program, built in the same directory as this one.
@@ -38,20 +69,9 @@ fn binary() -> Option<PathBuf> {
     binary.is_file().then_some(binary)
 }
 
-fn bench() -> ExitCode {
-    let Some(binary) = binary() else {
-        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
-        return ExitCode::FAILURE;
-    };
-    let plan = match Plan::from_words(binary, std::env::args().skip(2)) {
-        Ok(plan) => plan,
-        Err(wrong) => {
-            eprintln!("{wrong}");
-            return ExitCode::from(64);
-        }
-    };
+fn bench(binary: PathBuf, plan: Plan) -> ExitCode {
     let out = plan.out.clone();
-    let results = lab::bench::run(plan, |what| eprintln!("  {what}"));
+    let results = lab::bench::run(Plan { binary, ..plan }, |what| eprintln!("  {what}"));
     let report = Report::new();
     report.section("tcp-intercept beside the other ways");
     results.conditions().iter().for_each(|line| report.say(line));

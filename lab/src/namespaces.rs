@@ -75,7 +75,10 @@ fn run<F: FnOnce()>(test: F, as_user: bool) {
         return test();
     }
     let name = test_name(std::thread::current().name(), type_name::<F>());
-    let timeout = env::var(TIMEOUT).ok().and_then(|text| text.parse().ok()).unwrap_or(120);
+    let seconds = |text: String| {
+        text.parse().unwrap_or_else(|err| panic!("{TIMEOUT}={text}: expected a number of seconds: {err}"))
+    };
+    let timeout = env::var(TIMEOUT).map_or(120, seconds);
     let exe =
         env::current_exe().unwrap_or_else(|err| panic!("the test's own binary is not to be found: {err}"));
     let entry = Entry::choose(&exe, as_user);

@@ -1,7 +1,9 @@
 //! `lab never-drop`: the worker is killed and the program replaced under load, each TIMES (100) times; nothing may be lost. `make soak` runs it.
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lab::options::{self, number};
 use lab::stream::Random;
 use lab::traffic::{Amount, Traffic};
 use lab::{BOTH, Daemon, Lab, becomes, wait_until};
@@ -28,16 +30,24 @@ struct Scene {
     times: usize,
 }
 
-pub fn run() -> ExitCode {
-    let times =
-        std::env::args().skip(2).find_map(|word| word.strip_prefix("TIMES=")?.parse().ok()).unwrap_or(100);
+/// Reads how often each disturbance happens (`TIMES=100`).
+///
+/// # Errors
+/// The first word that is not understood.
+pub fn times(words: impl Iterator<Item = String>) -> Result<usize, String> {
+    let mut times = 100;
+    options::read(words, &["TIMES"], |_, value| {
+        times = number(value, 1, 100_000)?;
+        Ok(())
+    })?;
+    Ok(times)
+}
+
+/// Runs all rows, each disturbance so many times.
+pub fn run(binary: &Path, times: usize) -> ExitCode {
     let mut report = Report::new();
-    let Some(binary) = crate::binary() else {
-        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
-        return ExitCode::FAILURE;
-    };
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab.gateway, &binary, &["limits.crashes=4294967295"]);
+    let daemon = Daemon::start(&lab.gateway, binary, &["limits.crashes=4294967295"]);
     let before = daemon.worker();
     let idle = descriptors(before);
     report.section(&format!(

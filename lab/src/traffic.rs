@@ -36,8 +36,14 @@ pub struct Traffic {
     failures: Arc<Mutex<Vec<String>>>,
     connected: Arc<AtomicU64>,
     pauses: Arc<Vec<AtomicU64>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Running>,
     _servers: Vec<Server>,
+}
+
+/// A thread of the load, with the name of what it does.
+struct Running {
+    what: String,
+    thread: JoinHandle<()>,
 }
 
 /// What came of it.
@@ -54,14 +60,7 @@ impl Traffic {
     pub fn start(client: &Host, server: &Host, at: &[SocketAddr], amount: Amount) -> Self {
         let to = |port| at.iter().map(move |addr| SocketAddr::new(addr.ip(), port)).collect::<Vec<_>>();
         let echoes = to(9001).into_iter().map(|at| Server::start(server, at, peers::echo));
-        let mut traffic = Self {
-            stop: Arc::default(),
-            failures: Arc::default(),
-            connected: Arc::default(),
-            pauses: Arc::new((0..amount.pulses).map(|_| AtomicU64::new(0)).collect()),
-            threads: Vec::new(),
-            _servers: echoes.collect(),
-        };
+        let mut traffic = Self::idle(amount.pulses, echoes.collect());
         let (bulk, echo) = (to(9002), to(9001));
         let listeners: Vec<Arc<TcpListener>> = bulk.iter().map(|at| Arc::new(server.listen(*at))).collect();
         for n in 0..amount.bulk {
@@ -84,6 +83,18 @@ impl Traffic {
         traffic
     }
 
+    /// No traffic yet.
+    fn idle(pulses: usize, servers: Vec<Server>) -> Self {
+        Self {
+            stop: Arc::default(),
+            failures: Arc::default(),
+            connected: Arc::default(),
+            pauses: Arc::new((0..pulses).map(|_| AtomicU64::new(0)).collect()),
+            threads: Vec::new(),
+            _servers: servers,
+        }
+    }
+
     /// The longest that each pulse has waited for an answer since this was last asked.
     pub fn pauses(&self) -> Vec<Duration> {
         self.pauses.iter().map(|pause| Duration::from_micros(pause.swap(0, Ordering::Relaxed))).collect()
@@ -102,22 +113,25 @@ impl Traffic {
     /// Lets every session come to its end, and looks at all.
     pub fn end(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().for_each(|thread| drop(thread.join()));
-        let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        let panicked: Vec<_> = self.threads.into_iter().filter_map(Running::panicked).collect();
+        let mut failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        failures.extend(panicked);
         Outcome { failures, connected: self.connected.load(Ordering::Relaxed) }
     }
 
     fn spawn(&mut self, what: String, work: impl FnOnce(&AtomicBool) -> io::Result<()> + Send + 'static) {
         let (stop, failures) = (Arc::clone(&self.stop), Arc::clone(&self.failures));
-        let began = Instant::now();
+        let (began, name) = (Instant::now(), what.clone());
         let work = move || {
             if let Err(err) = work(&stop) {
                 let failure = format!("{what}, {:.3} s after it began: {err}", began.elapsed().as_secs_f64());
                 failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
             }
         };
-        let thread = thread::Builder::new().stack_size(STACK).spawn(work);
-        self.threads.push(thread.unwrap_or_else(|err| panic!("a thread: {err}")));
+        // Where a panic aborts, its message is all that is left: it has the thread's name.
+        let thread = thread::Builder::new().name(name.clone()).stack_size(STACK).spawn(work);
+        let thread = thread.unwrap_or_else(|err| panic!("cannot start a thread for {name}: {err}"));
+        self.threads.push(Running { what: name, thread });
     }
 
     /// Both ends send, and check what comes.
@@ -176,6 +190,16 @@ impl Traffic {
     }
 }
 
+impl Running {
+    /// Waits for the thread to end, and returns a sentence about its panic if it panicked.
+    fn panicked(self) -> Option<String> {
+        let panic = self.thread.join().err()?;
+        let text = panic.downcast_ref::<&str>().copied();
+        let message = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Some(format!("{}: its thread panicked: {}", self.what, message.unwrap_or("no message")))
+    }
+}
+
 fn connect(client: &Host, to: SocketAddr) -> TcpStream {
     client.connect(to).unwrap_or_else(|err| panic!("{client} to {to}: {err}"))
 }
@@ -195,8 +219,7 @@ fn check(stream: &TcpStream, told: &Receiver<Sum>) -> io::Result<()> {
     match told.recv() {
         Ok(sent) if sent == came => Ok(()),
         Ok(sent) => Err(io::Error::other(format!("{sent:?} was sent, and {came:?} came"))),
-        // The sender says why.
-        Err(_) => Ok(()),
+        Err(_) => Err(io::Error::other(format!("{came:?} came, and the sender ended without a checksum"))),
     }
 }
 
@@ -215,5 +238,44 @@ fn finish(mut stream: &TcpStream) -> io::Result<()> {
     match stream.read(&mut [0])? {
         0 => Ok(()),
         _ => Err(io::Error::other("more came back than was sent")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ip, Lab, netns};
+
+    #[test]
+    fn a_thread_that_panics_is_a_failure() {
+        let mut traffic = Traffic::idle(0, Vec::new());
+        traffic.spawn("panics with a literal".to_owned(), |_| panic!("broken"));
+        traffic.spawn("panics with a value".to_owned(), |_| panic!("broken {}", 7));
+        traffic.spawn("fails".to_owned(), |_| Err(io::Error::other("not well")));
+        traffic.spawn("succeeds".to_owned(), |_| Ok(()));
+        let failures = traffic.end().failures;
+        assert_eq!(failures.len(), 3, "{failures:?}");
+        assert!(failures[0].starts_with("fails, ") && failures[0].ends_with(": not well"), "{failures:?}");
+        assert_eq!(
+            failures[1..],
+            [
+                "panics with a literal: its thread panicked: broken",
+                "panics with a value: its thread panicked: broken 7"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_receiver_whose_sender_has_vanished_fails() {
+        netns(|| {
+            let lab = Lab::new();
+            let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V4, 80));
+            (&near).write_all(b"all that was sent").unwrap();
+            drop(near);
+            let (tell, told) = channel();
+            drop(tell);
+            let failure = check(&far, &told).unwrap_err().to_string();
+            assert!(failure.contains("bytes: 17") && failure.contains("without a checksum"), "{failure}");
+        });
     }
 }

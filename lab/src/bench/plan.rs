@@ -1,15 +1,14 @@
 //! What is to be measured, how often and how long.
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::figures::OURS;
 use super::haproxy::Splice;
 use super::measure::Measurement;
 use super::ways::{Kind, Way};
+use crate::options::{number, read};
 
-const KEYS: &str = "known are ROUNDS=, SECONDS=, ONLY=, IDLE=, CONGESTION=, BASE= and OUT=";
+const KEYS: [&str; 7] = ["ROUNDS", "SECONDS", "ONLY", "IDLE", "CONGESTION", "BASE", "OUT"];
 
 /// Everything that can be chosen.
 #[derive(Debug, Clone)]
@@ -58,13 +57,7 @@ impl Plan {
     /// Which word is wrong, and what it may be.
     pub fn from_words(binary: PathBuf, words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut plan = Self::new(binary);
-        for word in words {
-            match word.split_once('=') {
-                Some((_, "")) => {}
-                Some((key, value)) => plan.set(key, value).map_err(|may_be| format!("{word}: {may_be}"))?,
-                None => return Err(format!("{word}: {KEYS}")),
-            }
-        }
+        read(words, &KEYS, |key, value| plan.set(key, value))?;
         Ok(plan)
     }
 
@@ -82,7 +75,7 @@ impl Plan {
             "CONGESTION" => self.congestion_control = value.to_owned(),
             "OUT" => self.out = PathBuf::from(value),
             "BASE" => self.base = Some(PathBuf::from(value)),
-            _ => return Err(KEYS.to_owned()),
+            _ => unreachable!("{key} is one of {KEYS:?}"),
         }
         Ok(())
     }
@@ -103,11 +96,6 @@ impl Plan {
         let kinds = kinds.into_iter().chain(base).chain(rivals);
         kinds.zip(0..).map(|((name, kind), nth)| Way { name: name.to_owned(), kind, nth }).collect()
     }
-}
-
-fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
-    let number = text.parse().ok().filter(|number| (&least..=&most).contains(&number));
-    number.ok_or_else(|| format!("a number from {least} to {most}"))
 }
 
 #[cfg(test)]
@@ -134,6 +122,7 @@ mod tests {
             ("ONLY=bulk9", "bulk1, bulk8, rtt, conn, idle"),
             ("IDLE=0,9001", "from 0 to 9000"),
             ("ROUND=1", "ROUNDS="),
+            ("ROUND=", "ROUNDS="),
             ("quick", "ROUNDS="),
         ] {
             let message = plan(&[word]).unwrap_err();

@@ -1,9 +1,10 @@
-//! `lab paths`: what two boxes make of two paths. Without words all scenes; words that name some choose; `net.…=…` sets a sysctl on both
-//! boxes, any other `KEY=VALUE` a key of both configurations.
+//! `lab paths`: what two boxes make of two paths. Without words it runs all scenes; words that name scenes select them; `net.…=…` sets a
+//! sysctl on both boxes, any other `SECTION.KEY=VALUE` a key of both configurations.
 mod fallback;
 mod transfer;
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -39,7 +40,8 @@ const SCENES: [Scene; 8] = [
 ];
 
 /// What the words ask for.
-struct Plan {
+pub struct Plan {
+    scenes: Vec<Scene>,
     binary: String,
     sysctls: Vec<(String, String)>,
     settings: Vec<String>,
@@ -47,30 +49,26 @@ struct Plan {
 }
 
 /// Runs the scenes.
-pub fn run() -> ExitCode {
+pub fn run(binary: PathBuf, mut plan: Plan) -> ExitCode {
     let report = Report::new();
-    let Some(binary) = crate::binary() else {
-        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
-        return ExitCode::FAILURE;
-    };
-    let mut plan =
-        Plan { binary: binary.display().to_string(), sysctls: Vec::new(), settings: Vec::new(), ip: Ip::V4 };
-    let mut chosen = Vec::new();
-    for word in std::env::args().skip(2) {
-        match word.split_once('=') {
-            Some((key, value)) if key.starts_with("net.") => plan.sysctls.push((key.into(), value.into())),
-            Some(_) => plan.settings.push(word),
-            None if word == "ipv6" => plan.ip = Ip::V6,
-            None => chosen.push(word),
-        }
-    }
-    for (name, scene) in SCENES {
-        if chosen.is_empty() || chosen.iter().any(|word| word == name) {
-            report.section(name);
-            scene(&plan, &report);
-        }
+    plan.binary = binary.display().to_string();
+    for (name, scene) in &plan.scenes {
+        report.section(name);
+        scene(&plan, &report);
     }
     ExitCode::SUCCESS
+}
+
+/// The names of all scenes.
+pub fn scenes() -> String {
+    SCENES.map(|(name, _)| name).join(" ")
+}
+
+fn unknown(word: &str) -> String {
+    format!(
+        "{word}: unknown scene; known are {}. Other words are ipv6, net.KEY=VALUE for a sysctl, and SECTION.KEY=VALUE for the configuration",
+        scenes()
+    )
 }
 
 fn even(loss: Loss) -> Profile {
@@ -91,6 +89,30 @@ fn sum(profile: &Profile) -> f64 {
 }
 
 impl Plan {
+    /// Reads the words of the command line.
+    ///
+    /// # Errors
+    /// The first word that is not understood, and the words that are.
+    pub fn from_words(words: impl IntoIterator<Item = String>) -> Result<Self, String> {
+        let (binary, sysctls, settings) = (String::new(), Vec::new(), Vec::new());
+        let mut plan = Self { scenes: Vec::new(), binary, sysctls, settings, ip: Ip::V4 };
+        for word in words {
+            let scene = SCENES.iter().find(|(name, _)| *name == word);
+            match word.split_once('=') {
+                Some((key, value)) if key.starts_with("net.") => {
+                    plan.sysctls.push((key.into(), value.into()))
+                }
+                Some((key, _)) if key.contains('.') => plan.settings.push(word),
+                None if word == "ipv6" => plan.ip = Ip::V6,
+                _ => plan.scenes.push(*scene.ok_or_else(|| unknown(&word))?),
+            }
+        }
+        if plan.scenes.is_empty() {
+            plan.scenes = SCENES.to_vec();
+        }
+        Ok(plan)
+    }
+
     fn pair(&self, profile: &Profile) -> Pair {
         let pair = Pair::new(profile);
         for (key, value) in &self.sysctls {

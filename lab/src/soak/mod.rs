@@ -4,9 +4,11 @@ mod load;
 mod records;
 mod watch;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lab::options::{self, number};
 use lab::{Lab, Proc, becomes, working};
 use rustix::process::Signal;
 
@@ -22,14 +24,22 @@ const RUSH: usize = 300;
 /// How long anything may take on the most loaded of machines before it counts as never.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs for MINUTES (an hour), and fails when anything was lost or has leaked.
-pub fn run() -> ExitCode {
+/// Reads how long the mixed load runs (`MINUTES=60`).
+///
+/// # Errors
+/// The first word that is not understood.
+pub fn minutes(words: impl Iterator<Item = String>) -> Result<f64, String> {
+    let mut minutes = 60.0;
+    options::read(words, &["MINUTES"], |_, value| {
+        minutes = number(value, 0.1, 100_000.0)?;
+        Ok(())
+    })?;
+    Ok(minutes)
+}
+
+/// Runs the mixed load for so many minutes, and fails when anything was lost or has leaked.
+pub fn run(binary: &Path, minutes: f64) -> ExitCode {
     let mut report = Report::new();
-    let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(60.0);
-    let Some(binary) = crate::binary() else {
-        eprintln!("tcp-intercept is not built beside this program: cargo build --release");
-        return ExitCode::FAILURE;
-    };
     let lab = router();
     let mut records = Records::new();
     let limit = format!("limits.connections={LIMIT}");
