@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use socket2::{Domain, Socket};
+use sys::Stage;
 
 use crate::config::{ServerLeg, Source};
 use crate::crash::{self, Point};
@@ -19,6 +20,7 @@ use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
 use crate::leg::{Leg, lacks, reset_on_close};
 use crate::record::{Dialled, End, Opening, Phase, Timeout};
+use crate::table::now;
 use crate::table::slot::Slot;
 
 pub use self::fast_open::Opener;
@@ -141,21 +143,34 @@ pub struct Reached {
 /// # Errors
 /// When the last step of the ladder failed; the client is then to be reset.
 pub async fn connect(call: &Call<'_>, dialling: Option<Box<Leg>>) -> Result<Reached, DialError> {
+    let timeout =
+        call.config.connect_timeout.map(|after| (after, time_left(call, dialling.as_deref(), after)));
     let dial = async {
         match dialling {
             None => ladder(call).await,
             Some(leg) => resumed(call, *leg).await,
         }
     };
-    let result = match call.config.connect_timeout {
+    let result = match timeout {
         None => dial.await,
-        Some(after) => tokio::time::timeout(after, dial).await.unwrap_or(Err(DialError::TimedOut { after })),
+        Some((after, left)) => {
+            tokio::time::timeout(left, dial).await.unwrap_or(Err(DialError::TimedOut { after }))
+        }
     };
     if let Err(err) = &result {
         call.multipath.conclude_without(err);
     }
     let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
     result.map(|(leg, dialled)| Reached { leg, dialled, opening })
+}
+
+/// What is left of the connect timeout `after`, which runs from accept and goes on when another worker takes the session over.
+fn time_left(call: &Call<'_>, dialling: Option<&Leg>, after: Duration) -> Duration {
+    let unanswered = dialling.is_none_or(|leg| {
+        // A server that answered while there was no worker is not late.
+        sys::connection(leg.as_fd()).is_ok_and(|leg| leg.stage == Stage::SynSent)
+    });
+    if unanswered { after.saturating_sub(now().saturating_sub(call.slot.accepted_at())) } else { after }
 }
 
 /// Somebody else has sent this leg's SYN. Only where that has taken bytes along, another connection cannot take its place.

@@ -11,7 +11,7 @@ use crate::support::{BIN, MANY, SOON, command, counter, kill_worker, said, takeo
 
 const STOP: Duration = Duration::from_secs(20);
 
-fn speaks(stream: &TcpStream) {
+pub fn speaks(stream: &TcpStream) {
     use std::io::Write;
     let mut stream = stream;
     stream.set_read_timeout(Some(SOON)).unwrap();
