@@ -50,6 +50,9 @@ pub enum DialError {
     /// No socket, or an option that every socket takes was refused.
     #[error("making the socket: {0}")]
     Socket(io::Error),
+    /// The kernel had no memory to watch the socket, for a second.
+    #[error("registering the socket: {0}")]
+    Register(io::Error),
     /// The source address could not be had.
     #[error("binding to {addr}: {err}")]
     BindSource {
@@ -76,7 +79,7 @@ impl DialError {
     /// What it means for the session.
     pub fn end(&self) -> End {
         match self {
-            Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => {
+            Self::Socket(err) | Self::Register(err) | Self::BindSource { err, .. } | Self::Connect(err) => {
                 End::failed(Side::Server, Phase::Connect, err)
             }
             Self::Client(err) => End::failed(Side::Client, Phase::Connect, err),
@@ -89,16 +92,16 @@ impl DialError {
         matches!(self.errno(), Some(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL))
     }
 
-    /// The kernel has nothing left for one more socket just now.
+    /// The kernel has nothing left for one more socket just now, and another try may find something.
     fn lack(&self) -> Option<&io::Error> {
         self.io().filter(|err| lacks(err))
     }
 
-    /// The kernel's answer to dialling.
+    /// The kernel's answer to a step that another attempt would repeat.
     fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => Some(err),
-            Self::Client(_) | Self::TimedOut { .. } => None,
+            Self::Register(_) | Self::Client(_) | Self::TimedOut { .. } => None,
         }
     }
 
@@ -230,7 +233,8 @@ async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, Dia
     crash::at(Point::Socket);
     let syn = call.opener.connect(&socket).await?;
     // From here to send() nothing waits: a socket whose SYN is due reads as writable, and connected() would believe it.
-    let leg = Leg::new(socket, Side::Server, &call.kernel.server).map_err(DialError::Socket)?;
+    let leg = Leg::register(socket, Side::Server, &call.kernel.server, call.lacking);
+    let leg = leg.await.map_err(DialError::Register)?;
     if syn == Syn::Due {
         call.opener.send(&leg)?;
     }

@@ -12,7 +12,7 @@ mod sockopt;
 mod words;
 
 pub use descriptors::{close_others, inherit, inherited, open_descriptors, set_close_on_exec};
-pub use event::{async_descriptor, async_socket};
+pub use event::{Unregistered, async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
 pub use process::{Fork, clone_sharing_descriptors, exit_now, fork};
