@@ -73,7 +73,7 @@ impl Pause {
 pub async fn follow(socket: Socket, mut next: Next, mut look: impl FnMut(&Socket) -> Next) -> io::Error {
     let socket = match sys::async_socket(socket, Interest::READABLE) {
         Ok(socket) => socket,
-        Err(err) => return err,
+        Err(err) => return err.into(),
     };
     let mut reserve = Reserve::take();
     loop {

@@ -3,19 +3,19 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, accept_with, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket};
+use sys::Unregistered;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, FastOpen};
 use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
-use crate::leg::{Leg, lacks, reset_on_close};
+use crate::leg::{Leg, PATIENCE, PAUSE, lacks, reset_on_close};
 
 /// Connections whose handshake has ended and that wait for accept(); `net.core.somaxconn` sets the ceiling.
 const BACKLOG: i32 = 4096;
@@ -23,10 +23,6 @@ const BACKLOG: i32 = 4096;
 const FAST_OPEN_PENDING: u16 = 4096;
 /// After this many connections in a row the worker's sessions have their turn.
 const ACCEPTS_A_TURN: u32 = 64;
-/// How long accepting rests when descriptors or memory have run out.
-const PAUSE: Duration = Duration::from_millis(50);
-/// After so many rests (a second) a waiting connection is better off with a reset: the gate is closed, the next try is routed.
-const PATIENCE: u32 = 20;
 
 /// An accepted connection.
 pub struct Accepted {
@@ -117,8 +113,8 @@ impl Listener {
     }
 }
 
-/// Accepts for ever and hands each arrival to `take`. What the kernel has no descriptor or memory for waits; what has waited for
-/// long is reset, so that its next try is routed.
+/// Accepts for ever and hands each arrival to `take`. A connection that the kernel has no descriptor or memory for waits; after a
+/// second it is reset, so that its next try is routed.
 ///
 /// # Errors
 /// Only when the listener itself has failed.
@@ -129,10 +125,19 @@ pub async fn accept(
 ) -> io::Result<Infallible> {
     let Listener { socket: listener, own } = listener;
     let mut spare = spare_descriptor();
-    let mut rests = 0;
+    let (mut rests, mut held) = (0, None);
     loop {
         let mut ready = listener.readable().await?;
-        match accept_some(&listener, kernel, own, &mut take)? {
+        let mut served = false;
+        let mut serve = |arrival| {
+            served |= matches!(arrival, Arrival::Connection(_));
+            take(arrival);
+        };
+        let turn = accept_some(&listener, kernel, own, &mut held, &mut serve)?;
+        if served {
+            rests = 0;
+        }
+        match turn {
             Turn::Empty => {
                 ready.clear_ready();
                 rests = 0;
@@ -146,7 +151,8 @@ pub async fn accept(
                     rests += 1;
                 } else {
                     drop(spare.take());
-                    take(Arrival::Shed(shed(&listener)?));
+                    let waited = u32::from(held.take().is_some());
+                    take(Arrival::Shed(waited + shed(listener.get_ref())?));
                     spare = spare_descriptor();
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -166,16 +172,31 @@ enum Turn {
     Rest,
 }
 
+/// A connection that was accepted and for which there was no memory then.
+type Held = (Socket, Option<SocketAddrAny>);
+
 fn accept_some(
     listener: &AsyncFd<Socket>,
     kernel: &Kernel,
     own: SocketAddr,
+    held: &mut Option<Held>,
     take: &mut impl FnMut(Arrival),
 ) -> io::Result<Turn> {
     let mut turn = Turn::Rest;
     for _ in 0..ACCEPTS_A_TURN {
-        let (socket, client) = match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok((fd, client)) => (Socket::from(fd), client),
+        if let Some((socket, client)) = held.take() {
+            match identify(socket, client.clone(), kernel, own) {
+                Ok(arrival) => take(arrival),
+                Err(Unregistered { socket, err }) if lacks(&err) => {
+                    *held = Some((socket, client));
+                    take(Arrival::Exhausted(err));
+                    return Ok(Turn::Rest);
+                }
+                Err(Unregistered { err, .. }) => take(Arrival::Aborted(err)),
+            }
+        }
+        *held = match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, client)) => Some((Socket::from(fd), client)),
             Err(Errno::AGAIN) => return Ok(Turn::Empty),
             Err(err @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK)) => return Err(err.into()),
             Err(err) if is_the_connections(err) => {
@@ -188,10 +209,6 @@ fn accept_some(
             }
         };
         turn = Turn::More;
-        take(identify(socket, client, kernel, own).unwrap_or_else(|err| match lacks(&err) {
-            true => Arrival::Exhausted(err),
-            false => Arrival::Aborted(err),
-        }));
     }
     Ok(turn)
 }
@@ -214,13 +231,13 @@ fn is_the_connections(err: Errno) -> bool {
 }
 
 /// Resets what waits to be accepted, and says how many that were.
-fn shed(listener: &AsyncFd<Socket>) -> io::Result<u32> {
+fn shed(listener: &Socket) -> io::Result<u32> {
     let accepted = (0..ACCEPTS_A_TURN).map_while(|_| {
         // Closing it resets it, as it does every socket of ours.
         accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).ok().map(drop)
     });
     match accepted.count() {
-        0 => forget_the_queue(listener.get_ref()),
+        0 => forget_the_queue(listener),
         count => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
     }
 }
@@ -236,25 +253,30 @@ fn forget_the_queue(listener: &Socket) -> io::Result<u32> {
     Ok(waiting)
 }
 
+/// Makes an arrival of a socket that was accepted.
 fn identify(
     socket: Socket,
     client: Option<SocketAddrAny>,
     kernel: &Kernel,
     own: SocketAddr,
-) -> io::Result<Arrival> {
-    let client = client.and_then(|addr| SocketAddr::try_from(addr).ok()).map(canonical);
-    let client = client.ok_or(io::ErrorKind::NotConnected)?;
-    let Some(orig_dst) = orig_dst(&socket, own)? else { return Ok(Arrival::ToListener(client)) };
-    accepted(socket, Flow { client, orig_dst }, kernel).map(Arrival::Connection)
-}
-
-/// A client leg for a socket that was accepted.
-///
-/// # Errors
-/// When it is no connection any more, or cannot be registered with this thread's runtime.
-pub fn accepted(socket: Socket, flow: Flow, kernel: &Kernel) -> io::Result<Accepted> {
-    kernel.complete_client(&socket)?;
-    Ok(Accepted { flow, client: Leg::new(socket, Side::Client, &kernel.client)? })
+) -> Result<Arrival, Unregistered> {
+    let looked = || {
+        let client = client.and_then(|addr| SocketAddr::try_from(addr).ok()).map(canonical);
+        let client = client.ok_or(io::ErrorKind::NotConnected)?;
+        let orig_dst = orig_dst(&socket, own)?;
+        if orig_dst.is_some() {
+            kernel.complete_client(&socket)?;
+        }
+        Ok((client, orig_dst))
+    };
+    match looked() {
+        Err(err) => Err(Unregistered { socket, err }),
+        Ok((client, None)) => Ok(Arrival::ToListener(client)),
+        Ok((client, Some(orig_dst))) => {
+            let leg = Leg::new(socket, Side::Client, &kernel.client)?;
+            Ok(Arrival::Connection(Accepted { flow: Flow { client, orig_dst }, client: leg }))
+        }
+    }
 }
 
 /// Who talks to whom on a socket that was accepted, by whomever; `None`: it is to one of the listeners at `own` itself.

@@ -59,7 +59,7 @@ macro_rules! counters {
     };
 }
 
-// Their places in the table of sessions are in this order: a new one goes to the end.
+// Their order is that of their words in the table of sessions. Add a new counter at the end; any other change needs another LAYOUT.
 counters! {
     /// Connections that were intercepted.
     accepted => "accepted",

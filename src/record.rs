@@ -94,15 +94,16 @@ impl By {
     }
 }
 
-/// Which step of the ladder brought the server leg about.
+/// Which step of the ladder brought the server leg about. The numbers are in the table of sessions: a change of them needs another
+/// [`LAYOUT`](crate::table::header::LAYOUT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialled {
     /// The first attempt.
-    First,
+    First = 0,
     /// The same address and port again, a moment later.
-    Again,
+    Again = 1,
     /// The client's address with another port.
-    OtherPort,
+    OtherPort = 2,
 }
 
 /// What became of Multipath TCP on a leg. All but [`Mptcp::Yes`] mean that it is TCP.
@@ -124,23 +125,24 @@ pub enum Mptcp {
     Broken,
 }
 
-/// How a leg's first SYN was sent or taken, and what TCP Fast Open came to.
+/// How a leg's first SYN was sent or taken, and what TCP Fast Open came to. The numbers are in the table of sessions: a change of
+/// them needs another [`LAYOUT`](crate::table::header::LAYOUT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// By an ordinary SYN: Fast Open is switched off, or the client did not use it.
-    Ordinary,
+    Ordinary = 0,
     /// By an ordinary SYN, because Fast Open failed with this server before.
-    Avoided,
+    Avoided = 1,
     /// By a SYN that asked for a cookie. Without a cookie the far end may take it as if it had one.
-    Asked,
+    Asked = 2,
     /// By a SYN with the cookie and no data: there was none yet.
-    Empty,
+    Empty = 3,
     /// By a SYN with data, which was taken.
-    Data,
+    Data = 4,
     /// By a SYN with data, which was not taken and was sent again.
-    Ignored,
+    Ignored = 5,
     /// By an ordinary SYN, after one of Fast Open was not answered.
-    Lost,
+    Lost = 6,
 }
 
 /// What is known of a leg once it stands.

@@ -275,20 +275,29 @@ fn cookie(fd: BorrowedFd<'_>) -> Option<u64> {
 
 impl Abandoned {
     /// Who talks to whom, where that is written down, the client leg, and what else is left. To be called where the session will run.
+    /// Waits up to a second for each leg while the kernel has no memory to watch it, and tells `lacking`. The slot stays as it is
+    /// meanwhile, so that another worker can take the session over.
     ///
     /// # Errors
-    /// Those of [`Leg::new`]; both ends have then been reset.
-    pub fn revive(self, kernel: &Kernel) -> io::Result<(Accepted, Slot, Option<Leg>, Directions)> {
+    /// Those of [`Leg::register`]; both ends have then been reset.
+    pub async fn revive(
+        self,
+        kernel: &Kernel,
+        lacking: &impl Fn(&io::Error),
+    ) -> io::Result<(Accepted, Slot, Option<Leg>, Directions)> {
         let Self { flow, slot, client, server, up, down } = self;
-        let leg = |FoundLeg { socket, failed }, side, options| {
-            let leg = Leg::new(socket, side, options)?;
+        let leg = async |FoundLeg { socket, failed }, side, options| {
+            let leg = Leg::register(socket, side, options, lacking).await.inspect_err(|_| slot.ended())?;
             if failed {
                 leg.keep(Errno::CONNRESET.into());
             }
             Ok::<_, io::Error>(leg)
         };
-        let client = leg(client, Side::Client, &kernel.client)?;
-        let server = server.map(|found| leg(found, Side::Server, &kernel.server)).transpose()?;
+        let client = leg(client, Side::Client, &kernel.client).await?;
+        let server = match server {
+            None => None,
+            Some(found) => Some(leg(found, Side::Server, &kernel.server).await?),
+        };
         let way = Directions::resume(up.direction(slot.up()), down.direction(slot.down()));
         Ok((Accepted { flow, client }, slot, server, way))
     }

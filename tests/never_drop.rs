@@ -3,6 +3,8 @@
 
 #[path = "never_drop/crash_points.rs"]
 mod crash_points;
+#[path = "never_drop/dialling.rs"]
+mod dialling;
 #[path = "never_drop/ending.rs"]
 mod ending;
 #[path = "never_drop/fallback.rs"]

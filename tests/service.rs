@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
 use std::time::Duration;
 
 use lab::peers::{Server, echo};
@@ -11,6 +12,8 @@ use lab::{BOTH, Daemon, Ip, Lab, Proc, netns, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
+const UNIT: &str = include_str!("../packaging/tcp-intercept.service");
+const GUIDE: &str = include_str!("../docs/operate.md");
 const SOON: Duration = Duration::from_secs(20);
 
 fn speaks(mut stream: &TcpStream) {
@@ -28,6 +31,28 @@ fn hear(manager: &UnixDatagram, what: &str) {
         let len = manager.recv(&mut message).unwrap_or_else(|err| panic!("{what}: {err}: {heard:?}"));
         heard.push(String::from_utf8_lossy(&message[..len]).into_owned());
     }
+}
+
+/// The program that a unit file executes.
+fn executed_by(unit: &str) -> &str {
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    command.split(' ').next().unwrap()
+}
+
+#[test]
+fn the_unit_executes_the_program_where_the_guide_installs_it() {
+    assert_eq!(executed_by(UNIT), "/usr/sbin/tcp-intercept", "where a package installs it");
+    let install = "install -m 755 target/release/tcp-intercept ";
+    let directory = GUIDE.lines().find_map(|line| line.strip_prefix(install)).unwrap();
+    let command = GUIDE.lines().find(|line| line.starts_with("sed ")).unwrap();
+    let (command, unit) = command.split_once(" > ").unwrap();
+    assert_eq!(unit, "/etc/systemd/system/tcp-intercept.service");
+    let mut sed = Command::new("sh");
+    let installed = sed.args(["-ec", command]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let installed = String::from_utf8(installed.stdout).unwrap();
+    assert_eq!(executed_by(&installed), format!("{directory}tcp-intercept"));
+    let changed = UNIT.lines().zip(installed.lines()).filter(|(shipped, installed)| shipped != installed);
+    assert_eq!((changed.count(), installed.lines().count()), (1, UNIT.lines().count()), "{installed}");
 }
 
 #[test]

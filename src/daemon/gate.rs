@@ -102,7 +102,9 @@ impl Guard {
 
 /// Tries to have what a few more sessions take: two sockets each, which the runtime knows, and a pipe.
 fn means_for_more(kernel: &Kernel) -> io::Result<()> {
-    let leg = |side| Leg::new(kernel.server_socket(Domain::IPV4, true)?, side, &kernel.server);
+    let leg = |side| -> io::Result<Leg> {
+        Ok(Leg::new(kernel.server_socket(Domain::IPV4, true)?, side, &kernel.server)?)
+    };
     let session = |_| Ok((leg(Side::Client)?, leg(Side::Server)?, Pool::default().take()?));
     (0..SESSIONS_TRIED).map(session).collect::<io::Result<Vec<_>>>().map(drop)
 }

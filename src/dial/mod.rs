@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use socket2::{Domain, Socket};
+use sys::Stage;
 
 use crate::config::{ServerLeg, Source};
 use crate::crash::{self, Point};
@@ -19,6 +20,7 @@ use crate::flow::{Flow, OrigDst, Side};
 use crate::kernel::Kernel;
 use crate::leg::{Leg, lacks, reset_on_close};
 use crate::record::{Dialled, End, Opening, Phase, Timeout};
+use crate::table::now;
 use crate::table::slot::Slot;
 
 pub use self::fast_open::Opener;
@@ -48,6 +50,9 @@ pub enum DialError {
     /// No socket, or an option that every socket takes was refused.
     #[error("making the socket: {0}")]
     Socket(io::Error),
+    /// The kernel had no memory to watch the socket, for a second.
+    #[error("registering the socket: {0}")]
+    Register(io::Error),
     /// The source address could not be had.
     #[error("binding to {addr}: {err}")]
     BindSource {
@@ -74,7 +79,7 @@ impl DialError {
     /// What it means for the session.
     pub fn end(&self) -> End {
         match self {
-            Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => {
+            Self::Socket(err) | Self::Register(err) | Self::BindSource { err, .. } | Self::Connect(err) => {
                 End::failed(Side::Server, Phase::Connect, err)
             }
             Self::Client(err) => End::failed(Side::Client, Phase::Connect, err),
@@ -87,16 +92,16 @@ impl DialError {
         matches!(self.errno(), Some(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL))
     }
 
-    /// The kernel has nothing left for one more socket just now.
+    /// The kernel has nothing left for one more socket just now, and another try may find something.
     fn lack(&self) -> Option<&io::Error> {
         self.io().filter(|err| lacks(err))
     }
 
-    /// The kernel's answer to dialling.
+    /// The kernel's answer to a step that another attempt would repeat.
     fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => Some(err),
-            Self::Client(_) | Self::TimedOut { .. } => None,
+            Self::Register(_) | Self::Client(_) | Self::TimedOut { .. } => None,
         }
     }
 
@@ -141,21 +146,34 @@ pub struct Reached {
 /// # Errors
 /// When the last step of the ladder failed; the client is then to be reset.
 pub async fn connect(call: &Call<'_>, dialling: Option<Box<Leg>>) -> Result<Reached, DialError> {
+    let timeout =
+        call.config.connect_timeout.map(|after| (after, time_left(call, dialling.as_deref(), after)));
     let dial = async {
         match dialling {
             None => ladder(call).await,
             Some(leg) => resumed(call, *leg).await,
         }
     };
-    let result = match call.config.connect_timeout {
+    let result = match timeout {
         None => dial.await,
-        Some(after) => tokio::time::timeout(after, dial).await.unwrap_or(Err(DialError::TimedOut { after })),
+        Some((after, left)) => {
+            tokio::time::timeout(left, dial).await.unwrap_or(Err(DialError::TimedOut { after }))
+        }
     };
     if let Err(err) = &result {
         call.multipath.conclude_without(err);
     }
     let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
     result.map(|(leg, dialled)| Reached { leg, dialled, opening })
+}
+
+/// What is left of the connect timeout `after`, which runs from accept and goes on when another worker takes the session over.
+fn time_left(call: &Call<'_>, dialling: Option<&Leg>, after: Duration) -> Duration {
+    let unanswered = dialling.is_none_or(|leg| {
+        // A server that answered while there was no worker is not late.
+        sys::connection(leg.as_fd()).is_ok_and(|leg| leg.stage == Stage::SynSent)
+    });
+    if unanswered { after.saturating_sub(now().saturating_sub(call.slot.accepted_at())) } else { after }
 }
 
 /// Somebody else has sent this leg's SYN. Only where that has taken bytes along, another connection cannot take its place.
@@ -215,7 +233,8 @@ async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, Dia
     crash::at(Point::Socket);
     let syn = call.opener.connect(&socket).await?;
     // From here to send() nothing waits: a socket whose SYN is due reads as writable, and connected() would believe it.
-    let leg = Leg::new(socket, Side::Server, &call.kernel.server).map_err(DialError::Socket)?;
+    let leg = Leg::register(socket, Side::Server, &call.kernel.server, call.lacking);
+    let leg = leg.await.map_err(DialError::Register)?;
     if syn == Syn::Due {
         call.opener.send(&leg)?;
     }

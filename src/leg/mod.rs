@@ -1,5 +1,6 @@
 //! One socket of a session, as the relay sees it. EFFECT.
 mod multipath;
+mod register;
 
 use std::cell::Cell;
 use std::io;
@@ -12,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_cork;
 use socket2::Socket;
+use sys::Unregistered;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
@@ -21,6 +23,7 @@ use crate::record::{LegFacts, Opening};
 
 pub use self::multipath::IPPROTO_MPTCP;
 use self::multipath::Multipath;
+pub use self::register::{PATIENCE, PAUSE};
 
 /// What is asked of a sink whose write side is closed: the write will say why.
 const ONE_PAGE: usize = 4096;
@@ -50,9 +53,12 @@ impl Leg {
     /// Takes over a non-blocking socket that was given `options`.
     ///
     /// # Errors
-    /// When it cannot be registered with this thread's runtime (ENOMEM, ENOSPC: `fs.epoll.max_user_watches`).
-    pub fn new(socket: Socket, side: Side, options: &LegOptions) -> io::Result<Self> {
-        let multipath = Multipath::of(&socket, options)?;
+    /// When it cannot be registered with this thread's runtime (ENOMEM, ENOSPC: `fs.epoll.max_user_watches`); gives the socket back.
+    pub fn new(socket: Socket, side: Side, options: &LegOptions) -> Result<Self, Unregistered> {
+        let multipath = match Multipath::of(&socket, options) {
+            Ok(multipath) => multipath,
+            Err(err) => return Err(Unregistered { socket, err }),
+        };
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let io = sys::async_socket(socket, interest)?;
         Ok(Self {

@@ -78,6 +78,8 @@ fn subscribe(config: &config::Log, log: &Log) {
             tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
         }
     };
+    // A panic ends the process. The message must not wait for a standard error that nobody reads.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     // Only a second call in one process can fail here, and the first one's target stays.
     let _ = set;
 }

@@ -205,20 +205,27 @@ fn a_table_of_another_layout_or_none_at_all_is_refused() {
     assert_eq!(refused(&file), Unreadable::Short.to_string());
 }
 
-/// What is here is what words of the table mean. Behind the last of each there may be more; for any other change [`LAYOUT`] has to be
-/// another number, or a program that takes over would misread what it finds.
+/// A new number may be added to each list. Any other change needs another [`LAYOUT`]: else a program that takes over misreads the table.
+/// tests/golden.rs checks the words themselves.
 #[test]
-fn what_the_words_mean_belongs_to_the_layout() {
-    let words = |all: &[&str]| all.join(" ");
-    let dialled: Vec<_> = Dialled::ALL.iter().map(|word| word.as_str()).collect();
-    let opening: Vec<_> = Opening::ALL.iter().map(|word| word.as_str()).collect();
+fn the_numbers_in_the_table_belong_to_the_layout() {
+    let dialled = [Dialled::First, Dialled::Again, Dialled::OtherPort];
+    let opening = [
+        Opening::Ordinary,
+        Opening::Avoided,
+        Opening::Asked,
+        Opening::Empty,
+        Opening::Data,
+        Opening::Ignored,
+        Opening::Lost,
+    ];
+    assert_eq!((LAYOUT, WORDS), (1, 24));
+    assert_eq!(dialled.map(|how| how as u8), [0, 1, 2]);
+    assert_eq!(opening.map(|how| how as u8), [0, 1, 2, 3, 4, 5, 6]);
     let counters = Counters::default().to_string();
     let counters: Vec<_> = counters.split(' ').filter_map(|word| word.split('=').next()).collect();
-    assert_eq!((LAYOUT, WORDS), (1, 24));
-    assert!(words(&dialled).starts_with("first again other-port"));
-    assert!(words(&opening).starts_with("no avoided asked empty data ignored lost"));
     assert!(
-        words(&counters).starts_with(
+        counters.join(" ").starts_with(
             "accepted ended-in-order dialled-again dialled-other-port dial-failed fast-open-data fast-open-failed \
              fast-open-avoided mptcp mptcp-failed mptcp-avoided timed-out to-listener aborted exhausted shed \
              gate-closed crashes taken-up not-taken-up given-up upgrades"

@@ -175,8 +175,9 @@ pub async fn until_the_end(
                     match word {
                         Message::Stop(why) => {
                             tracing::info!("{why}: stopping");
-                            // The gate stays closed.
+                            // The gate is closed here, for good: the host thread finds it where it should be.
                             shared.occupancy.drain();
+                            shared.occupancy.moved(true);
                             let _ = timeout(TO_ADMIT, host::admit_no_more(shared)).await;
                             return ended(Order::Stop);
                         }

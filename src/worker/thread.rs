@@ -17,7 +17,8 @@ use tokio::sync::watch;
 
 use super::{Order, TICK};
 use crate::crash::{self, Point};
-use crate::flow::Flow;
+use crate::flow::{Flow, Side};
+use crate::leg::{Leg, lacks};
 use crate::listener::{self, Accepted, Arrival, Listener};
 use crate::relay::pool::Pool;
 use crate::session::{self, Env, Left, Session};
@@ -141,8 +142,15 @@ fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, listeners: Vec<Listener>, share
     let Share { sessions, fresh } = share;
     let one = Rc::clone(worker);
     rt.spawn_local(async move {
-        sessions.into_iter().for_each(|session| one.go_on(session));
-        fresh.into_iter().for_each(|(socket, flow)| one.adopt(socket, flow));
+        // Each has a task of its own: one that waits for memory holds up no other.
+        for session in sessions {
+            let (worker, seat) = (Rc::clone(&one), Seat::take(&one.shared));
+            tokio::task::spawn_local(async move { worker.go_on(session, seat).await });
+        }
+        for (socket, flow) in fresh {
+            let (worker, seat) = (Rc::clone(&one), Seat::take(&one.shared));
+            tokio::task::spawn_local(async move { worker.adopt(socket, flow, seat).await });
+        }
     });
     for listener in listeners {
         let worker = Rc::clone(worker);
@@ -164,7 +172,7 @@ impl Worker {
     fn take(self: &Rc<Self>, arrival: Arrival) {
         let counters = &self.shared.counters;
         match arrival {
-            Arrival::Connection(conn) => self.begin(conn),
+            Arrival::Connection(conn) => self.begin(conn, Seat::take(&self.shared)),
             Arrival::ToListener(client) => warn_seldom(&counters.to_listener, || {
                 format!(
                     "refused a connection from {client} to the listener itself: it takes only intercepted connections"
@@ -182,7 +190,7 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Rc<Self>, Accepted { flow, client }: Accepted) {
+    fn begin(self: &Rc<Self>, Accepted { flow, client }: Accepted, seat: Seat) {
         crash::at(Point::Accepted);
         let number = client.socket().as_raw_fd();
         let (Some(slot), Ok(cookie)) = (self.shared.table.slot(number), socket_cookie(client.socket()))
@@ -193,23 +201,30 @@ impl Worker {
         slot.accepted(cookie, &flow, now());
         self.shared.counters.accepted.count();
         crash::at(Point::Enlisted);
-        self.drive(Session { flow, client, slot, left: Cell::new(None) });
+        self.drive(Session { flow, client, slot, left: Cell::new(None) }, seat);
     }
 
     /// Begins with a connection that another worker has accepted and not written down.
-    fn adopt(self: &Rc<Self>, socket: Socket, flow: Flow) {
-        match listener::accepted(socket, flow, &self.shared.kernel) {
-            Ok(conn) => self.begin(conn),
+    async fn adopt(self: Rc<Self>, socket: Socket, flow: Flow, seat: Seat) {
+        let kernel = &self.shared.kernel;
+        let lacking = |err: &io::Error| self.shared.lacking(err);
+        let client = match kernel.complete_client(&socket) {
+            Ok(()) => Leg::register(socket, Side::Client, &kernel.client, lacking).await,
+            Err(err) => Err(err),
+        };
+        match client {
+            Ok(client) => self.begin(Accepted { flow, client }, seat),
+            Err(err) if lacks(&err) => self.take(Arrival::Shed(1)),
             Err(err) => self.take(Arrival::Aborted(err)),
         }
     }
 
     /// Goes on with a session of another worker.
-    fn go_on(self: &Rc<Self>, session: Abandoned) {
-        match session.revive(&self.shared.kernel) {
+    async fn go_on(self: Rc<Self>, session: Abandoned, seat: Seat) {
+        match session.revive(&self.shared.kernel, &|err| self.shared.lacking(err)).await {
             Ok((Accepted { flow, client }, slot, server, way)) => {
                 let left = Cell::new(Some(Box::new(Left { server, way })));
-                self.drive(Session { flow, client, slot, left });
+                self.drive(Session { flow, client, slot, left }, seat);
             }
             Err(err) => warn_seldom(&self.shared.counters.not_taken_up, || {
                 format!("a session could not be gone on with: {err}")
@@ -217,8 +232,7 @@ impl Worker {
         }
     }
 
-    fn drive(self: &Rc<Self>, session: Session) {
-        let seat = Seat::take(&self.shared);
+    fn drive(self: &Rc<Self>, session: Session, seat: Seat) {
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let number = session.client.socket().as_raw_fd() as usize;

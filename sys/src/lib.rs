@@ -14,7 +14,7 @@ mod words;
 pub use descriptors::{
     Registered, Unowned, close_unregistered, inherit, keep_over_exec, open_descriptors, set_close_on_exec,
 };
-pub use event::{async_descriptor, async_socket};
+pub use event::{Unregistered, async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
 pub use process::{Fork, die_with_caller, exit_now, fork, fork_keeping, spawn_sharing_descriptors};

@@ -52,6 +52,9 @@ const BYTES_RETRANS: usize = 208;
 type Addresses = [u8; 2 * SOCKADDR_STORAGE];
 const SOCKADDR_STORAGE: usize = 128;
 
+/// The size of a `struct mptcp_subflow_data`.
+const HEADER_LEN: u32 = 16;
+
 /// A `struct mptcp_subflow_data` with the array that follows it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -63,8 +66,15 @@ struct Answer<T> {
     data: [T; MOST],
 }
 
-impl Plain for Answer<TcpInfo> {}
-impl Plain for Answer<Addresses> {}
+/// The header and an array of items fill an answer without padding.
+const _: () = {
+    assert!(size_of::<Answer<TcpInfo>>() == HEADER_LEN as usize + MOST * size_of::<TcpInfo>());
+    assert!(size_of::<Answer<Addresses>>() == HEADER_LEN as usize + MOST * size_of::<Addresses>());
+};
+// SAFETY: all fields are integers or arrays of bytes, and the assertion above excludes padding.
+unsafe impl Plain for Answer<TcpInfo> {}
+// SAFETY: all fields are integers or arrays of bytes, and the assertion above excludes padding.
+unsafe impl Plain for Answer<Addresses> {}
 
 impl<T> Answer<T> {
     fn items(&self) -> &[T] {
@@ -76,7 +86,6 @@ fn ask<const LEN: usize>(sock: BorrowedFd<'_>, what: c_int) -> io::Result<Answer
 where
     Answer<[u8; LEN]>: Plain,
 {
-    const HEADER_LEN: u32 = 16;
     let (item_len, data) = (LEN as u32, [[0; LEN]; MOST]);
     let mut answer = Answer { header_len: HEADER_LEN, count: 0, item_len_kernel: 0, item_len, data };
     exchange(sock, SOL_MPTCP, what, &mut answer)?;

@@ -231,16 +231,25 @@ const TCP_INFO_TO_BYTES_SENT: usize = 208;
 /// A `struct tcp_info` up to the end of `tcpi_total_retrans`: eight bytes, then 24 numbers of four.
 const TCP_INFO_LEN: usize = 8 + 24 * 4;
 
-/// Types that any bytes are a valid value of.
-pub(crate) trait Plain: Copy {}
-impl Plain for c_int {}
-impl Plain for [u32; SK_MEMINFO_VARS] {}
-impl Plain for [u32; TCP_INFO_WORDS] {}
-impl Plain for [u8; TCP_INFO_LEN] {}
-impl Plain for [u8; TCP_INFO_TO_BYTES_SENT] {}
+/// A type that getsockopt(2) can fill.
+///
+/// # Safety
+/// Every pattern of initialised bytes must be a valid value of the type, and the type must have no padding: the kernel reads and
+/// writes all of its bytes.
+pub(crate) unsafe trait Plain: Copy {}
+// SAFETY: every pattern of bytes is a valid integer, and an integer has no padding.
+unsafe impl Plain for c_int {}
+// SAFETY: as for the integer; an array adds no padding.
+unsafe impl Plain for [u32; SK_MEMINFO_VARS] {}
+// SAFETY: as for the integer; an array adds no padding.
+unsafe impl Plain for [u32; TCP_INFO_WORDS] {}
+// SAFETY: as for the integer; an array adds no padding.
+unsafe impl Plain for [u8; TCP_INFO_LEN] {}
+// SAFETY: as for the integer; an array adds no padding.
+unsafe impl Plain for [u8; TCP_INFO_TO_BYTES_SENT] {}
 
 fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
-    // SAFETY: any bytes are a valid `Plain`.
+    // SAFETY: zeros are a valid `Plain`, as all bytes are.
     let mut value: T = unsafe { zeroed() };
     exchange(sock, level, name, &mut value)?;
     Ok(value)
@@ -255,7 +264,8 @@ pub(crate) fn exchange<T: Plain>(
 ) -> io::Result<()> {
     let mut len = size_of::<T>() as socklen_t;
     let ptr = (&raw mut *value).cast::<c_void>();
-    // SAFETY: `ptr` is readable and writable for `len` bytes, the kernel writes no more, and any bytes are a valid `Plain`.
+    // SAFETY: `ptr` is readable and writable for `len` bytes, as a `Plain` has no padding. The kernel writes no more than `len`
+    // bytes, and any bytes are a valid `Plain`.
     cvt(unsafe { libc::getsockopt(sock.as_raw_fd(), level, name, ptr, &mut len) })
 }
 

@@ -85,8 +85,57 @@ fn where_accepting_is_forbidden_what_waits_is_reset_and_the_others_are_routed() 
 }
 
 #[test]
-fn without_memory_to_watch_a_socket_it_is_reset_and_the_others_are_routed() {
-    netns(|| drop(newcomers_while("epoll_ctl:error=ENOSPC", &[Fate::Routed])));
+fn without_memory_to_watch_a_socket_it_is_reset_after_a_second_and_the_others_are_routed() {
+    netns(|| {
+        let log = newcomers_while("epoll_ctl:error=ENOSPC", &[Fate::Routed]);
+        assert!(counter(&log, "shed") > 0, "{log}");
+    });
+}
+
+/// Some calls of epoll_ctl() fail in each thread: a connection that comes then waits, and is served.
+fn served_after(faults: &str) {
+    netns(|| {
+        let mut bench = Bench::new(&[]);
+        let pid = bench.pid();
+        let fault = Fault::inject(&bench.lab.gateway, pid, &format!("epoll_ctl:error={faults}"));
+        let before = bench.lab.server.counter("TcpPassiveOpens");
+        assert_eq!(bench.newcomer(), Fate::Served);
+        assert_eq!(bench.lab.server.counter("TcpPassiveOpens"), before + 1, "the server is dialled once");
+        let failed = fault.end();
+        let log = bench.daemon.stop().1;
+        assert!(failed > 0 && counter(&log, "exhausted") == failed, "{failed} failed\n{log}");
+        assert_eq!((counter(&log, "shed"), counter(&log, "dial-failed")), (0, 0), "{log}");
+    });
+}
+
+#[test]
+fn a_connection_waits_while_there_is_no_memory_to_watch_the_client() {
+    served_after("ENOSPC:when=1..3");
+}
+
+#[test]
+fn a_connection_waits_while_there_is_no_memory_to_watch_the_server() {
+    // The first call is for the client.
+    served_after("ENOMEM:when=2..4");
+}
+
+#[test]
+fn sessions_of_a_dead_worker_wait_while_there_is_no_memory_to_watch_them() {
+    netns(|| {
+        let bench = Bench::new(&["limits.crashes=100"]);
+        let held = bench.sessions(20);
+        // A worker thread registers its runtime and two listeners first. The main thread registers two runtimes and two descriptors, which
+        // must not fail here: then another worker would be started.
+        let faults = "epoll_ctl:error=ENOMEM:when=6..11";
+        let fault = Fault::inject_into_children(&bench.lab.gateway, bench.daemon.guardian(), faults);
+        bench.daemon.signal_worker(rustix::process::Signal::KILL);
+        held.iter().for_each(|stream| speaks(stream).unwrap());
+        let log = bench.daemon.stop().1;
+        // strace may leave a thread stopped that it lets go of while that begins processes, so it stays until the end.
+        assert!(fault.count() > 0, "{log}");
+        assert_eq!((counter(&log, "crashes"), counter(&log, "taken-up")), (1, 20), "{log}");
+        assert_eq!(counter(&log, "not-taken-up"), 0, "{log}");
+    });
 }
 
 #[test]

@@ -23,12 +23,18 @@ pub const FEW: Amount = Amount { bulk: 4, interactive: 10, connecting: 1, pulses
 pub const CRASH_AT: &str = "TCP_INTERCEPT_CRASH_AT";
 
 /// Asks an echo server.
-pub fn speaks(mut stream: &TcpStream) {
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(b"hello").unwrap();
+pub fn speaks(stream: &TcpStream) {
+    tries_to_speak(stream).unwrap();
+}
+
+/// Asks an echo server, which may not answer.
+pub fn tries_to_speak(mut stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"hello")?;
     let mut answer = [0; 5];
-    stream.read_exact(&mut answer).unwrap();
+    stream.read_exact(&mut answer)?;
     assert_eq!(&answer, b"hello");
+    Ok(())
 }
 
 /// An echo server, and a connection to it, by each protocol.
