@@ -50,9 +50,14 @@ impl Records {
         let old = self.path.with_extension("1");
         fs::rename(&self.path, &old).map_err(|err| named(&self.path, &err))?;
         daemon.signal(Signal::HUP);
-        becomes(Duration::from_secs(300), || self.path.exists() || daemon.try_wait().is_some());
+        // Guardian and worker each open the file again, one after the other: until both have, lines may still go to the old one.
+        let mut again = false;
+        becomes(Duration::from_secs(300), || {
+            again = self.path.exists() && !has_open(daemon.pid(), &old);
+            again || daemon.try_wait().is_some()
+        });
         self.read(&old)?;
-        if self.path.exists() {
+        if again {
             return Ok(());
         }
         let (path, status) = (self.path.display(), daemon.try_wait());
@@ -124,6 +129,12 @@ impl Records {
         let strange: Vec<_> = self.said.iter().filter(strange).collect();
         report.check(strange.is_empty(), &format!("no other warning or error in the log {strange:?}"));
     }
+}
+
+/// Whether a process has the file open under this name; a worker has the descriptors of its guardian.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == path)
 }
 
 fn named(path: &Path, err: &io::Error) -> io::Error {
