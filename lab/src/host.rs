@@ -1,6 +1,7 @@
 //! A host: a network namespace with a name, and what can be done in it.
 use std::fmt;
 use std::fs;
+use std::io;
 use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -106,6 +107,14 @@ impl Host {
         sh::run(self.cmd("sh").args(["-ec", text]), &format!("{self}: {text}"))
     }
 
+    /// As [`Host::run`].
+    ///
+    /// # Errors
+    /// All the output of a command that fails.
+    pub fn try_run(&self, text: &str) -> io::Result<String> {
+        sh::try_run(self.cmd("sh").args(["-ec", text]), &format!("{self}: {text}"))
+    }
+
     /// Starts a program on this host; it is killed when the guard is dropped.
     pub fn spawn(&self, program: &str, arguments: &[&str]) -> Proc {
         let mut command = self.cmd(program);
@@ -115,14 +124,26 @@ impl Host {
 
     /// Runs `work` on a thread that lives on this host: the sockets that it makes belong to the host for good.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.try_enter(work).unwrap_or_else(|err| panic!("{err}"))
+    }
+
+    /// As [`Host::enter`].
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the system has no thread for it.
+    pub fn try_enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         let path = format!("/run/netns/{}", self.name());
-        let namespace = fs::File::open(&path).unwrap_or_else(|err| panic!("{path}: {err}"));
+        let named = |err: io::Error| io::Error::new(err.kind(), format!("{path} cannot be entered: {err}"));
+        let namespace = fs::File::open(&path).map_err(named)?;
         let inside = || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .unwrap_or_else(|err| panic!("{path} cannot be entered: {err}"));
-            work()
+                .map_err(|err| named(err.into()))?;
+            Ok(work())
         };
-        std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| resume_unwind(panic))
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, inside).map_err(named)?;
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 
     /// Sets a sysctl and reads it back: in a user namespace `sysctl -w` fails without saying so.
@@ -143,18 +164,18 @@ impl Host {
 
     /// Connects from this host, and waits ten seconds at most.
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
-        self.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))
+        self.try_enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))?
     }
 
     /// Connects from a given address and port of this host, with SO_REUSEADDR.
     pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
-        self.enter(|| {
+        self.try_enter(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
             socket.bind(&from.into())?;
             socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
             Ok(socket.into())
-        })
+        })?
     }
 
     /// What `ss -H` with these arguments says, as in `host.ss("-tan state time-wait")`.

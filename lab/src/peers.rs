@@ -117,10 +117,18 @@ pub fn expect_reset(stream: &TcpStream) {
     assert!(reset, "a reset was expected, not {kind:?}");
 }
 
-/// Ends a connection with a reset.
+/// Ends a connection with a reset, and panics when that cannot be done.
 pub fn reset(stream: TcpStream) {
+    try_reset(stream).unwrap_or_else(|err| panic!("{err}"));
+}
+
+/// Ends a connection with a reset.
+///
+/// # Errors
+/// The kernel refuses the option: then the connection ends with a FIN.
+pub fn try_reset(stream: TcpStream) -> io::Result<()> {
     let lingering = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-    lingering.unwrap_or_else(|err| panic!("SO_LINGER: {err}"));
+    lingering.map_err(|err| io::Error::new(err.kind(), format!("SO_LINGER: {err}")))
 }
 
 /// Both ends of one connection from `client` to `address` on `server`: the client's, the server's, and what the

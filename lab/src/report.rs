@@ -1,16 +1,57 @@
 //! What a person reads: sections, facts, and checks that are counted.
-use std::io::{IsTerminal, stdout};
+use std::io::{IsTerminal, Write, stdout};
+use std::panic::{set_hook, take_hook};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Prints as it goes, and remembers what was wrong.
 pub struct Report {
+    failures: Failures,
+}
+
+/// The failed checks of a report. Any thread may add one, which is printed at once.
+#[derive(Clone)]
+pub struct Failures {
     terminal: bool,
-    failures: Vec<String>,
+    texts: Arc<Mutex<Vec<String>>>,
+}
+
+impl Failures {
+    /// Prints a failure, and keeps it for the end of the report.
+    pub fn add(&self, text: &str) {
+        println!("  {}  {text}", coloured(self.terminal, "1;31", "NO"));
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
+
+    fn texts(&self) -> Vec<String> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Prints what has failed so far. A thread that panics calls it, which may hold the lock and must not panic again.
+    fn print_early(&self) {
+        let texts = self.texts.try_lock().map(|texts| texts.clone()).unwrap_or_default();
+        let mut lines =
+            format!("\nA panic has ended the report early. Checks that had failed: {}\n", texts.len());
+        texts.iter().for_each(|text| lines.push_str(&format!("  {text}\n")));
+        let _ = stdout().write_all(lines.as_bytes());
+    }
 }
 
 impl Report {
+    /// An empty report. From now on a panic in any thread prints the failed checks, as it may abort the process.
     pub fn new() -> Self {
-        Self { terminal: stdout().is_terminal(), failures: Vec::new() }
+        let failures = Failures { terminal: stdout().is_terminal(), texts: Arc::default() };
+        let (early, print_panic) = (failures.clone(), take_hook());
+        set_hook(Box::new(move |panic| {
+            print_panic(panic);
+            early.print_early();
+        }));
+        Self { failures }
+    }
+
+    /// The failed checks, for threads that add to them.
+    pub fn failures(&self) -> Failures {
+        self.failures.clone()
     }
 
     /// A heading.
@@ -28,8 +69,7 @@ impl Report {
         if holds {
             println!("  {}  {text}", self.coloured("32", "ok"));
         } else {
-            println!("  {}  {text}", self.coloured("1;31", "NO"));
-            self.failures.push(text.to_owned());
+            self.failures.add(text);
         }
     }
 
@@ -51,16 +91,50 @@ impl Report {
 
     /// The last line, and the exit code.
     pub fn end(self) -> ExitCode {
-        if self.failures.is_empty() {
+        let failures = self.failures.texts();
+        if failures.is_empty() {
             println!("\nEverything was as it should be.");
             return ExitCode::SUCCESS;
         }
-        println!("\n{}", self.coloured("1;31", &format!("{} of the checks failed:", self.failures.len())));
-        self.failures.iter().for_each(|failure| println!("  {failure}"));
+        println!("\n{}", self.coloured("1;31", &format!("{} of the checks failed:", failures.len())));
+        failures.iter().for_each(|failure| println!("  {failure}"));
         ExitCode::FAILURE
     }
 
     fn coloured(&self, colour: &str, text: &str) -> String {
-        if self.terminal { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+        coloured(self.failures.terminal, colour, text)
+    }
+}
+
+fn coloured(terminal: bool, colour: &str, text: &str) -> String {
+    if terminal { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Set in the process that panics.
+    const PANICS: &str = "LAB_REPORT_PANICS";
+
+    #[test]
+    fn a_panic_in_any_thread_prints_what_had_failed() {
+        if std::env::var_os(PANICS).is_some() {
+            let mut report = Report::new();
+            report.check(true, "the first check");
+            report.check(false, "the second check");
+            report.failures().add("the failure of a thread");
+            let thread = std::thread::spawn(|| panic!("broken"));
+            assert!(thread.join().is_err());
+            return;
+        }
+        let name = "report::tests::a_panic_in_any_thread_prints_what_had_failed";
+        let exe = std::env::current_exe().unwrap();
+        let output = Command::new(exe).args(["--exact", name, "--nocapture"]).env(PANICS, "1").output();
+        let output = String::from_utf8(output.unwrap().stdout).unwrap();
+        let early = output.split_once("Checks that had failed: ").map(|(_, early)| early);
+        let early = early.unwrap_or_else(|| panic!("no early end: {output}"));
+        assert!(early.starts_with("2\n  the second check\n  the failure of a thread\n"), "{output}");
     }
 }

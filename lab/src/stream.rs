@@ -1,6 +1,8 @@
 //! Byte streams whose content is known: what was sent is compared with what came by SHA-256.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::panic::resume_unwind;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -123,6 +125,14 @@ pub fn receive(mut stream: &TcpStream, pace: Pace) -> io::Result<Sum> {
 /// Sends `bytes` bytes in each direction at once, each side closing its direction when it is done, and panics unless
 /// both came whole.
 pub fn exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pace) {
+    try_exchange(client, server, bytes, pace).unwrap_or_else(|err| panic!("{err}"));
+}
+
+/// Sends `bytes` bytes in each direction at once, each side closing its direction when it is done.
+///
+/// # Errors
+/// The first failure of a direction, or what was sent and what arrived where they differ.
+pub fn try_exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pace) -> io::Result<()> {
     std::thread::scope(|scope| {
         let give = |stream, seed| {
             move || {
@@ -134,15 +144,22 @@ pub fn exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pace) 
         let up = (scope.spawn(give(client, 1)), scope.spawn(move || receive(server, pace)));
         let down = (scope.spawn(give(server, 2)), scope.spawn(move || receive(client, pace)));
         for (direction, (sent, received)) in [("to the server", up), ("to the client", down)] {
-            let sent = sent
-                .join()
-                .expect("the sender ends")
-                .unwrap_or_else(|err| panic!("{direction}: sending: {err}"));
-            let received = received.join().expect("the receiver ends");
-            let received = received.unwrap_or_else(|err| panic!("{direction}: receiving: {err}"));
-            assert_eq!(received, sent, "{direction}");
+            let sent = ended(sent, &format!("{direction}: sending"))?;
+            let received = ended(received, &format!("{direction}: receiving"))?;
+            if received != sent {
+                return Err(io::Error::other(format!(
+                    "{direction}: {sent:?} was sent, {received:?} arrived"
+                )));
+            }
         }
-    });
+        Ok(())
+    })
+}
+
+/// Waits for one end of a direction.
+fn ended(thread: ScopedJoinHandle<'_, io::Result<Sum>>, what: &str) -> io::Result<Sum> {
+    let result = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+    result.map_err(|err| io::Error::new(err.kind(), format!("{what}: {err}")))
 }
 
 fn sum(bytes: u64, hash: Sha256) -> Sum {
@@ -153,6 +170,22 @@ fn sum(bytes: u64, hash: Sha256) -> Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Ip, Lab, netns, peers};
+
+    #[test]
+    fn an_exchange_that_breaks_is_an_error() {
+        netns(|| {
+            let lab = Lab::new();
+            let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V4, 80));
+            let (other, _) = (near.try_clone().unwrap(), near.set_nodelay(true));
+            // The router resets the connection in the middle.
+            lab.gateway.nft(
+                "table inet cut { chain forward { type filter hook forward priority 0; meta l4proto tcp quota over 1 mbytes reject with tcp reset; }; }",
+            );
+            let failure = try_exchange(&other, &far, 64 << 20, Pace::FULL).unwrap_err();
+            assert!(failure.to_string().contains("ing: "), "{failure}");
+        });
+    }
 
     #[test]
     fn the_content_does_not_depend_on_how_it_is_cut() {

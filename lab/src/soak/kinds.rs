@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lab::BOTH;
 use lab::peers;
-use lab::stream::{Pace, Random, exchange};
+use lab::stream::{Pace, Random, try_exchange};
 
 use super::load::Load;
 
@@ -78,14 +78,12 @@ impl Load {
     fn bulk(&self, random: &mut Random) -> io::Result<()> {
         let (near, far) = self.pair(random)?;
         let pace = if random.below(2) == 0 { Pace::FULL } else { Pace::UNEVEN };
-        exchange(&near, &far, 1 + random.below(64 << 20) as u64, pace);
-        Ok(())
+        try_exchange(&near, &far, 1 + random.below(64 << 20) as u64, pace)
     }
 
     fn slow(&self, random: &mut Random) -> io::Result<()> {
         let (near, far) = self.pair(random)?;
-        exchange(&near, &far, 1 + random.below(8 << 20) as u64, SLOW);
-        Ok(())
+        try_exchange(&near, &far, 1 + random.below(8 << 20) as u64, SLOW)
     }
 
     fn chat(&self, random: &mut Random) -> io::Result<()> {
@@ -149,8 +147,7 @@ impl Load {
             stream.write_all(&vec![1; 1 + random.below(300_000)])?;
             std::thread::sleep(Duration::from_micros(random.below(3000) as u64));
         }
-        peers::reset(stream);
-        Ok(())
+        peers::try_reset(stream)
     }
 
     fn reset_by_server(&self, random: &mut Random) -> io::Result<()> {
@@ -177,8 +174,7 @@ impl Load {
     fn reset_while_dialling(&self, random: &mut Random) -> io::Result<()> {
         let stream = self.connect(random, SILENT)?;
         std::thread::sleep(Duration::from_millis(random.below(300) as u64));
-        peers::reset(stream);
-        Ok(())
+        peers::try_reset(stream)
     }
 
     /// Sends more than the way back takes, and reads nothing for a while.
@@ -190,8 +186,7 @@ impl Load {
             let _ = stream.write(&[2; 1 << 16]);
             std::thread::sleep(Duration::from_millis(20));
         }
-        peers::reset(stream);
-        Ok(())
+        peers::try_reset(stream)
     }
 }
 
@@ -203,8 +198,7 @@ pub fn speaks_and_ends(mut stream: TcpStream) -> io::Result<()> {
 
 pub fn resets(mut stream: TcpStream) -> io::Result<()> {
     stream.read_exact(&mut [0])?;
-    peers::reset(stream);
-    Ok(())
+    peers::try_reset(stream)
 }
 
 pub fn ask(mut stream: &TcpStream, len: usize) -> io::Result<()> {

@@ -1,9 +1,8 @@
 //! What clients do in a soak: everything that they do in the field, at once and for long.
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::peers::{self, Server};
@@ -11,7 +10,7 @@ use lab::stream::Random;
 use lab::{BOTH, Lab};
 
 use super::kinds::{BULK, ECHO, KINDS, RESETS, SILENT, SPEAKS_FIRST, ask, resets, speaks_and_ends};
-use crate::report::Report;
+use crate::report::{Failures, Report};
 
 /// How many connections there were.
 pub struct Count {
@@ -31,11 +30,13 @@ pub struct Load {
     pub bulk: Mutex<[TcpListener; 2]>,
     _servers: Vec<Server>,
     done: [AtomicU64; KINDS.len()],
-    failed: Mutex<Vec<String>>,
+    failed: AtomicBool,
+    failures: Failures,
 }
 
 impl Load {
-    pub fn new(lab: Lab, patience: Duration) -> Self {
+    /// The servers, and no client yet. Each failure of a client goes to `failures` at once.
+    pub fn new(lab: Lab, patience: Duration, failures: Failures) -> Self {
         let serve = |port, serve: fn(TcpStream) -> io::Result<()>| {
             // A reset is nothing to speak of here.
             let undaunted = move |stream| serve(stream).or(Ok(()));
@@ -47,11 +48,12 @@ impl Load {
         ));
         let bulk = Mutex::new(BOTH.map(|ip| lab.server.listen(lab.server_at(ip, BULK))));
         let servers = servers.into_iter().flatten().collect();
-        Self { lab, patience, bulk, _servers: servers, done: Default::default(), failed: Mutex::default() }
+        let (done, failed) = Default::default();
+        Self { lab, patience, bulk, _servers: servers, done, failed, failures }
     }
 
     /// Carries on until then, or until something fails; meanwhile calls `beside` over and over.
-    pub fn carry(&self, until: Instant, mut beside: impl FnMut()) {
+    pub fn carry(&self, until: Instant, mut beside: impl FnMut() -> io::Result<()>) {
         std::thread::scope(|scope| {
             for (number, kind) in KINDS.iter().enumerate() {
                 for thread in 0..kind.threads {
@@ -59,32 +61,31 @@ impl Load {
                     scope.spawn(move || self.repeat(number, random, until));
                 }
             }
-            while Instant::now() < until && self.failures().is_empty() {
-                beside();
+            while Instant::now() < until && !self.has_failed() {
+                beside().unwrap_or_else(|err| self.fail(&format!("watching the daemon: {err}")));
             }
         });
     }
 
     fn repeat(&self, number: usize, mut random: Random, until: Instant) {
         let kind = &KINDS[number];
-        while Instant::now() < until && self.failures().is_empty() {
-            let ended = catch_unwind(AssertUnwindSafe(|| (kind.session)(self, &mut random)));
-            match ended {
-                Ok(Ok(())) => {
+        while Instant::now() < until && !self.has_failed() {
+            match (kind.session)(self, &mut random) {
+                Ok(()) => {
                     self.done[number].fetch_add(1, Ordering::Relaxed);
                 }
-                Ok(Err(err)) => self.fail(format!("{}: {err}", kind.name)),
-                Err(_) => self.fail(format!("{}: its panic is above", kind.name)),
+                Err(err) => self.fail(&format!("{}: {err}", kind.name)),
             }
         }
     }
 
-    fn fail(&self, what: String) {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    fn fail(&self, what: &str) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.failures.add(what);
     }
 
-    fn failures(&self) -> Vec<String> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     pub fn judge(&self, report: &mut Report) {
@@ -92,8 +93,7 @@ impl Load {
             let done = done.load(Ordering::Relaxed);
             report.check(done > 0, &format!("{done:>9} {}", kind.name));
         }
-        let failures = self.failures();
-        report.check(failures.is_empty(), &format!("every one as it should be {failures:?}"));
+        report.check(!self.has_failed(), "every connection was as it should be");
     }
 
     /// How many so far.

@@ -5,7 +5,7 @@ mod records;
 mod watch;
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use lab::options::{self, number};
@@ -46,21 +46,31 @@ pub fn run(binary: &Path, minutes: f64) -> ExitCode {
     let log = format!("log.target={}", records.path().display());
     let mut daemon =
         lab.gateway.spawn(&binary.display().to_string(), &["run", "--set", &limit, "--set", &log]);
-    report.check(becomes(PATIENCE, || records.has("ready: ")), "the daemon is ready");
-    let load = Load::new(lab, PATIENCE);
-    let mut watch = Watch::begin(&load.lab, working(daemon.pid()));
+    becomes(PATIENCE, || records.has("ready: ") || daemon.try_wait().is_some());
+    report.check(records.has("ready: "), "the daemon is ready");
+    let load = Load::new(lab, PATIENCE, report.failures());
+    let mut watch = match Watch::begin(&load.lab, working(daemon.pid())) {
+        Ok(watch) => watch,
+        Err(err) => {
+            report.check(false, &format!("the daemon can be watched: {err}\n{}", daemon.stderr()));
+            return report.end();
+        }
+    };
 
     report.section(&format!("Mixed load for {minutes} minutes"));
     let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     load.carry(until, || {
         std::thread::sleep(SAMPLE_EVERY.min(until.saturating_duration_since(Instant::now())));
-        records.rotate(&daemon);
-        report.say(&watch.sample(&load.line()));
+        records.rotate(&mut daemon)?;
+        report.say(&watch.sample(&load.line())?);
+        Ok(())
     });
     load.judge(&mut report);
     watch.judge_trend(&mut report);
     watch.judge_rest(&mut report);
-    records.rotate(&daemon);
+    if let Err(err) = records.rotate(&mut daemon) {
+        report.check(false, &format!("the daemon opens its log again: {err}"));
+    }
     let unrecorded = records.judge_mixed(&mut report, &load.count());
 
     report.section(&format!("Rushes of {RUSH} connections, with a limit of {LIMIT}"));
@@ -92,13 +102,22 @@ fn router() -> Lab {
     lab
 }
 
+fn ended(status: Option<ExitStatus>) -> String {
+    status.map_or_else(String::new, |status| format!(", ended with {status}"))
+}
+
 fn stop(report: &mut Report, lab: &Lab, daemon: &mut Proc) {
     let start = Instant::now();
+    let mut status = daemon.try_wait();
+    report.check(status.is_none(), &format!("the daemon ran until the end{}", ended(status)));
     daemon.signal(Signal::TERM);
-    let status = daemon.wait(PATIENCE);
+    becomes(PATIENCE, || {
+        status = status.or_else(|| daemon.try_wait());
+        status.is_some()
+    });
     report.check(
-        status.success(),
-        &format!("SIGTERM: ended after {} ms ({status})", start.elapsed().as_millis()),
+        status.is_some_and(|status| status.success()),
+        &format!("after SIGTERM: {} ms{}", start.elapsed().as_millis(), ended(status)),
     );
     let left = lab.gateway.run("nft list tables; ip rule; ip -6 rule; ip route show table all");
     let gone = !left.contains("tcp_intercept") && !left.contains("proto 155");

@@ -1,5 +1,6 @@
 //! What the daemon says it did: its log, moved away and read now and then as logrotate does it.
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,18 +43,29 @@ impl Records {
     }
 
     /// Moves the file away, has the daemon open another, and reads the old one.
-    pub fn rotate(&mut self, daemon: &Proc) {
+    ///
+    /// # Errors
+    /// The file is not there, or the daemon does not open another one.
+    pub fn rotate(&mut self, daemon: &mut Proc) -> io::Result<()> {
         let old = self.path.with_extension("1");
-        let moved = fs::rename(&self.path, &old);
-        moved.unwrap_or_else(|err| panic!("{}: {err}", self.path.display()));
+        fs::rename(&self.path, &old).map_err(|err| named(&self.path, &err))?;
         daemon.signal(Signal::HUP);
-        let again = becomes(Duration::from_secs(300), || self.path.exists());
-        assert!(again, "SIGHUP does not have {} opened again", self.path.display());
-        self.read(&old);
+        // Guardian and worker each open the file again, one after the other: until both have, lines may still go to the old one.
+        let mut again = false;
+        becomes(Duration::from_secs(300), || {
+            again = self.path.exists() && !has_open(daemon.pid(), &old);
+            again || daemon.try_wait().is_some()
+        });
+        self.read(&old)?;
+        if again {
+            return Ok(());
+        }
+        let (path, status) = (self.path.display(), daemon.try_wait());
+        Err(io::Error::other(format!("SIGHUP did not make the daemon open {path} again (ended: {status:?})")))
     }
 
-    fn read(&mut self, path: &Path) {
-        let log = fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+    fn read(&mut self, path: &Path) -> io::Result<()> {
+        let log = fs::read_to_string(path).map_err(|err| named(path, &err))?;
         for line in log.lines() {
             if !line.contains(" INFO closed client=") {
                 self.said.push(line.to_owned());
@@ -62,6 +74,7 @@ impl Records {
             self.ended += 1;
             self.in_order += u64::from(line.contains(" cause=eof "));
         }
+        Ok(())
     }
 
     /// Compares what was recorded of the mixed load with what its clients did, and says which connections have no record.
@@ -81,7 +94,9 @@ impl Records {
 
     /// When the daemon has ended: compares the records with its counters, and shows what else it said.
     pub fn judge(&mut self, report: &mut Report, unrecorded: Unrecorded) {
-        self.read(&self.path.clone());
+        if let Err(err) = self.read(&self.path.clone()) {
+            report.check(false, &format!("the daemon's log can be read: {err}"));
+        }
         let counters =
             self.said.iter().rev().find_map(|line| line.split_once("stopped: ")).map(|(_, words)| words);
         let counters = counters.unwrap_or_default().to_owned();
@@ -114,4 +129,14 @@ impl Records {
         let strange: Vec<_> = self.said.iter().filter(strange).collect();
         report.check(strange.is_empty(), &format!("no other warning or error in the log {strange:?}"));
     }
+}
+
+/// Whether a process has the file open under this name; a worker has the descriptors of its guardian.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == path)
+}
+
+fn named(path: &Path, err: &io::Error) -> io::Error {
+    io::Error::new(err.kind(), format!("{}: {err}", path.display()))
 }

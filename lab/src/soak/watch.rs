@@ -1,5 +1,7 @@
 //! What the daemon and the kernel hold meanwhile, and what is left of it afterwards.
 use std::fs;
+use std::io;
+use std::time::Duration;
 
 use lab::{Lab, becomes};
 
@@ -40,16 +42,22 @@ pub struct Watch<'l> {
 
 impl<'l> Watch<'l> {
     /// From what an idle daemon has.
-    pub fn begin(lab: &'l Lab, pid: u32) -> Self {
-        let idle = Sample::take(lab, pid);
-        Self { lab, pid, idle, samples: Vec::new() }
+    ///
+    /// # Errors
+    /// The process is gone, or its table in nftables is.
+    pub fn begin(lab: &'l Lab, pid: u32) -> io::Result<Self> {
+        let idle = Sample::take(lab, pid)?;
+        Ok(Self { lab, pid, idle, samples: Vec::new() })
     }
 
     /// One more sample, as a line behind `what` has been done.
-    pub fn sample(&mut self, what: &str) -> String {
-        let now = Sample::take(self.lab, self.pid);
+    ///
+    /// # Errors
+    /// The process is gone, or its table in nftables is.
+    pub fn sample(&mut self, what: &str) -> io::Result<String> {
+        let now = Sample::take(self.lab, self.pid)?;
         self.samples.push(now);
-        format!(
+        Ok(format!(
             "{what} {:>5} sockets {:>4} descriptors {:>3} pipes {:>7} KiB {:>7} elements {:>6} tracked",
             now.sockets,
             now.descriptors,
@@ -57,7 +65,7 @@ impl<'l> Watch<'l> {
             now.memory_kib,
             now.elements,
             now.tracked
-        )
+        ))
     }
 
     /// Whether it needs no more than when it was warm.
@@ -81,11 +89,8 @@ impl<'l> Watch<'l> {
     /// Whether all that sessions had is given back once they have ended.
     pub fn judge_rest(&self, report: &mut Report) {
         let idle = self.idle;
-        let mut now = idle;
-        becomes(PATIENCE, || {
-            now = Sample::take(self.lab, self.pid);
-            (now.sockets, now.descriptors) == (idle.sockets, idle.descriptors)
-        });
+        let as_before = |now: &Sample| (now.sockets, now.descriptors) == (idle.sockets, idle.descriptors);
+        let Some(now) = self.settled(report, as_before) else { return };
         report.check(
             now.sockets == idle.sockets,
             &format!("sockets: {} before, {} left", idle.sockets, now.sockets),
@@ -113,12 +118,8 @@ impl<'l> Watch<'l> {
 
     /// Whether the kernel forgets what it was told to remember for a while.
     pub fn judge_memory_of_the_kernel(&self, report: &mut Report) {
-        let mut now = self.idle;
-        becomes(PATIENCE, || {
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            now = Sample::take(self.lab, self.pid);
-            now.elements == 0 && now.tracked <= self.idle.tracked
-        });
+        let forgotten = |now: &Sample| now.elements == 0 && now.tracked <= self.idle.tracked;
+        let Some(now) = self.settled(report, forgotten) else { return };
         report.check(now.elements == 0, &format!("elements in our sets: {}", now.elements));
         let right = now.tracked <= self.idle.tracked;
         report.check(
@@ -126,31 +127,50 @@ impl<'l> Watch<'l> {
             &format!("connections in conntrack: {} before, {} left", self.idle.tracked, now.tracked),
         );
     }
+
+    /// Takes samples until one is as it should be, or for [`PATIENCE`], and returns the last; none where that failed.
+    fn settled(&self, report: &mut Report, mut done: impl FnMut(&Sample) -> bool) -> Option<Sample> {
+        let mut now = Sample::take(self.lab, self.pid);
+        becomes(PATIENCE, || {
+            if now.as_ref().map_or(true, &mut done) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            now = Sample::take(self.lab, self.pid);
+            false
+        });
+        now.map_err(|err| report.check(false, &format!("the daemon can be watched: {err}"))).ok()
+    }
 }
 
 impl Sample {
-    fn take(lab: &Lab, pid: u32) -> Self {
+    fn take(lab: &Lab, pid: u32) -> io::Result<Self> {
         let proc = format!("/proc/{pid}");
-        let status = fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
+        let gone = |err: io::Error| io::Error::new(err.kind(), format!("process {pid}: {err}"));
+        let status = fs::read_to_string(format!("{proc}/status")).map_err(gone)?;
+        if status.contains("\nState:\tZ") {
+            return Err(gone(io::Error::other("it has ended")));
+        }
         let field = |name: &str| {
             let text = status.lines().find_map(|line| line.strip_prefix(name))?;
             text.trim().trim_end_matches(" kB").parse().ok()
         };
-        let open = fs::read_dir(format!("{proc}/fd")).into_iter().flatten().flatten();
+        let open = fs::read_dir(format!("{proc}/fd")).map_err(gone)?.flatten();
         let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
         let (pipes, others): (Vec<_>, Vec<_>) =
             open.partition(|to| to.to_string_lossy().starts_with("pipe:"));
-        let table = lab.gateway.run("nft -a list table inet tcp_intercept");
-        let tracked = lab.gateway.run("cat /proc/sys/net/netfilter/nf_conntrack_count");
-        Self {
+        let table = lab.gateway.try_run("nft -a list table inet tcp_intercept")?;
+        let tracked = lab.gateway.try_run("cat /proc/sys/net/netfilter/nf_conntrack_count")?;
+        let sockets = lab.gateway.try_run("ss -H -tan state connected exclude time-wait")?;
+        Ok(Self {
             descriptors: others.len() as u64,
             pipe_ends: pipes.len() as u64,
             threads: field("Threads:").unwrap_or(0),
             memory_kib: field("VmRSS:").unwrap_or(0),
-            sockets: lab.gateway.ss("-tan state connected exclude time-wait").lines().count() as u64,
+            sockets: sockets.lines().count() as u64,
             rules: table.matches("# handle").count() as u64,
             elements: table.matches(" expires ").count() as u64,
             tracked: tracked.trim().parse().unwrap_or(0),
-        }
+        })
     }
 }
