@@ -5,6 +5,7 @@ mod descriptors;
 mod event;
 mod mptcp;
 mod packet;
+mod peer;
 mod process;
 mod resolve;
 mod signals;
@@ -15,6 +16,7 @@ pub use descriptors::{close_others, inherit, inherited, open_descriptors, set_cl
 pub use event::{Unregistered, async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
+pub use peer::{Peer, peer};
 pub use process::{Fork, clone_sharing_descriptors, exit_now, fork};
 pub use resolve::{Part, resolve};
 pub use signals::Signals;
