@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::exit::{Exit, Fatal};
 use crate::guardian::door::Command;
-use crate::lock;
+use crate::lock::{self, Call};
 
 /// How long a daemon may take to say that it has heard.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,11 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal> {
     let unavailable = |text: String| Fatal::new(Exit::Unavailable, text);
     let called = lock::call().map_err(|err| unavailable(format!("the daemon cannot be reached: {err}")))?;
-    let mut stream = called.ok_or_else(|| {
-        unavailable(
-            "no tcp-intercept runs in this network namespace (ip netns identify says which it is)".to_owned(),
-        )
-    })?;
+    let nobody = "no tcp-intercept runs in this network namespace (ip netns identify says which it is)";
+    let mut stream = match called {
+        Call::Daemon(stream) => stream,
+        Call::Nobody => return Err(unavailable(nobody.to_owned())),
+        Call::Stranger(holder) => {
+            return Err(unavailable(format!(
+                "{nobody}, or not as root and not as this user: {holder} holds its name; if that is the daemon, call this command \
+                 as its user"
+            )));
+        }
+    };
     let lost = |err: &dyn std::fmt::Display| {
         unavailable(format!("the daemon did not say how that ended ({err}): look at its log"))
     };

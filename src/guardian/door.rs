@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{SocketFlags, accept_with};
-use rustix::process::geteuid;
 use sys::Registered;
+
+use crate::lock::is_trusted;
 
 /// How long somebody may take to say what he wants.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -104,7 +104,8 @@ impl Door {
         // Whoever comes again and again may not keep everything else waiting.
         for _ in 0..CALLERS {
             let Ok(stream) = accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { break };
-            if self.waiting.len() < CALLERS && is_ours(&stream) {
+            // Any user of this network namespace can connect.
+            if self.waiting.len() < CALLERS && is_trusted(&stream) {
                 self.waiting.push((Registered::new(stream.into()), Vec::new(), Instant::now()));
             }
         }
@@ -133,11 +134,6 @@ impl Door {
     pub fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.waiting.iter().map(|(stream, ..)| stream.as_fd())
     }
-}
-
-/// Whether whoever is at the other end is root or the user that this daemon runs as: the name is everybody's in this network namespace.
-fn is_ours(stream: &OwnedFd) -> bool {
-    socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid())
 }
 
 #[cfg(test)]

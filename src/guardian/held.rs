@@ -15,7 +15,7 @@ use super::{CHILD, HUP, INT, TERM, USR2};
 use crate::daemon::{Setup, interception, listeners, most_sessions, os};
 use crate::exit::{Exit, Fatal};
 use crate::kernel::Kernel;
-use crate::lock::Lock;
+use crate::lock::{Displaced, Lock};
 use crate::log;
 use crate::reserve::Reserve;
 use crate::table::{Table, TableError};
@@ -85,6 +85,11 @@ impl Held {
         let log = log::start(&config.log)?;
         for degraded in &kernel.degraded {
             tracing::warn!("{degraded}");
+        }
+        if let Some(Displaced { by, name }) = lock.displaced() {
+            tracing::warn!(
+                "{by} holds the abstract socket @tcp-intercept: the daemon uses @{name}, where commands find it"
+            );
         }
         let own = Own::new()?;
         let ours = in_child(log.log(), || {

@@ -5,6 +5,7 @@ mod descriptors;
 mod event;
 mod mptcp;
 mod packet;
+mod peer;
 mod process;
 mod resolve;
 mod signals;
@@ -17,6 +18,7 @@ pub use descriptors::{
 pub use event::{Unregistered, async_descriptor, async_socket};
 pub use mptcp::{Subflow, subflows};
 pub use packet::packet_socket;
+pub use peer::{Peer, peer};
 pub use process::{Fork, die_with_caller, exit_now, fork, fork_keeping, spawn_sharing_descriptors};
 pub use resolve::{Part, resolve};
 pub use signals::Signals;

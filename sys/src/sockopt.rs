@@ -26,6 +26,9 @@ const SK_MEMINFO_VARS: usize = 9;
 /// `tcpi_unacked`, which for a listener is its accept queue (tcp_get_info() in net/ipv4/tcp.c).
 const TCP_INFO_WORDS: usize = 7;
 
+/// A `struct ucred` in words.
+pub(crate) const UCRED_WORDS: usize = 3;
+
 /// What a socket's buffers hold, in bytes of kernel memory (payload and overhead), and have lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemInfo {
@@ -244,11 +247,13 @@ unsafe impl Plain for [u32; SK_MEMINFO_VARS] {}
 // SAFETY: as for the integer; an array adds no padding.
 unsafe impl Plain for [u32; TCP_INFO_WORDS] {}
 // SAFETY: as for the integer; an array adds no padding.
+unsafe impl Plain for [u32; UCRED_WORDS] {}
+// SAFETY: as for the integer; an array adds no padding.
 unsafe impl Plain for [u8; TCP_INFO_LEN] {}
 // SAFETY: as for the integer; an array adds no padding.
 unsafe impl Plain for [u8; TCP_INFO_TO_BYTES_SENT] {}
 
-fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
+pub(crate) fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
     // SAFETY: zeros are a valid `Plain`, as all bytes are.
     let mut value: T = unsafe { zeroed() };
     exchange(sock, level, name, &mut value)?;
