@@ -5,6 +5,8 @@
 mod crash_points;
 #[path = "never_drop/ending.rs"]
 mod ending;
+#[path = "never_drop/full_table.rs"]
+mod full_table;
 #[path = "never_drop/garbage.rs"]
 mod garbage;
 #[path = "never_drop/killed.rs"]
