@@ -9,6 +9,8 @@ mod dialling;
 mod ending;
 #[path = "never_drop/fallback.rs"]
 mod fallback;
+#[path = "never_drop/full_table.rs"]
+mod full_table;
 #[path = "never_drop/garbage.rs"]
 mod garbage;
 #[path = "never_drop/killed.rs"]

@@ -7,7 +7,9 @@
 pub mod acceleration;
 pub mod bench;
 mod daemon;
+pub mod descriptors;
 mod fault;
+pub mod full_table;
 mod host;
 mod line;
 pub mod load;

@@ -1,12 +1,15 @@
 //! `lab never-drop`: the worker is killed and the program replaced under load, each TIMES (100) times; nothing may be lost. `make soak` runs it.
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lab::descriptors;
+use lab::full_table::FullTable;
 use lab::options::{self, number};
 use lab::stream::Random;
 use lab::traffic::{Amount, Traffic};
-use lab::{BOTH, Daemon, Lab, becomes, wait_until};
+use lab::{BOTH, Daemon, Ip, Lab, becomes};
 use rustix::process::{Signal, nice};
 
 use crate::report::Report;
@@ -64,15 +67,22 @@ pub fn run(binary: &Path, times: usize) -> ExitCode {
     let undisturbed = longest(&traffic.pauses());
     report.say(&format!("undisturbed, the longest wait for an answer is {undisturbed:.1?}"));
     let mut scene = Scene { lab, daemon, traffic, random: Random::new(times as u64), times };
-    scene.row(&mut report, "SIGKILL to the worker", |scene| scene.kill());
+    scene.row(&mut report, "SIGKILL to the worker", Some(PAUSE), |scene| {
+        scene.kill();
+        Ok(())
+    });
     let path = binary.display().to_string();
-    scene.row(&mut report, "upgrade", |scene| scene.upgrade(&path));
-    scene.row(&mut report, "SIGKILL twice within 50 ms", |scene| {
+    scene.row(&mut report, "upgrade", Some(PAUSE), |scene| {
+        scene.upgrade(&path);
+        Ok(())
+    });
+    scene.row(&mut report, "SIGKILL twice within 50 ms", Some(PAUSE), |scene| {
         scene.kill();
         std::thread::sleep(Duration::from_millis(scene.random.below(50) as u64));
         scene.kill();
+        Ok(())
     });
-    scene.row(&mut report, "SIGKILL during an upgrade", |scene| {
+    scene.row(&mut report, "SIGKILL during an upgrade", Some(PAUSE), |scene| {
         let after = Duration::from_millis(scene.random.below(80) as u64);
         let scene = &*scene;
         std::thread::scope(|scope| {
@@ -80,7 +90,9 @@ pub fn run(binary: &Path, times: usize) -> ExitCode {
             std::thread::sleep(after);
             scene.kill();
         });
+        Ok(())
     });
+    scene.full_table(&mut report);
 
     afterwards(&mut report, scene, idle);
     report.end()
@@ -89,7 +101,7 @@ pub fn run(binary: &Path, times: usize) -> ExitCode {
 /// Every session comes to its end, and nothing is left.
 fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
     report.section("Afterwards");
-    let Scene { lab, daemon, traffic, .. } = scene;
+    let Scene { lab, mut daemon, traffic, .. } = scene;
     let outcome = traffic.end();
     for failure in outcome.failures.iter().take(20) {
         report.say(failure);
@@ -103,10 +115,18 @@ fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
             outcome.failures.len()
         ),
     );
-    // The next worker, if the last one was just killed.
-    wait_until("a worker", PATIENCE, || lab::find_worker(daemon.guardian()).is_some());
-    let closed = becomes(PATIENCE, || descriptors(daemon.worker()) <= idle + 2);
-    report.check(closed, &format!("descriptors: {idle} before, {} afterwards", descriptors(daemon.worker())));
+    if let Some(status) = daemon.process().try_wait() {
+        report.check(false, &format!("the guardian has ended by itself ({status})"));
+        last_words(&daemon).iter().for_each(|line| report.say(line));
+        return;
+    }
+    let mut now = 0;
+    // The next worker has the descriptors, if the last one was just killed.
+    let closed = becomes(PATIENCE, || {
+        now = lab::find_worker(daemon.guardian()).map_or(usize::MAX, descriptors);
+        now <= idle + 2
+    });
+    report.check(closed, &format!("descriptors: {idle} before, {now} afterwards"));
     let (status, log) = daemon.stop();
     report.check(status.success(), &format!("it ends well ({status})"));
     let lost = log.matches("damaged ones").count() + log.matches("two workers in a row").count();
@@ -115,23 +135,35 @@ fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
 }
 
 impl Scene {
-    fn row(&mut self, report: &mut Report, what: &str, mut disturb: impl FnMut(&mut Self)) {
+    /// Does something to the daemon so many times, and judges what became of the traffic; the pauses too if they are to be short.
+    fn row(
+        &mut self,
+        report: &mut Report,
+        what: &str,
+        pause: Option<Duration>,
+        mut disturb: impl FnMut(&mut Self) -> io::Result<()>,
+    ) {
         let (failed, connected) = (self.traffic.failures().len(), self.traffic.connected());
-        let mut pauses = Vec::new();
-        let began = Instant::now();
-        for _ in 0..self.times {
+        let (mut pauses, mut done) = (Vec::new(), Ok(()));
+        let (began, mut times) = (Instant::now(), 0);
+        while times < self.times && done.is_ok() {
             std::thread::sleep(Duration::from_millis(self.random.below(300) as u64));
             self.traffic.pauses();
-            disturb(self);
+            done = disturb(self);
             std::thread::sleep(SEEN_AFTER);
             pauses.extend(self.traffic.pauses());
+            times += 1;
+        }
+        if let Err(err) = &done {
+            report.check(false, &format!("{what}: time {times} of {}: {err}", self.times));
         }
         pauses.sort_unstable();
-        let at = |share: usize| pauses[(pauses.len() - 1) * share / 100];
+        let at = |share: usize| {
+            pauses.get(pauses.len().saturating_sub(1) * share / 100).copied().unwrap_or_default()
+        };
         let now = self.traffic.failures();
         let text = format!(
-            "{what}, {} times in {:.0?}: {} sessions or connects failed, {} connections were made; pause p50 {:.0?}, p99 {:.0?}, most {:.0?}",
-            self.times,
+            "{what}, {times} times in {:.0?}: {} sessions or connects failed, {} connections were made; pause p50 {:.0?}, p99 {:.0?}, most {:.0?}",
             began.elapsed(),
             now.len() - failed,
             self.traffic.connected() - connected,
@@ -139,8 +171,36 @@ impl Scene {
             at(99),
             at(100),
         );
-        report.check(now.len() == failed && at(99) <= PAUSE, &text);
+        report.check(now.len() == failed && pause.is_none_or(|most| at(99) <= most), &text);
         now.iter().skip(failed).take(5).for_each(|failure| report.say(failure));
+    }
+
+    /// The row in which the daemon has no descriptor left when its worker is killed. New connections may then be reset or routed;
+    /// no session may be lost. The pauses are not judged.
+    fn full_table(&mut self, report: &mut Report) {
+        let what = "SIGKILL with a full descriptor table (EMFILE)";
+        let echo = self.lab.server_at(Ip::V4, 9001);
+        let table = FullTable::new(&self.lab.gateway, self.daemon.guardian(), self.lab.client(), echo);
+        let mut table = match table {
+            Ok(table) => table,
+            Err(err) => return report.check(false, &format!("{what}: {err}")),
+        };
+        let away = self.traffic.turned_away();
+        self.row(report, what, None, |scene| table.kill_worker(&scene.traffic));
+        if let Err(err) = table.recovers(&self.traffic) {
+            report.check(false, &format!("{what}: {err}"));
+        }
+        let failures = table.failures();
+        report.check(
+            failures.is_empty(),
+            &format!(
+                "{} more sessions filled the table, and {} of them failed; {} new connections were reset while it was full",
+                table.held(),
+                failures.len(),
+                self.traffic.turned_away() - away
+            ),
+        );
+        failures.iter().take(5).for_each(|failure| report.say(failure));
     }
 
     fn kill(&self) {
@@ -160,5 +220,14 @@ fn longest(pauses: &[Duration]) -> Duration {
 }
 
 fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+    descriptors::open(pid).map_or(0, |open| open.len())
+}
+
+/// The end of a daemon's log without its close records.
+fn last_words(daemon: &Daemon) -> Vec<String> {
+    let log = daemon.log();
+    let lines = log.lines().rev().filter(|line| !line.contains("\"closed\""));
+    let mut last: Vec<_> = lines.take(5).map(str::to_owned).collect();
+    last.reverse();
+    last
 }

@@ -128,7 +128,7 @@ pub fn working(pid: u32) -> u32 {
 }
 
 /// Its first thread can be gone while others still hold what it had open.
-fn runs(pid: u32) -> bool {
+pub(crate) fn runs(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     threads > 1 || stat(pid).is_some_and(|(_, state, _)| state != "Z")
 }

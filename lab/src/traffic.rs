@@ -2,7 +2,7 @@
 //! them.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -30,11 +30,31 @@ pub struct Amount {
     pub pulses: usize,
 }
 
+/// What the threads do that connect over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    /// They connect, and each connection must be answered.
+    Strict,
+    /// They connect, and a connection may be reset instead: the box has no descriptor for it.
+    Lenient,
+    /// They rest.
+    Paused,
+}
+
+/// The threads that connect over and over.
+#[derive(Debug, Default)]
+struct Connectors {
+    mode: AtomicU8,
+    busy: AtomicUsize,
+    connected: AtomicU64,
+    turned_away: AtomicU64,
+}
+
 /// Traffic that runs.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     failures: Arc<Mutex<Vec<String>>>,
-    connected: Arc<AtomicU64>,
+    connectors: Arc<Connectors>,
     pauses: Arc<Vec<AtomicU64>>,
     threads: Vec<Running>,
     _servers: Vec<Server>,
@@ -88,7 +108,7 @@ impl Traffic {
         Self {
             stop: Arc::default(),
             failures: Arc::default(),
-            connected: Arc::default(),
+            connectors: Arc::default(),
             pauses: Arc::new((0..pulses).map(|_| AtomicU64::new(0)).collect()),
             threads: Vec::new(),
             _servers: servers,
@@ -102,7 +122,20 @@ impl Traffic {
 
     /// Connections that were made and ended so far.
     pub fn connected(&self) -> u64 {
-        self.connected.load(Ordering::Relaxed)
+        self.connectors.connected.load(Ordering::Relaxed)
+    }
+
+    /// Connections so far that were reset while that was allowed.
+    pub fn turned_away(&self) -> u64 {
+        self.connectors.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Has the threads that connect over and over do so, or rest. Returns when those that are to rest do.
+    pub fn connecting(&self, connecting: Connecting) {
+        self.connectors.mode.store(connecting as u8, Ordering::SeqCst);
+        while connecting == Connecting::Paused && self.connectors.busy.load(Ordering::SeqCst) > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What has failed so far.
@@ -116,7 +149,7 @@ impl Traffic {
         let panicked: Vec<_> = self.threads.into_iter().filter_map(Running::panicked).collect();
         let mut failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
         failures.extend(panicked);
-        Outcome { failures, connected: self.connected.load(Ordering::Relaxed) }
+        Outcome { failures, connected: self.connectors.connected.load(Ordering::Relaxed) }
     }
 
     fn spawn(&mut self, what: String, work: impl FnOnce(&AtomicBool) -> io::Result<()> + Send + 'static) {
@@ -171,23 +204,59 @@ impl Traffic {
     }
 
     fn connect_all_the_time(&mut self, n: usize, client: &Host, to: SocketAddr) {
-        let connected = Arc::clone(&self.connected);
+        let connectors = Arc::clone(&self.connectors);
         let (client, mut random) = (client.clone(), Random::new(n as u64));
         self.spawn(format!("connecting {n}"), move |stop| {
             // The thread stays in the client's namespace.
             client.enter(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    let stream = TcpStream::connect(to)?;
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    question(&stream, &mut random)?;
-                    finish(&stream)?;
-                    connected.fetch_add(1, Ordering::Relaxed);
+                    connectors.connect(|| {
+                        let stream = TcpStream::connect(to)?;
+                        stream.set_read_timeout(Some(PATIENCE))?;
+                        question(&stream, &mut random)?;
+                        finish(&stream)
+                    })?;
                     thread::sleep(Duration::from_millis(5));
                 }
                 Ok(())
             })
         });
     }
+}
+
+impl Connectors {
+    /// Makes one connection, unless they are to rest, and counts what became of it.
+    fn connect(&self, connection: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.busy.fetch_add(1, Ordering::SeqCst);
+        let result = match self.mode() {
+            Connecting::Paused => Ok(()),
+            before => match connection() {
+                Ok(()) => {
+                    self.connected.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+                Err(err) if is_turned_away(&err) && [before, self.mode()].contains(&Connecting::Lenient) => {
+                    self.turned_away.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+                Err(err) => Err(err),
+            },
+        };
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    fn mode(&self) -> Connecting {
+        let mode = self.mode.load(Ordering::SeqCst);
+        let all = [Connecting::Strict, Connecting::Lenient, Connecting::Paused];
+        all.into_iter().find(|one| *one as u8 == mode).unwrap_or(Connecting::Strict)
+    }
+}
+
+/// Whether the connection was reset: to be left waiting, or to get an end in order, is something else.
+fn is_turned_away(err: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
+    matches!(err.kind(), BrokenPipe | ConnectionRefused | ConnectionReset)
 }
 
 impl Running {
@@ -263,6 +332,21 @@ mod tests {
                 "panics with a value: its thread panicked: broken 7"
             ]
         );
+    }
+
+    #[test]
+    fn a_connection_that_is_reset_fails_unless_that_is_allowed() {
+        let traffic = Traffic::idle(0, Vec::new());
+        let failing = |kind: io::ErrorKind| traffic.connectors.connect(|| Err(kind.into())).is_err();
+        assert!(failing(io::ErrorKind::ConnectionReset));
+        traffic.connecting(Connecting::Lenient);
+        assert!(!failing(io::ErrorKind::ConnectionReset));
+        assert!(failing(io::ErrorKind::TimedOut) && failing(io::ErrorKind::UnexpectedEof));
+        traffic.connecting(Connecting::Paused);
+        traffic.connectors.connect(|| panic!("it is to rest")).unwrap();
+        traffic.connecting(Connecting::Strict);
+        assert!(failing(io::ErrorKind::ConnectionReset));
+        assert_eq!((traffic.connected(), traffic.turned_away()), (0, 1));
     }
 
     #[test]

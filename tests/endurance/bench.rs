@@ -1,12 +1,10 @@
 //! What these tests share: a box with a daemon, a server that echoes, and what becomes of who connects.
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::peers::{Server, echo};
 use lab::{Daemon, Ip, Lab};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 pub const SOON: Duration = Duration::from_secs(30);
@@ -105,23 +103,6 @@ pub fn rss(daemon: &mut Daemon) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.worker())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-/// Leaves a process what it has now and `free` more. The limit is not a count: it is the first number that cannot be had.
-pub fn forbid_new_descriptors(pid: u32, free: u64) {
-    let first_free = (0..).find(|n| !Path::new(&format!("/proc/{pid}/fd/{n}")).is_symlink());
-    limit_descriptors(pid, first_free.unwrap() + free);
-}
-
-pub fn allow_new_descriptors(pid: u32) {
-    limit_descriptors(pid, 1024);
-}
-
-fn limit_descriptors(pid: u32, limit: u64) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
-    let maximum =
-        prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit.max(1024)) });
-    maximum.unwrap();
 }
 
 /// The processor time that a process uses from a moment on.

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use lab::stream::{self, Pace};
-use lab::{Daemon, Fault, Ip, Lab, netns, netns_as_user, peers, wait_until};
+use lab::{Daemon, Fault, Ip, Lab, descriptors, netns, netns_as_user, peers, wait_until};
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size, pipe};
 use socket2::Socket;
 use tcp_intercept::config::Config;
@@ -16,7 +16,7 @@ use tcp_intercept::relay::pool::Pool;
 use tcp_intercept::relay::{self, Directions};
 use tcp_intercept::table::slot::Slot;
 
-use crate::bench::{BIN, Bench, SOON, Work, allow_new_descriptors, forbid_new_descriptors, speaks};
+use crate::bench::{BIN, Bench, SOON, Work, speaks};
 
 #[test]
 fn without_descriptors_for_pipes_sessions_go_on() {
@@ -98,13 +98,13 @@ fn a_worker_whose_pipes_are_all_held_waits_for_a_descriptor_without_spinning() {
             let (way, pool, came) = (Directions::new(Slot::unkept()), Pool::default(), Cell::new(false));
             let (pid, work) = (std::process::id(), Work::of(std::process::id()));
             // A pipe takes two; one is for who asks how much work there was.
-            forbid_new_descriptors(pid, 1);
+            let before = descriptors::forbid_new(pid, 1).unwrap();
             let test = async {
                 client.write_all(b"late").unwrap();
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 work.is_little();
                 assert_eq!(server.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
-                allow_new_descriptors(pid);
+                descriptors::restore(pid, before).unwrap();
                 while !came.get() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     came.set(server.read(&mut [0; 8]).is_ok_and(|len| len == 4));

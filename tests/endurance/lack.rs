@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use lab::stream::{self, Pace};
-use lab::{Fault, Ip, netns, peers, wait_until};
+use lab::{Fault, Ip, descriptors, netns, peers, wait_until};
 
-use crate::bench::{Bench, Fate, SOON, Work, counter, forbid_new_descriptors, speaks};
+use crate::bench::{Bench, Fate, SOON, Work, counter, speaks};
 
 fn newcomers_are_routed_without_descriptors(free: u64) {
     let mut bench = Bench::new(&[]);
     let mut held = bench.sessions(20);
-    forbid_new_descriptors(bench.pid(), free);
+    descriptors::forbid_new(bench.pid(), free).unwrap();
     // This one has been intercepted: it is reset in the end, not left hanging, unless it gets one of those that are kept for nft.
     assert_ne!(bench.newcomer(), Fate::Routed);
     wait_until("the gate is closed", SOON, || bench.gate_is_closed());
