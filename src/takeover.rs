@@ -69,61 +69,75 @@ pub enum Death {
     Crashed,
 }
 
-/// Closes what belongs to no session: the dead worker's epoll instances, spare pipes and the like. A worker does this before it opens
-/// anything of its own, so that it finds room for that in a full descriptor table.
-pub fn close_leftovers(table: Table, open: &mut Unowned, own: OwnMark) {
-    let mut needed = BTreeSet::new();
-    for fd in open.numbers() {
-        if let Some((_, session)) = session_of(table, open, fd) {
-            let pipes = [session.up.pipe, session.down.pipe].into_iter().flatten();
-            needed.extend(pipes.flat_map(|(read, write)| [read, write]));
-            needed.extend(session.server.map(|(server, _)| server));
-            needed.insert(fd);
-        } else if open.get(fd).is_some_and(|fd| is_client_leg(fd, own)) {
-            needed.insert(fd);
-        }
-    }
-    open.keep(&needed);
+/// What the previous worker has left open, of which nothing is owned yet.
+pub struct Inventory {
+    table: Table,
+    own: OwnMark,
+    open: Unowned,
+    /// The client legs of sessions, and what is written down of these.
+    sessions: Vec<(RawFd, Slot, Seen)>,
 }
 
-/// Sorts the descriptors of the previous worker: sessions that are intact, connections that had just been accepted, and the rest, which is
-/// closed.
-pub fn take_over(table: Table, mut open: Unowned, death: Death, own: OwnMark, at: &[SocketAddr]) -> Found {
-    let suspects = suspects(table, death);
-    let mut found = Found::default();
-    for fd in open.numbers().collect::<Vec<_>>() {
-        let Some((slot, seen)) = session_of(table, &open, fd) else { continue };
-        if suspects.contains(&fd) && blame(table, slot, &seen) {
-            found.given_up += 1;
-            slot.ended();
-            open.take(fd);
-            continue;
+impl Inventory {
+    /// Looks at what is open, and closes what belongs to no session: the dead worker's epoll instances, spare pipes and the like. A worker
+    /// does this before it opens anything of its own, so that it finds room for that in a full descriptor table.
+    pub fn take(table: Table, mut open: Unowned, own: OwnMark) -> Self {
+        let session = |fd| session_of(table, &open, fd).map(|(slot, seen)| (fd, slot, seen));
+        let sessions: Vec<_> = open.numbers().filter_map(session).collect();
+        let mut needed = BTreeSet::new();
+        for (client, _, seen) in &sessions {
+            let pipes = [seen.up.pipe, seen.down.pipe].into_iter().flatten();
+            needed.extend(pipes.flat_map(|(read, write)| [read, write]));
+            needed.extend(seen.server.map(|(server, _)| server));
+            needed.insert(*client);
         }
-        match abandoned(slot, &seen, fd, &mut open) {
-            Some(session) => found.sessions.push(session),
-            None => {
-                found.lost += 1;
+        let others = open.numbers().filter(|fd| !needed.contains(fd));
+        let fresh: Vec<_> =
+            others.filter(|&fd| open.get(fd).is_some_and(|fd| is_client_leg(fd, own))).collect();
+        needed.extend(fresh);
+        open.keep(&needed);
+        Self { table, own, open, sessions }
+    }
+
+    /// Sorts what is left: sessions that are intact, connections that had just been accepted, and the rest, which is closed. `at` are the
+    /// addresses of the listeners.
+    pub fn take_over(self, death: Death, at: &[SocketAddr]) -> Found {
+        let Self { table, own, mut open, sessions } = self;
+        let suspects = suspects(table, death);
+        let mut found = Found::default();
+        for (fd, slot, seen) in sessions {
+            if suspects.contains(&fd) && blame(table, slot, &seen) {
+                found.given_up += 1;
                 slot.ended();
+                open.take(fd);
+                continue;
+            }
+            match abandoned(slot, &seen, fd, &mut open) {
+                Some(session) => found.sessions.push(session),
+                None => {
+                    found.lost += 1;
+                    slot.ended();
+                }
             }
         }
-    }
-    for fd in open.numbers().collect::<Vec<_>>() {
-        let slot = table.slot(fd).map_or(Content::Garbage, |slot| slot.read());
-        let stray = open.take(fd).filter(|stray| is_client_leg(stray.as_fd(), own));
-        let Some(socket) = stray.map(Socket::from) else { continue };
-        let over = matches!(slot, Content::Ended { cookie } if Ok(cookie) == socket_cookie(&socket));
-        if over {
-            continue;
-        }
-        match listener::flow_of(&socket, at) {
-            Ok(Some(flow)) if slot != Content::Garbage && is_fresh(&socket) => {
-                found.fresh.push((socket, flow))
+        for fd in open.numbers().collect::<Vec<_>>() {
+            let slot = table.slot(fd).map_or(Content::Garbage, |slot| slot.read());
+            let stray = open.take(fd).filter(|stray| is_client_leg(stray.as_fd(), own));
+            let Some(socket) = stray.map(Socket::from) else { continue };
+            let over = matches!(slot, Content::Ended { cookie } if Ok(cookie) == socket_cookie(&socket));
+            if over {
+                continue;
             }
-            Ok(Some(_)) => found.lost += 1,
-            Ok(None) | Err(_) => {}
+            match listener::flow_of(&socket, at) {
+                Ok(Some(flow)) if slot != Content::Garbage && is_fresh(&socket) => {
+                    found.fresh.push((socket, flow))
+                }
+                Ok(Some(_)) => found.lost += 1,
+                Ok(None) | Err(_) => {}
+            }
         }
+        found
     }
-    found
 }
 
 /// The session whose client leg `fd` is, and where it is written down.

@@ -21,7 +21,7 @@ use crate::kernel::Kernel;
 use crate::listener;
 use crate::shared::Shared;
 use crate::table::Table;
-use crate::takeover::{self, Death};
+use crate::takeover::{Death, Inventory};
 use crate::worker::{Listeners, Prepared};
 
 /// How long a trial may take.
@@ -120,12 +120,12 @@ pub fn rehearse(setup: &Setup, mut inherited: Inherited) -> Result<String, Fatal
     let addresses = listeners.iter().flatten().map(|listener| listener::address(listener));
     let at: Vec<_> = addresses.collect::<Result<_, _>>().map_err(os("looking at a listener"))?;
     let own_mark = setup.config.rules.own_mark;
-    takeover::close_leftovers(table, &mut inherited.open, own_mark);
+    let inventory = Inventory::take(table, inherited.open, own_mark);
     let own = Own::new()?;
     let shared = Arc::new(Shared::new(setup.config.clone(), kernel, handover.limit, table));
     let prepared = Prepared::new(&shared, &listeners, &own.channel, &own.process)?;
     table.header().begin_life();
-    let found = takeover::take_over(table, inherited.open, Death::None, own_mark, &at);
+    let found = inventory.take_over(Death::None, &at);
     drop(prepared);
     let (sessions, known) = (found.sessions.len(), table.header().sessions());
     // Some begin and some end meanwhile.

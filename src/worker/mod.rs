@@ -23,7 +23,7 @@ use crate::log::Log;
 use crate::metrics::Counters;
 use crate::shared::Shared;
 use crate::table::Table;
-use crate::takeover::{self, Death, Found};
+use crate::takeover::{Death, Found, Inventory};
 
 pub use orders::{Channel, Message, Order, Report};
 pub use prepared::Prepared;
@@ -104,14 +104,14 @@ fn work(config: &WorkerConfig<'_>) -> Result<Exit, Fatal> {
     let _ = set_name(NAME);
     crash::arm(table.header().crash_points(), *reason == StartReason::Start);
     crash::at(Point::Start);
-    let mut open = Unowned::list().map_err(os("listing the descriptors of the previous worker"))?;
-    takeover::close_leftovers(table, &mut open, own_mark);
+    let open = Unowned::list().map_err(os("listing the descriptors of the previous worker"))?;
+    let inventory = Inventory::take(table, open, own_mark);
     let shared = Arc::new(Shared::new(setup.config.clone(), Arc::clone(config.kernel), config.limit, table));
     let prepared = Prepared::new(&shared, config.listeners, config.channel, config.guardian)?;
     let own: Vec<SocketAddr> =
         config.listeners.iter().flatten().filter_map(|listener| listener::address(listener).ok()).collect();
     // From here on the worker owns sessions, and nothing fails: to drop them would reset every one.
-    let found = takeover::take_over(table, open, reason.death(), own_mark, &own);
+    let found = inventory.take_over(reason.death(), &own);
     crash::at(Point::TakenOver);
     let resumed = Resumed::of(&found, config);
     resumed.count(&shared.counters);
