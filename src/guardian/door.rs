@@ -8,10 +8,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use sys::Registered;
 
 use crate::lock::is_trusted;
+use crate::reserve::Reserve;
 
 /// How long somebody may take to say what he wants.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -92,18 +94,41 @@ impl Caller {
     }
 }
 
-/// Those who have come and not yet said what they want.
+/// The control connections on which no command has come yet.
 #[derive(Debug, Default)]
 pub struct Door {
     waiting: Vec<(Registered<UnixStream>, Vec<u8>, Instant)>,
+    /// There was no descriptor for a connection: polling the lock would return at once, again and again.
+    full: bool,
 }
 
 impl Door {
-    /// Lets in who has come and may; gives what is asked, and by whom.
-    pub fn answer(&mut self, lock: BorrowedFd<'_>) -> Vec<(Command, Caller)> {
+    /// Whether a connection can be accepted: whether to wait for one.
+    pub fn accepts(&self) -> bool {
+        !self.full
+    }
+
+    /// Tries to accept again, after there was no descriptor.
+    pub fn retry(&mut self) {
+        self.full = false;
+    }
+
+    /// Accepts the connections of callers that are trusted; returns the commands that have come. At the descriptor limit it gives up `reserve`.
+    pub fn answer(&mut self, lock: BorrowedFd<'_>, reserve: &mut Reserve) -> Vec<(Command, Caller)> {
         // Whoever comes again and again may not keep everything else waiting.
         for _ in 0..CALLERS {
-            let Ok(stream) = accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { break };
+            let accept = || accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+            let accepted = accept().or_else(|err| match err {
+                Errno::MFILE | Errno::NFILE => {
+                    reserve.release();
+                    accept()
+                }
+                _ => Err(err),
+            });
+            let Ok(stream) = accepted else {
+                self.full = !matches!(accepted, Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED));
+                break;
+            };
             // Any user of this network namespace can connect.
             if self.waiting.len() < CALLERS && is_trusted(&stream) {
                 self.waiting.push((Registered::new(stream.into()), Vec::new(), Instant::now()));

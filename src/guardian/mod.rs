@@ -183,7 +183,7 @@ impl Guardian {
         }
         self.reap_worker()?;
         if self.ready {
-            for (command, caller) in self.door.answer(self.held.lock.as_fd()) {
+            for (command, caller) in self.door.answer(self.held.lock.as_fd(), &mut self.held.own.reserve) {
                 self.command(command, caller);
             }
         }

@@ -29,7 +29,7 @@ impl Guardian {
         let until = [next, state].into_iter().flatten().fold(self.tick, Instant::min);
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        let door = self.ready.then_some(self.held.lock.as_fd());
+        let door = (self.ready && self.door.accepts()).then_some(self.held.lock.as_fd());
         let awaited = [self.held.signals.as_fd(), self.held.own.channel.guardian().as_fd()].into_iter();
         let awaited = awaited.chain(door).chain(self.door.waiting());
         let mut fds: Vec<_> = awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -118,7 +118,8 @@ impl Guardian {
                 return not_upgraded(&format!("it is not known where this program is: {err}"), caller);
             }
         };
-        match Trial::start(binary, &self.handover(None), caller) {
+        let handover = self.handover(None);
+        match self.held.own.reserve.lend(|| Trial::start(binary, &handover, caller)) {
             Ok(trial) => self.state = State::Trying(trial),
             Err((why, caller)) => not_upgraded(&why, caller),
         }
@@ -195,6 +196,7 @@ impl Guardian {
         self.check_pulse();
         if self.ready {
             self.held.own.reserve.refill();
+            self.door.retry();
         }
         let left = header.sessions();
         let status = if let Some(deadline) = self.draining {
