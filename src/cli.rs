@@ -12,12 +12,12 @@ use rustix::stdio::stderr;
 use crate::cmd;
 use crate::cmd::rules::Action;
 use crate::config::{Config, Faults};
-use crate::daemon::Setup;
 use crate::dropin::{self, Flags};
 use crate::exit::{Exit, Fatal};
-use crate::guardian::handover::Inherited;
-use crate::guardian::{self, door};
-use crate::rules::Format;
+use crate::host::rules::Format;
+use crate::process::daemon::Setup;
+use crate::process::guardian::handover::Inherited;
+use crate::process::guardian::{self, door};
 
 /// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
 ///
@@ -148,7 +148,11 @@ fn complain(fatal: &Fatal) {
 fn answer(cli: Cli) -> Result<(String, Exit), Fatal> {
     let Some(command) = cli.command else { return dropin::run(&cli.flags) };
     match command {
-        Command::Run(args) => guardian::run(args.setup()?, || Ok(())).map(|text| (text, Exit::Ok)),
+        Command::Run(args) => {
+            let inherited = guardian::inherited()?;
+            let setup = args.setup(inherited.as_ref())?;
+            guardian::run(setup, inherited, || Ok(())).map(|text| (text, Exit::Ok))
+        }
         Command::Check { config, json } => Ok(cmd::check::run(config.config.as_deref(), &config.set, json)),
         Command::Rules { action } => {
             let (action, config) = action.resolve();
@@ -181,14 +185,13 @@ impl RulesAction {
 
 impl ConfigArgs {
     /// What `run` is to do. What a program goes on with that takes another's place is as that has read it.
-    fn setup(&self) -> Result<Setup, Fatal> {
-        let inherited = guardian::inherited()?;
-        let text = match &inherited {
+    fn setup(&self, inherited: Option<&Inherited>) -> Result<Setup, Fatal> {
+        let text = match inherited {
             Some(Inherited { handover, .. }) => handover.config.clone(),
             None => cmd::check::read_text(self.config.as_deref())?,
         };
         let config = cmd::check::parse(self.config.as_deref(), text.as_deref(), &self.set)?;
-        Ok(Setup { text, inherited, ..config.into() })
+        Ok(Setup { text, ..config.into() })
     }
 
     fn load(&self) -> Result<Config, Faults> {

@@ -1,4 +1,4 @@
-//! The program's entry.
+//! The program's entry. WIRING.
 #![forbid(unsafe_code)]
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Quantities with names, so that mixing them up does not compile.
+//! Quantities with names, so that mixing them up does not compile. PURE.
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;

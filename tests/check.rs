@@ -328,7 +328,7 @@ fn transparent_listener(host: &Host) -> Socket {
 
 fn intercept(host: &Host, config: &str) {
     let config = Config::parse(config, &[]).expect("no faults");
-    host.enter(|| tcp_intercept::rules::install(&config, tcp_intercept::rules::Keeper::Operator))
+    host.enter(|| tcp_intercept::host::rules::install(&config, tcp_intercept::host::rules::Keeper::Operator))
         .expect("the rules are installed");
 }
 

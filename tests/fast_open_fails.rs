@@ -15,13 +15,13 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use socket2::{Domain, Socket, Type};
 use tcp_intercept::config::Config;
-use tcp_intercept::flow::Side;
-use tcp_intercept::kernel::Kernel;
-use tcp_intercept::leg::Leg;
-use tcp_intercept::relay::Direction;
-use tcp_intercept::relay::first::FirstBytes;
-use tcp_intercept::relay::pool::Pool;
-use tcp_intercept::table::slot::Slot;
+use tcp_intercept::host::kernel::Kernel;
+use tcp_intercept::session::leg::Leg;
+use tcp_intercept::session::relay::Direction;
+use tcp_intercept::session::relay::first::FirstBytes;
+use tcp_intercept::session::relay::pool::Pool;
+use tcp_intercept::state::flow::Side;
+use tcp_intercept::state::table::slot::Slot;
 
 mod boxes;
 

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde_json::{Value, json};
-use tcp_intercept::flow::{Flow, OrigDst};
-use tcp_intercept::guardian::handover::{Handover, Previous};
-use tcp_intercept::record::{Dialled, Opening};
-use tcp_intercept::table::header::{LAYOUT, Unreadable};
-use tcp_intercept::table::slot::{Content, Seen, SeenWay, Urgent};
-use tcp_intercept::table::{Table, TableError};
+use tcp_intercept::process::guardian::handover::{Handover, Previous};
+use tcp_intercept::state::flow::{Flow, OrigDst};
+use tcp_intercept::state::record::{Dialled, Opening};
+use tcp_intercept::state::table::header::{LAYOUT, Unreadable};
+use tcp_intercept::state::table::slot::{Content, Seen, SeenWay, Urgent};
+use tcp_intercept::state::table::{Table, TableError};
 
 /// The table has slots for the descriptors below this number.
 const SLOTS: usize = 8;
@@ -72,7 +72,7 @@ fn ipv6() -> Flow {
 }
 
 /// Every counter with the value that it has in the image.
-fn counters(table: Table) -> [(tcp_intercept::metrics::Counter, u64); 22] {
+fn counters(table: Table) -> [(tcp_intercept::state::metrics::Counter, u64); 22] {
     let all = table.header().counters();
     let mut n = 100;
     [
@@ -222,7 +222,7 @@ fn a_table_is_written_as_its_layout_number_says() {
     let (was, is) = (only_in(&golden, &written), only_in(&written, &golden));
     assert!(
         was.is_empty() && is.is_empty(),
-        "words have another meaning now: change LAYOUT in src/table/header.rs, keep this image, and add one of the new layout.\n\
+        "words have another meaning now: change LAYOUT in src/state/table/header.rs, keep this image, and add one of the new layout.\n\
          expected:{}\nwritten:{}",
         show(&was),
         show(&is)

@@ -9,15 +9,15 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::{SockRef, Socket};
 use tcp_intercept::config::{Config, Timeouts};
-use tcp_intercept::flow::Side;
-use tcp_intercept::kernel::{Kernel, LegOptions};
-use tcp_intercept::leg::{Leg, reset_on_close};
-use tcp_intercept::record::{By, Cause, End, Phase, Timeout};
-use tcp_intercept::relay::pool::{Pipe, Pool};
-use tcp_intercept::relay::silence::Silence;
-use tcp_intercept::relay::watch::Watch;
-use tcp_intercept::relay::{self, Direction, Directions};
-use tcp_intercept::table::slot::Slot;
+use tcp_intercept::host::kernel::{Kernel, LegOptions};
+use tcp_intercept::session::leg::{Leg, reset_on_close};
+use tcp_intercept::session::relay::pool::{Pipe, Pool};
+use tcp_intercept::session::relay::silence::Silence;
+use tcp_intercept::session::relay::watch::Watch;
+use tcp_intercept::session::relay::{self, Direction, Directions};
+use tcp_intercept::state::flow::Side;
+use tcp_intercept::state::record::{By, Cause, End, Phase, Timeout};
+use tcp_intercept::state::table::slot::Slot;
 
 /// A connected pair: the end that a test holds, and the one that the relay holds.
 fn pair() -> (TcpStream, Socket) {

@@ -1,6 +1,8 @@
 //! A daemon whose descriptor table is full when its worker is killed.
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_millis(50);
 /// How long new connections must be served before the table is filled.
 const SERVED: Duration = Duration::from_millis(100);
+/// The control connections on which a guardian waits for a command at once.
+const CONTROL: u64 = 8;
 
 /// Fills the descriptor table that a daemon's guardian and worker share, with connections that it keeps.
 #[derive(Debug)]
@@ -25,8 +29,10 @@ pub struct FullTable {
     guardian: u32,
     gateway: Host,
     client: Host,
-    server: SocketAddr,
+    server: std::net::SocketAddr,
     held: Vec<TcpStream>,
+    /// Control connections, for the numbers that are too few for a session.
+    control: Vec<UnixStream>,
     before: Option<Rlimit>,
 }
 
@@ -35,9 +41,9 @@ impl FullTable {
     ///
     /// # Errors
     /// It cannot connect.
-    pub fn new(gateway: &Host, guardian: u32, client: &Host, server: SocketAddr) -> io::Result<Self> {
+    pub fn new(gateway: &Host, guardian: u32, client: &Host, server: std::net::SocketAddr) -> io::Result<Self> {
         let (gateway, client) = (gateway.clone(), client.clone());
-        let mut table = Self { guardian, gateway, client, server, held: Vec::new(), before: None };
+        let mut table = Self { guardian, gateway, client, server, held: Vec::new(), control: Vec::new(), before: None };
         table.connect()?;
         Ok(table)
     }
@@ -55,6 +61,7 @@ impl FullTable {
         traffic.connecting(Connecting::Paused);
         let killed = self.fill().and_then(|()| self.kill(traffic));
         traffic.connecting(Connecting::Lenient);
+        self.control.clear();
         killed.and(self.restore())
     }
 
@@ -79,7 +86,8 @@ impl FullTable {
     }
 
     /// Limits the daemon to the numbers up to the highest that is open, and connects until none is left or the kernel refuses one more.
-    /// A number that is left then, as a session needs two, is forbidden too. Other connections should not come or go meanwhile.
+    /// Control connections take a few numbers that are left then, as a session needs two; more than a few are forbidden too. Other
+    /// connections should not come or go meanwhile.
     ///
     /// # Errors
     /// The daemon is gone, its limit cannot be set, or its table does not become full.
@@ -100,15 +108,17 @@ impl FullTable {
             let seen = open(self.guardian)?;
             sleep(REST);
             let now = open(self.guardian)?;
-            let free = first_free(&now);
             if seen != now {
                 continue;
             }
-            if free >= soft {
-                return Ok(());
+            match free_below(&now, soft) {
+                0 => return Ok(()),
+                few @ ..=CONTROL => (0..few).try_for_each(|_| self.connect_to_guardian())?,
+                _ => {
+                    soft = first_free(&now);
+                    self.limit(soft)?;
+                }
             }
-            soft = free;
-            self.limit(soft)?;
         }
         Err(io::Error::other("the descriptor table did not become full"))
     }
@@ -163,6 +173,13 @@ impl FullTable {
         stream.set_read_timeout(Some(PATIENCE))?;
         answers(&stream)?;
         self.held.push(stream);
+        Ok(())
+    }
+
+    /// Connects to the daemon's control socket and says nothing: the guardian holds the connection for two seconds.
+    fn connect_to_guardian(&mut self) -> io::Result<()> {
+        let name = SocketAddr::from_abstract_name("tcp-intercept")?;
+        self.control.push(self.gateway.enter(|| UnixStream::connect_addr(&name))?);
         Ok(())
     }
 

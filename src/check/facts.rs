@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::ruleset::Ruleset;
-use crate::paths::plan::Survey;
+use crate::host::paths::plan::Survey;
 
 /// Everything that is looked at.
 #[derive(Debug, Clone, Default)]

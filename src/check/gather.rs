@@ -9,8 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::facts::{Congestion, Degraded, Errno, Facts, Interface, LegacyInput, Privileges, Rules};
 use super::{paths, sysctls, wan};
 use crate::config::{self, Config, Leg};
-use crate::kernel::Kernel;
-use crate::rules::{self, Verdict};
+use crate::host::kernel::Kernel;
+use crate::host::rules::{self, Verdict};
 
 mod programs;
 
@@ -34,8 +34,9 @@ pub fn facts(config: &Config) -> Facts {
         server: congestion(&config.server.leg),
         degraded: degraded(config),
         rules: installed(config),
-        wan_obstacle: crate::wan::obstacle(config),
-        paths: paths::asked_for(config).then(|| crate::paths::survey(config).map_err(|err| err.to_string())),
+        wan_obstacle: crate::host::wan::obstacle(config),
+        paths: paths::asked_for(config)
+            .then(|| crate::host::paths::survey(config).map_err(|err| err.to_string())),
         descriptors: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
     }
 }

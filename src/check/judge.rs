@@ -5,7 +5,7 @@ use super::facts::{Facts, Privileges};
 use super::{Finding, Level, firewall, legs, paths, sysctls, wan};
 use crate::config::{Config, Source};
 use crate::exit::Exit;
-use crate::limits;
+use crate::state::limits;
 
 const NO_PERMISSION: Level = Level::Error(Exit::NoPerm);
 

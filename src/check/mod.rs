@@ -1,4 +1,4 @@
-//! `check`: what is wrong in the configuration and on this host, why it matters, and the command that mends it.
+//! `check`: what is wrong in the configuration and on this host, why it matters, and the command that fixes it. PURE.
 //!
 //! [`facts`] are what this host is like, as data; [`gather`] finds them out (EFFECT); [`judge()`] makes findings of them
 //! and, as all else here, touches nothing (PURE).

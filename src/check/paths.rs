@@ -4,9 +4,9 @@ use super::wan::{RMEM, set, three};
 use super::{Finding, Level};
 use crate::config::{Config, MptcpPath};
 use crate::exit::Exit;
-use crate::paths::endpoint::Endpoint;
-use crate::paths::plan::{self, Seen, Survey, Way};
-use crate::paths::standing::{Standing, State};
+use crate::host::paths::endpoint::Endpoint;
+use crate::host::paths::plan::{self, Seen, Survey, Way};
+use crate::host::paths::standing::{Standing, State};
 
 /// What [`judge`] reads; [`super::gather`] fetches these.
 pub const KEYS: [&str; 9] = [

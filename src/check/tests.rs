@@ -206,7 +206,7 @@ fn an_option_that_a_kind_of_socket_refuses_is_degraded_and_told() {
 fn limits_that_do_not_carry_the_configured_connections_are_told() {
     let facts = Facts { descriptors: 1024, ..healthy() };
     assert_snapshot!(told("limits.connections = 300000", &facts));
-    assert!(crate::limits::carried_by(666_670) >= 300_000, "the offered limit is enough");
+    assert!(crate::state::limits::carried_by(666_670) >= 300_000, "the offered limit is enough");
     assert!(told("limits.connections = 9000", &healthy()).contains("warnings: 0"));
 }
 

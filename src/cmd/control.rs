@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exit::{Exit, Fatal};
-use crate::guardian::door::Command;
-use crate::lock::{self, Call};
+use crate::process::guardian::door::Command;
+use crate::process::lock::{self, Call};
 
 /// How long a daemon may take to say that it has heard.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! `tcp-intercept rules install | remove | status | print`. WIRING.
 use crate::config::Config;
 use crate::exit::{Exit, Fatal};
-use crate::rules::{self, Caller, Errors, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
-use crate::{paths, wan};
+use crate::host::rules::{self, Caller, Errors, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
+use crate::host::{paths, wan};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::{Config, Congestion, Keepalive, Leg, LogTarget, Source};
-use crate::daemon::{Interception, Setup};
 use crate::exit::{Exit, Fatal};
-use crate::guardian;
+use crate::process::daemon::{Interception, Setup};
+use crate::process::guardian::{self, handover::Inherited};
 
 use detach::{Process, Starting};
 pub use flags::Flags;
@@ -37,24 +37,30 @@ pub fn run(flags: &Flags) -> Result<(String, Exit), Fatal> {
     let log = flags.log.as_deref().map(std::path::absolute).transpose();
     let log =
         log.map_err(|err| Fatal::new(Exit::OsErr, format!("-l: the current directory is gone: {err}")))?;
-    let setup = Setup { inherited: guardian::inherited()?, ..setup(flags, listen, source, log) };
+    let inherited = guardian::inherited()?;
+    let setup = setup(flags, listen, source, log);
     // Whoever takes a daemon's place is in the background already.
-    if flags.foreground || setup.inherited.is_some() {
-        return serve(flags, setup, None);
+    if flags.foreground || inherited.is_some() {
+        return serve(flags, setup, inherited, None);
     }
     match detach::detach()? {
-        Process::Daemon(starting) => serve(flags, setup, Some(starting)),
+        Process::Daemon(starting) => serve(flags, setup, None, Some(starting)),
         Process::Called(Exit::Ok) if flags.log.is_none() => Ok((UNSEEN.to_owned(), Exit::Ok)),
         Process::Called(exit) => Ok((String::new(), exit)),
     }
 }
 
-fn serve(flags: &Flags, setup: Setup, starting: Option<Starting>) -> Result<(String, Exit), Fatal> {
-    let rehearsal = setup.inherited.as_ref().is_some_and(|inherited| inherited.handover.trial);
+fn serve(
+    flags: &Flags,
+    setup: Setup,
+    inherited: Option<Inherited>,
+    starting: Option<Starting>,
+) -> Result<(String, Exit), Fatal> {
+    let rehearsal = inherited.as_ref().is_some_and(|inherited| inherited.handover.trial);
     let pid_file = flags.pid_file.as_deref().filter(|_| !rehearsal);
     let _pid_file = pid_file.map(PidFile::create).transpose()?;
     let setup = Setup { background: starting.is_some(), ..setup };
-    let text = guardian::run(setup, || starting.map_or(Ok(()), Starting::finish))?;
+    let text = guardian::run(setup, inherited, || starting.map_or(Ok(()), Starting::finish))?;
     Ok((text, Exit::Ok))
 }
 

@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use self::target::{JOURNAL, Target};
 use crate::config::{self, Level, LogFormat};
 use crate::exit::{Exit, Fatal};
-use crate::record::{Paths, Record};
+use crate::state::record::{Paths, Record};
 
 pub use pipe::Log;
 pub use writer::Writer;
@@ -110,7 +110,7 @@ pub fn record(record: impl FnOnce() -> Record) {
         to_client = record.to_client,
         connect_ms = record.connect.map(ms),
         duration_ms = ms(record.duration),
-        dialled = record.dialled.map(crate::record::Dialled::as_str),
+        dialled = record.dialled.map(crate::state::record::Dialled::as_str),
         client_cc = record.client.congestion_control,
         client_mptcp = record.client.mptcp.as_str(),
         client_subflows = client_paths.map(Paths::count),
@@ -120,7 +120,7 @@ pub fn record(record: impl FnOnce() -> Record) {
         server_mptcp = server.map(|leg| leg.mptcp.as_str()),
         server_subflows = server_paths.map(Paths::count),
         server_paths = server_paths.map(Paths::to_string),
-        server_fast_open = record.server_opening.map(crate::record::Opening::as_str),
+        server_fast_open = record.server_opening.map(crate::state::record::Opening::as_str),
         "closed"
     );
 }

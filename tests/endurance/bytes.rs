@@ -9,12 +9,12 @@ use lab::{Daemon, Fault, Ip, Lab, descriptors, netns, netns_as_user, peers, wait
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size, pipe};
 use socket2::Socket;
 use tcp_intercept::config::Config;
-use tcp_intercept::flow::Side;
-use tcp_intercept::kernel::Kernel;
-use tcp_intercept::leg::Leg;
-use tcp_intercept::relay::pool::Pool;
-use tcp_intercept::relay::{self, Directions};
-use tcp_intercept::table::slot::Slot;
+use tcp_intercept::host::kernel::Kernel;
+use tcp_intercept::session::leg::Leg;
+use tcp_intercept::session::relay::pool::Pool;
+use tcp_intercept::session::relay::{self, Directions};
+use tcp_intercept::state::flow::Side;
+use tcp_intercept::state::table::slot::Slot;
 
 use crate::bench::{BIN, Bench, SOON, Work, speaks};
 

@@ -6,7 +6,7 @@ use std::thread;
 use lab::stream::{self, Pace};
 use lab::{BOTH, Daemon, Ip, Lab, Pair, netns, peers, wait_until};
 use socket2::SockRef;
-use tcp_intercept::crash::Point;
+use tcp_intercept::state::crash::Point;
 
 use crate::support::{BIN, CRASH_AT, MANY, SOON, counter, said, takeovers};
 

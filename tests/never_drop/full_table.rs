@@ -4,7 +4,8 @@ use lab::peers::expect_reset;
 use lab::{Daemon, Ip, Lab, netns, netns_as_user, reachable, wait_until};
 
 use crate::support::{
-    BIN, MANY, SOME, SOON, command, counter, descriptors, echoing, kill_worker, said, speaks, traffic, went_well,
+    BIN, MANY, SOME, SOON, command, counter, descriptors, echoing, kill_worker, said, speaks, traffic,
+    went_well,
 };
 
 fn killed_ten_times_with_a_full_table() {

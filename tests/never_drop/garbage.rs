@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 
 use lab::stream::{self, Pace, Random};
 use lab::{Daemon, Ip, Lab, netns, peers};
-use tcp_intercept::table::Table;
-use tcp_intercept::table::header;
-use tcp_intercept::table::slot::{Content, WORDS};
+use tcp_intercept::state::table::Table;
+use tcp_intercept::state::table::header;
+use tcp_intercept::state::table::slot::{Content, WORDS};
 
 use crate::support::{BIN, MANY, counter, kill_worker, said};
 

@@ -1,7 +1,7 @@
 //! A worker fails while it starts, at each step that can fail: the sessions wait for the next one.
 use lab::{Daemon, Fault, Lab, netns, wait_until};
 use rustix::process::Signal;
-use tcp_intercept::crash::Point;
+use tcp_intercept::state::crash::Point;
 
 use crate::support::{
     BIN, CRASH_AT, FEW, MANY, SOON, command, counter, echoing, kill_worker, said, speaks, takeovers, traffic,

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use tcp_intercept::cmd::rules::{self as cmd, Action};
 use tcp_intercept::config::{Config, FastOpen};
 use tcp_intercept::exit::Exit;
-use tcp_intercept::rules::{self, Caller, Format, Gate, Keeper, Verdict};
+use tcp_intercept::host::rules::{self, Caller, Format, Gate, Keeper, Verdict};
 
 use crate::support::{early_demux, interfaces, ours, sh, view};
 

@@ -1,6 +1,6 @@
 //! The printed iptables commands, run.
 use lab::Lab;
-use tcp_intercept::rules::{self, Format};
+use tcp_intercept::host::rules::{self, Format};
 
 use crate::line::{both_are_answered, servers};
 use crate::support::{Proxy, interfaces};

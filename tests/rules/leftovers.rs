@@ -7,7 +7,7 @@ use lab::stream::{self, Pace};
 use lab::{BOTH, Ip, Lab, peers};
 use socket2::Protocol;
 use tcp_intercept::config::Config;
-use tcp_intercept::rules::{self, Caller, Gate};
+use tcp_intercept::host::rules::{self, Caller, Gate};
 
 use crate::line::{asked, both_are_answered, early_demux, install, quick, remove, servers};
 use crate::support::Proxy;

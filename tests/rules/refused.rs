@@ -4,7 +4,7 @@ use rustix::thread::{
 };
 use tcp_intercept::config::Config;
 use tcp_intercept::exit::Exit;
-use tcp_intercept::rules::{self, Caller, Errors, Keeper, RulesError};
+use tcp_intercept::host::rules::{self, Caller, Errors, Keeper, RulesError};
 
 use crate::support::{early_demux, ours, sh, view};
 

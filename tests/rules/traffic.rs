@@ -8,7 +8,7 @@ use lab::stream::{self, Pace};
 use lab::{BOTH, Ip, Lab, Shape};
 use socket2::{Domain, Protocol, Socket, Type};
 use tcp_intercept::config::Config;
-use tcp_intercept::rules::{self, Caller, Format};
+use tcp_intercept::host::rules::{self, Caller, Format};
 
 use crate::line::{asked, both_are_answered, install, quick, remove, servers};
 use crate::support::{Proxy, interfaces};

@@ -5,7 +5,7 @@ use lab::stream::{self, Pace};
 use lab::{BOTH, Daemon, Host, Lab, Shape, becomes, netns, netns_as_user, peers};
 use serde_json::Value;
 use tcp_intercept::config::Config;
-use tcp_intercept::wan;
+use tcp_intercept::host::wan;
 
 use crate::support::{BIN, SOON, daemon, everything, mirror, operators, way, window};
 

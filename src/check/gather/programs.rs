@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use crate::check::facts::Nft;
 use crate::check::ruleset::Ruleset;
 use crate::config::Config;
-use crate::rules::{self, Format};
+use crate::host::rules::{self, Format};
 
 /// Asks nft for the ruleset, and whether the kernel takes our rules: `nft -c` leaves nothing behind.
 pub fn nft(config: &Config) -> Nft {

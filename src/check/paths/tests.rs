@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::config::Interface;
-use crate::paths::plan::Address;
+use crate::host::paths::plan::Address;
 
 const NEAR: &str = "server.mptcp = true\nmptcp.path = [{device = 'wan1'}]";
 const FAR: &str = "client.mptcp = true\nmptcp.path = [{device = 'wan1', announce = true}]";

@@ -1,0 +1,143 @@
+//! The host's routes and policy rules, read and changed by rtnetlink. EFFECT.
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::{Error, Handle, IpVersion};
+use rustix::net::netdevice::name_to_index;
+
+use crate::config::Wan;
+use crate::host::rules::RulesError;
+use crate::host::rules::change::Family;
+use crate::host::rules::netlink::{gone_is_fine, run, to_io};
+use crate::host::rules::observe::families;
+
+use super::lead::{self, Lead, Rule};
+use super::message;
+use super::plan::{Change, Seen, not_copied};
+use super::route::Route;
+
+/// What there is for `wan`; names of devices are asked of `socket`.
+pub fn seen(wan: &Wan, socket: impl AsFd) -> Result<Seen, RulesError> {
+    // Should the kernel not tell for another reason, the device is as good as absent.
+    let index = |name: &str| name_to_index(&socket, name).ok();
+    let devices = wan.devices.iter().map(|name| (name.clone(), index(name.as_str()))).collect();
+    let seen = run(async |handle| {
+        let mut seen = Seen { devices, ..Seen::default() };
+        for &family in families() {
+            seen.rules.push((family, rules(&handle, family).await?));
+            let main = dump(&handle, message::in_table(family, message::MAIN)).await?;
+            for message in main.iter().filter(|message| message::table(message) == Some(message::MAIN)) {
+                let expiry = message::expiry(message);
+                if expiry.is_none_or(|expiry| !expiry.is_zero()) {
+                    seen.main.push(message::route(family, message));
+                    seen.expiry = expiry.into_iter().chain(seen.expiry).min();
+                }
+            }
+            let mirror = dump(&handle, message::in_table(family, wan.table)).await?;
+            let mirror = mirror.iter().filter(|message| message::table(message) == Some(wan.table));
+            let (ours, foreign): (Vec<_>, Vec<_>) = mirror.partition(|message| message::is_ours(message));
+            seen.mirror.extend(ours.into_iter().map(|message| message::route(family, message)));
+            seen.foreign =
+                seen.foreign.or(foreign.first().map(|message| message::route(family, message).key));
+        }
+        Ok(seen)
+    });
+    seen.map_err(|err| RulesError::io("list the routes and policy rules", &err))
+}
+
+/// All that is the mirror's, whatever configuration it is from.
+pub struct Ours {
+    /// The policy rules.
+    pub leads: Vec<Lead>,
+    /// The routes by their tables.
+    pub routes: BTreeMap<NonZeroU32, Vec<Route>>,
+}
+
+/// All that is the mirror's.
+pub fn ours() -> Result<Ours, RulesError> {
+    let ours = run(async |handle| {
+        let mut ours = Ours { leads: Vec::new(), routes: BTreeMap::new() };
+        for &family in families() {
+            ours.leads.extend(lead::ours(&rules(&handle, family).await?));
+            let all = dump(&handle, message::with_our_protocol(family)).await?;
+            for message in all.iter().filter(|message| message::is_ours(message)) {
+                let Some(table) = message::table(message) else { continue };
+                ours.routes.entry(table).or_default().push(message::route(family, message));
+            }
+        }
+        Ok(ours)
+    });
+    ours.map_err(|err| RulesError::io("list the routes and policy rules", &err))
+}
+
+/// Makes the changes in their order and ends with the first that fails. A way that the kernel refuses is no failure: the
+/// destination is led to the main table already. Gives what was refused, a sentence each.
+pub fn apply(table: NonZeroU32, changes: &[Change]) -> Result<Vec<String>, RulesError> {
+    let all = async |handle: Handle| {
+        let mut refused = Vec::new();
+        for change in changes {
+            match (make(&handle, table, change).await, change.copied()) {
+                (Ok(()), _) => {}
+                (Err(_), Some(key)) => refused.push(not_copied(key)),
+                (Err(err), None) => return Ok(Err(RulesError::io(change, &err))),
+            }
+        }
+        Ok(Ok(refused))
+    };
+    run(all).unwrap_or_else(|err| Err(RulesError::io("change routes", &err)))
+}
+
+/// Makes the changes and goes on after one that fails; gives all that did.
+pub fn apply_all(changes: &[(NonZeroU32, Change)]) -> Vec<RulesError> {
+    let all = async |handle: Handle| {
+        let mut errors = Vec::new();
+        for (table, change) in changes {
+            let made = make(&handle, *table, change).await;
+            errors.extend(made.err().map(|err| RulesError::io(change, &err)));
+        }
+        Ok(errors)
+    };
+    run(all).unwrap_or_else(|err| vec![RulesError::io("change routes", &err)])
+}
+
+async fn make(handle: &Handle, table: NonZeroU32, change: &Change) -> io::Result<()> {
+    match change {
+        Change::AddRule(lead) => {
+            let mut request = handle.rule().add();
+            *request.message_mut() = message::lead(lead);
+            request.execute().await.map_err(to_io)
+        }
+        Change::DeleteRule(lead) => {
+            gone_is_fine(handle.rule().del(message::lead(lead)).execute().await.map_err(to_io))
+        }
+        Change::Delete(key) => {
+            gone_is_fine(handle.route().del(message::delete(table, key)).execute().await.map_err(to_io))
+        }
+        Change::Put(key, way) => {
+            let request = handle.route().add(message::put(table, key, way)).replace();
+            request.execute().await.map_err(to_io)
+        }
+    }
+}
+
+async fn rules(handle: &Handle, family: Family) -> Result<Vec<Rule>, Error> {
+    let version = match family {
+        Family::V4 => IpVersion::V4,
+        Family::V6 => IpVersion::V6,
+    };
+    let all: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await?;
+    Ok(all.iter().map(|message| message::rule(family, message)).collect())
+}
+
+async fn dump(handle: &Handle, filter: RouteMessage) -> Result<Vec<RouteMessage>, Error> {
+    match handle.route().get(filter).execute().try_collect().await {
+        // The answer for an IPv4 table that does not exist.
+        Err(err) if to_io(err.clone()).kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}

@@ -1,0 +1,210 @@
+//! The mirror: what it should be, and the changes that make it so, in an order that is safe at each step. PURE.
+//!
+//! A socket that is sent to the mirror must find the same way there as in the main table. So the mirror has every
+//! route of the main table under the same key: a copy with the window where all of it leads over the wan devices, else
+//! `throw`, which leads back to the main table.
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::config::{Interface, Wan};
+use crate::host::rules::change::Family;
+use crate::units::OwnMark;
+
+use super::lead::{self, Lead, PROTOCOL, Rule};
+use super::route::{Key, Route, Way};
+
+/// Of the main table. To look at so many takes 0.15 s in a debug build, and to make their mirror 1 s.
+pub const MOST_ROUTES: usize = 10_000;
+
+/// Routes by what they are for.
+pub type Table = BTreeMap<Key, Way>;
+
+/// What there is.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The devices of the configuration, and their indexes where they exist.
+    pub devices: Vec<(Interface, Option<u32>)>,
+    /// The policy rules in their order.
+    pub rules: Vec<(Family, Vec<Rule>)>,
+    /// The main table.
+    pub main: Vec<Route>,
+    /// Our routes in the table of the mirror.
+    pub mirror: Vec<Route>,
+    /// Somebody else's route there.
+    pub foreign: Option<Key>,
+    /// When the first route of the main table expires.
+    pub expiry: Option<Duration>,
+}
+
+/// A change to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Delete a policy rule of ours.
+    DeleteRule(Lead),
+    /// Put a route into the mirror, in the place of what has its key.
+    Put(Key, Way),
+    /// Delete a route of ours.
+    Delete(Key),
+    /// Add a policy rule.
+    AddRule(Lead),
+}
+
+/// What to do, and what there will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order.
+    pub changes: Vec<Change>,
+    /// What connections over each device get, a sentence each.
+    pub standing: Vec<String>,
+    /// When to look again although nothing has been said to change.
+    pub again: Option<Duration>,
+}
+
+/// Why there can be no mirror.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// The table is in use.
+    #[error(
+        "the routing table {table} has the {} route \"{route}\", which is not ours: choose another table (wan.table), or delete that route",
+        route.family
+    )]
+    Taken {
+        /// Which.
+        table: NonZeroU32,
+        /// What is in it.
+        route: Key,
+    },
+    /// To follow the main table would cost too much.
+    #[error("the main table has {0} routes, and more than {MOST_ROUTES} are not mirrored")]
+    TooMany(usize),
+}
+
+/// What `wan` asks for on a host that is like `seen`.
+pub fn plan(wan: &Wan, own: OwnMark, seen: &Seen) -> Result<Plan, Obstacle> {
+    if let Some(route) = seen.foreign.clone() {
+        return Err(Obstacle::Taken { table: wan.table, route });
+    }
+    if seen.main.len() > MOST_ROUTES {
+        return Err(Obstacle::TooMany(seen.main.len()));
+    }
+    let devices: Vec<u32> = seen.devices.iter().filter_map(|(_, index)| *index).collect();
+    let (mut wanted, mut away, mut here, mut standing) = (Table::new(), Vec::new(), Vec::new(), Vec::new());
+    for (family, rules) in &seen.rules {
+        let main = seen.main.iter().filter(|route| route.key.family == *family);
+        let mut table = mirror(main, &devices, wan.initial_window);
+        match lead::moved(rules, *family, own, wan.table).filter(|_| !table.is_empty()) {
+            Some(moved) => {
+                away.extend(moved.away);
+                here.extend(moved.here);
+                wanted.append(&mut table);
+            }
+            None => {
+                away.extend(lead::ours(rules));
+                standing.extend((!table.is_empty()).then(|| no_place(*family)));
+            }
+        }
+    }
+    standing.extend(seen.devices.iter().map(|(name, index)| told(name, *index, &wanted, wan.initial_window)));
+    let changes = away.into_iter().map(Change::DeleteRule);
+    let changes =
+        changes.chain(changes_to(&wanted, &seen.mirror)).chain(here.into_iter().map(Change::AddRule));
+    Ok(Plan { changes: changes.collect(), standing, again: seen.expiry })
+}
+
+/// The mirror of `main`; empty when nothing in it leads over `devices` alone.
+pub fn mirror<'r>(main: impl Iterator<Item = &'r Route>, devices: &[u32], segments: u32) -> Table {
+    let mut table = Table::new();
+    for Route { key, way } in main {
+        let way = match way {
+            Way::Out(path) if path.is_over(devices) && !key.to.is_link_local() => {
+                Way::Out(path.clone().copy(segments))
+            }
+            _ => Way::Throw,
+        };
+        // Between two with the same key the kernel chooses by what cannot be copied.
+        table.entry(key.clone()).and_modify(|way| *way = Way::Throw).or_insert(way);
+    }
+    if table.values().all(|way| *way == Way::Throw) {
+        table.clear();
+    }
+    table
+}
+
+/// What makes `wanted` of what is `present`. At each step a destination is led as before or as it should be: first every key
+/// that is not right yet leads to the main table; then the ways come, which the kernel may refuse without harm; then
+/// what is stale goes, the least specific first, and what leads back last.
+pub fn changes_to(wanted: &Table, present: &[Route]) -> Vec<Change> {
+    let there: BTreeMap<&Key, &Way> = present.iter().map(|route| (&route.key, &route.way)).collect();
+    let wrong = wanted.iter().filter(|(key, way)| there.get(key) != Some(way));
+    let (throws, ways): (Vec<_>, Vec<_>) = wrong.partition(|(_, way)| **way == Way::Throw);
+    let not_thrown = |key: &&Key| there.get(*key) != Some(&&Way::Throw);
+    let first = throws.iter().chain(&ways).map(|(key, _)| *key).filter(not_thrown);
+    let stale = there.iter().rev().filter(|(key, _)| !wanted.contains_key(**key));
+    let (stale_throws, stale_ways): (Vec<_>, Vec<_>) = stale.partition(|(_, way)| ***way == Way::Throw);
+    first
+        .map(|key| Change::Put(key.clone(), Way::Throw))
+        .chain(ways.iter().map(|(key, way)| Change::Put((*key).clone(), (*way).clone())))
+        .chain(stale_ways.into_iter().chain(stale_throws).map(|(key, _)| Change::Delete((*key).clone())))
+        .collect()
+}
+
+/// What connections over a device get.
+fn told(name: &Interface, index: Option<u32>, table: &Table, segments: u32) -> String {
+    let name = name.as_str();
+    let Some(index) = index else {
+        return format!(
+            "{name} does not exist yet: as soon as it does, its connections get their initial window"
+        );
+    };
+    let over = |way: &Way| matches!(way, Way::Out(path) if path.hops.iter().any(|hop| hop.device == index));
+    let families: BTreeSet<Family> =
+        table.iter().filter(|(_, way)| over(way)).map(|(key, _)| key.family).collect();
+    match families.into_iter().map(|family| family.to_string()).collect::<Vec<_>>() {
+        none if none.is_empty() => {
+            format!("{name}: no route to be mirrored yet: its connections have the kernel's initial window")
+        }
+        some => {
+            format!("{name}: {} connections begin with a window of {segments} segments", some.join(" and "))
+        }
+    }
+}
+
+/// What connections get for which the kernel refuses the copy of a route.
+pub fn not_copied(key: &Key) -> String {
+    let family = key.family;
+    format!(
+        "the kernel takes no copy of the {family} route \"{key}\": its connections have the kernel's initial window"
+    )
+}
+
+fn no_place(family: Family) -> String {
+    format!(
+        "{family}: there is no place directly before a policy rule that sends everything to the main table: connections have the kernel's initial window"
+    )
+}
+
+impl Change {
+    /// The key of a route that is copied.
+    pub fn copied(&self) -> Option<&Key> {
+        match self {
+            Self::Put(key, Way::Out(_)) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// What the change does, after "could not" or as an item of a list.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ours = format!("protocol {PROTOCOL}");
+        match self {
+            Self::DeleteRule(lead) => write!(f, "delete the policy rule \"{lead}\" ({})", lead.family),
+            Self::AddRule(lead) => write!(f, "add the policy rule \"{lead}\" ({})", lead.family),
+            Self::Put(key, Way::Throw) => write!(f, "put the route \"throw {key} {ours}\" ({})", key.family),
+            Self::Put(key, _) => write!(f, "put the route \"{key} {ours}\" ({})", key.family),
+            Self::Delete(key) => write!(f, "delete the route \"{key} {ours}\" ({})", key.family),
+        }
+    }
+}

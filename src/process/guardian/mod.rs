@@ -1,0 +1,244 @@
+//! The small process that outlives crashes and upgrades. It opens what outlives a worker, begins one, looks after it, and begins
+//! another when it is gone. WIRING.
+//!
+//! It has one thread, no runtime and no connection, and waits for nobody. What has to be done on the host is done by processes that it
+//! starts for that.
+mod crashes;
+pub mod door;
+pub mod fallback;
+pub mod handover;
+mod held;
+mod service_manager;
+mod steps;
+mod upgrade;
+mod workers;
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+
+use self::crashes::{Backoff, Crashes, Pulse};
+use self::door::{Caller, Door};
+use self::handover::Inherited;
+use self::held::{Held, Upgraded};
+use self::service_manager::ServiceManager;
+use self::upgrade::Trial;
+use crate::exit::Fatal;
+use crate::process::daemon::{Setup, os};
+use crate::process::worker::{Report, StartReason};
+
+const CHILD: i32 = Signal::CHILD.as_raw();
+const HUP: i32 = Signal::HUP.as_raw();
+const INT: i32 = Signal::INT.as_raw();
+const TERM: i32 = Signal::TERM.as_raw();
+const USR2: i32 = Signal::USR2.as_raw();
+
+/// How often it looks after the worker.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a worker may take to come to rest: what it does not finish, the next one does.
+const TO_REST: Duration = Duration::from_secs(1);
+/// How long it may take to end: for the handshakes that are under way, and for nine thousand close records.
+const TO_STOP: Duration = Duration::from_secs(15);
+
+/// Finds what a running daemon hands over to this program; `None`: nothing. To be called before anything else.
+///
+/// # Errors
+/// Those of [`Inherited::find`].
+pub fn inherited() -> Result<Option<Inherited>, Fatal> {
+    let mut inherited = Inherited::find()?;
+    if let Some(inherited) = &mut inherited
+        && !inherited.handover.trial
+    {
+        fallback::arm(inherited);
+    }
+    Ok(inherited)
+}
+
+/// Runs the daemon, as the successor of the one that `inherited` is from, until it is told to end; calls `started` when it takes connections. Returns the text for standard output.
+///
+/// # Errors
+/// Whatever keeps it from starting, `started` too, and then nothing is left behind; later, that its workers die too often.
+pub fn run(
+    setup: Setup,
+    inherited: Option<Inherited>,
+    started: impl FnOnce() -> Result<(), Fatal>,
+) -> Result<String, Fatal> {
+    let (held, upgraded) = match inherited {
+        Some(inherited) if inherited.handover.trial => return upgrade::rehearse(&setup, inherited),
+        Some(inherited) => {
+            let taken = Held::from(&setup, inherited);
+            let (held, handed) = taken.inspect_err(|fatal| fallback::go_back(&fatal.message))?;
+            (held, Some(handed))
+        }
+        None => (Held::new(&setup)?, None),
+    };
+    let mut guardian = Guardian::new(setup, held, upgraded);
+    let mut started = Some(started);
+    let ended = loop {
+        match guardian.step(&mut started) {
+            Ok(Step::GoOn) => {}
+            Ok(Step::End) => break Ok(()),
+            Err(fatal) => {
+                if fallback::is_armed() {
+                    guardian.end_worker();
+                    fallback::go_back(&fatal.message);
+                }
+                break Err(fatal);
+            }
+        }
+    };
+    guardian.end(ended).map(|()| String::new())
+}
+
+/// What comes behind one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    GoOn,
+    End,
+}
+
+struct Guardian {
+    setup: Setup,
+    held: Held,
+    door: Door,
+    service_manager: ServiceManager,
+    worker: Option<Pid>,
+    /// The worker takes connections.
+    ready: bool,
+    pulse: Pulse,
+    hung: bool,
+    crashes: Crashes,
+    /// The pauses between workers that fail to start.
+    backoff: Backoff,
+    /// Since when there is no worker that takes connections, if there was one before.
+    without_worker: Option<Instant>,
+    /// When another worker is started, why, and since when there is none.
+    next: Option<(Instant, StartReason, Instant)>,
+    state: State,
+    draining: Option<Instant>,
+    /// Those who want it to drain or to stop.
+    callers: Vec<Caller>,
+    /// What it was before.
+    upgraded: Option<Upgraded>,
+    tick: Instant,
+    said: String,
+}
+
+/// What it is about.
+enum State {
+    Watching,
+    Trying(Trial),
+    /// A worker comes to rest, so that another program can take over.
+    Resting {
+        trial: Trial,
+        until: Instant,
+    },
+    /// The worker ends, and so does it.
+    Stopping {
+        until: Instant,
+    },
+}
+
+impl Guardian {
+    fn new(setup: Setup, held: Held, upgraded: Option<Upgraded>) -> Self {
+        let crashes = Crashes::new(setup.config.limits.crashes);
+        let reason = match &upgraded {
+            None => StartReason::Start,
+            Some(Upgraded { failed: None, version, .. }) => StartReason::Upgraded(version.clone()),
+            Some(Upgraded { failed: Some(_), .. }) => StartReason::NotUpgraded,
+        };
+        let now = Instant::now();
+        Self {
+            setup,
+            held,
+            door: Door::default(),
+            service_manager: ServiceManager::from_environment(),
+            worker: None,
+            ready: false,
+            pulse: Pulse::default(),
+            hung: false,
+            crashes,
+            backoff: Backoff::default(),
+            without_worker: None,
+            next: Some((now, reason, now)),
+            state: State::Watching,
+            draining: None,
+            callers: Vec::new(),
+            upgraded,
+            tick: now + TICK,
+            said: String::new(),
+        }
+    }
+
+    /// Waits until something happens, and does what is to be done then.
+    fn step(&mut self, started: &mut Option<impl FnOnce() -> Result<(), Fatal>>) -> Result<Step, Fatal> {
+        self.begin_worker()?;
+        self.wait();
+        while let Some(signal) = self.held.signals.next().map_err(os("reading a signal"))? {
+            self.signal(signal);
+        }
+        while let Some(report) = self.held.own.channel.reported() {
+            match report {
+                Report::Ready => self.worker_is_ready(started)?,
+                Report::Drained => self.stop("drained"),
+            }
+        }
+        self.reap_worker()?;
+        if self.ready {
+            for (command, caller) in self.door.answer(self.held.lock.as_fd(), &mut self.held.own.reserve) {
+                self.command(command, caller);
+            }
+        }
+        if Instant::now() >= self.tick {
+            self.tick = Instant::now() + TICK;
+            self.tick();
+        }
+        Ok(self.go_on())
+    }
+
+    fn worker_is_ready(
+        &mut self,
+        started: &mut Option<impl FnOnce() -> Result<(), Fatal>>,
+    ) -> Result<(), Fatal> {
+        self.ready = true;
+        self.backoff = Backoff::default();
+        self.without_worker = None;
+        self.held.own.reserve.refill();
+        fallback::disarm();
+        let upgraded = self.upgraded.take();
+        if let Some(started) = started.take() {
+            if self.setup.background {
+                self.held.log.log().leave_terminal();
+            }
+            started()?;
+            if upgraded.is_none() {
+                let Held { limit, listeners, .. } = &self.held;
+                let listen: Vec<_> = self.setup.listen.iter().map(ToString::to_string).collect();
+                let (threads, listen) = (listeners.len(), listen.join(" and "));
+                tracing::info!("ready: {threads} workers, at most {limit} sessions, listening on {listen}");
+            }
+            self.service_manager.ready();
+        }
+        match upgraded {
+            Some(Upgraded { failed: Some(why), caller, .. }) => steps::not_upgraded(&why, caller),
+            Some(Upgraded { version, caller: Some(caller), .. }) => {
+                caller.done(&format!("upgraded from {version} to {}", env!("CARGO_PKG_VERSION")));
+            }
+            Some(Upgraded { caller: None, .. }) | None => {}
+        }
+        Ok(())
+    }
+}
+
+/// How a process ended that is about to, or has.
+fn reap(child: Pid) -> Option<WaitStatus> {
+    let status = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
+    status.ok().flatten().map(|(_, status)| status)
+}
+
+/// How it ended, if it has.
+fn reap_if_ended(child: Pid) -> Option<WaitStatus> {
+    waitpid(Some(child), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
+}

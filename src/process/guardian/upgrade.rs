@@ -1,0 +1,140 @@
+//! The program is replaced while it runs: first another is tried, then it is run in this one's place. WIRING.
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use socket2::Socket;
+use sys::Registered;
+
+use super::door::Caller;
+use super::handover::{Handover, Inherited, command, own_arguments};
+use super::held::Own;
+use crate::exit::{Exit, Fatal};
+use crate::host::kernel::Kernel;
+use crate::process::daemon::listeners::Listeners;
+use crate::process::daemon::{Setup, os};
+use crate::process::takeover::{Death, Inventory};
+use crate::process::worker::Prepared;
+use crate::session::listener;
+use crate::session::shared::Shared;
+use crate::state::table::Table;
+
+/// How long a trial may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a program says that can go on: nothing else says so by chance.
+const FIT: &str = "fit to go on with the sessions of tcp-intercept:";
+
+/// A program that is being tried.
+pub struct Trial {
+    pub binary: PathBuf,
+    pub caller: Option<Caller>,
+    child: Child,
+    said: Registered<File>,
+    since: Instant,
+}
+
+impl Trial {
+    /// Starts `binary` as it would be started, with copies of all descriptors, and a word that it is not in earnest.
+    ///
+    /// # Errors
+    /// When it cannot be started, with `caller` to be told.
+    pub fn start(
+        binary: PathBuf,
+        handover: &Handover,
+        caller: Option<Caller>,
+    ) -> Result<Self, (String, Option<Caller>)> {
+        let started = || -> io::Result<(Child, File)> {
+            let file = Handover { trial: true, ..handover.clone() }.write()?;
+            let said = File::from(memfd_create("tcp-intercept-trial", MemfdFlags::CLOEXEC)?);
+            let mut command = command(&binary, &own_arguments(), file.as_raw_fd());
+            command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
+            // The copies on the child's side of what this process opened for it go with the others.
+            let child = sys::inherit(&mut command, sys::open_descriptors()?).spawn()?;
+            Ok((child, said))
+        };
+        match started() {
+            Ok((child, said)) => {
+                Ok(Self { binary, caller, child, said: Registered::new(said), since: Instant::now() })
+            }
+            Err(err) => Err((format!("{} cannot be started: {err}", binary.display()), caller)),
+        }
+    }
+
+    /// What it has come to; `None`: it is still being tried.
+    pub fn outcome(&mut self) -> Option<Result<String, String>> {
+        let name = self.binary.display();
+        let status = match self.child.try_wait() {
+            Ok(Some(status)) => status,
+            Ok(None) if self.since.elapsed() < PATIENCE => return None,
+            Ok(None) => return Some(Err(format!("{name} was not ready after {PATIENCE:?}"))),
+            Err(err) => return Some(Err(format!("{name} cannot be waited for: {err}"))),
+        };
+        let mut said = Vec::new();
+        let _ = (&*self.said).rewind().and_then(|()| (&*self.said).take(4096).read_to_end(&mut said));
+        let said = String::from_utf8_lossy(&said);
+        let fit = said.lines().find_map(|line| line.strip_prefix(FIT));
+        Some(match fit {
+            Some(fit) if status.success() => Ok(fit.trim().to_owned()),
+            _ => Err(format!(
+                "{name} cannot go on ({status}): {}",
+                if said.trim().is_empty() { "it said nothing" } else { said.trim() }
+            )),
+        })
+    }
+}
+
+impl Drop for Trial {
+    /// It has copies of every socket: nobody who waits for a connection's end may have to wait for this.
+    fn drop(&mut self) {
+        // One that has ended takes no signal, and needs none.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// Where this program was started from; another may be there by now.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn own_path() -> io::Result<PathBuf> {
+    let path = std::fs::read_link("/proc/self/exe")?.into_os_string();
+    let path = path.as_bytes().strip_suffix(b" (deleted)").unwrap_or(path.as_bytes()).to_vec();
+    Ok(std::ffi::OsString::from_vec(path).into())
+}
+
+/// What a program does that is being tried: all that it would do in earnest, with copies. The text is for standard output.
+///
+/// # Errors
+/// Whatever would keep it from going on.
+pub fn rehearse(setup: &Setup, mut inherited: Inherited) -> Result<String, Fatal> {
+    let handover = inherited.handover.clone();
+    let table = Table::rehearsed(inherited.get(handover.table)?)?;
+    let kernel = Arc::new(Kernel::probe(&setup.config)?);
+    let mut listener = |number: &RawFd| inherited.take(*number).map(Socket::from).map(Registered::new);
+    let mut listen = |numbers: &Vec<RawFd>| numbers.iter().map(&mut listener).collect();
+    let listeners: Listeners = handover.listeners.iter().map(&mut listen).collect::<Result<_, _>>()?;
+    let addresses = listeners.iter().flatten().map(|listener| listener::address(listener));
+    let at: Vec<_> = addresses.collect::<Result<_, _>>().map_err(os("looking at a listener"))?;
+    let own_mark = setup.config.rules.own_mark;
+    let inventory = Inventory::take(table, inherited.open, own_mark);
+    let own = Own::new()?;
+    let shared = Arc::new(Shared::new(setup.config.clone(), kernel, handover.limit, table));
+    let prepared = Prepared::new(&shared, &listeners, &own.channel, &own.process)?;
+    table.header().begin_life();
+    let found = inventory.take_over(Death::None, &at);
+    drop(prepared);
+    let (sessions, known) = (found.sessions.len(), table.header().sessions());
+    // Some begin and some end meanwhile.
+    if known > 8 && (sessions as u64) < known / 2 {
+        return Err(Fatal::new(
+            Exit::Software,
+            format!("of {known} sessions it finds only {sessions} that it could go on with"),
+        ));
+    }
+    Ok(format!("{FIT} version {}, {sessions} sessions\n", env!("CARGO_PKG_VERSION")))
+}

@@ -1,0 +1,325 @@
+//! What a worker that is gone has left: sessions that are intact go on, the rest is closed. EFFECT.
+//!
+//! Nothing is believed that cannot be proved: a socket is the session's if its cookie is, a pipe is one if both of its ends are.
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::net::sockopt::socket_cookie;
+use socket2::{Protocol, SockRef, Socket};
+use sys::{Stage, Unowned};
+
+use crate::host::kernel::Kernel;
+use crate::session::leg::Leg;
+use crate::session::listener::{self, Accepted};
+use crate::session::relay::pool::Pipe;
+use crate::session::relay::{Direction, Directions};
+use crate::state::flow::{Flow, Side};
+use crate::state::table::Table;
+use crate::state::table::slot::{Content, Journal, Seen, SeenWay, Slot, Urgent};
+use crate::units::OwnMark;
+
+/// What was found.
+#[derive(Default)]
+pub struct Found {
+    /// Sessions to go on with.
+    pub sessions: Vec<Abandoned>,
+    /// Connections that had just been accepted, and whose sessions begin now.
+    pub fresh: Vec<(Socket, Flow)>,
+    /// Sessions that could not be gone on with; both ends have been reset.
+    pub lost: u64,
+    /// Sessions that two workers in a row died of; both ends have been reset.
+    pub given_up: u64,
+}
+
+/// One session, as it was left.
+pub struct Abandoned {
+    flow: Flow,
+    slot: Slot,
+    client: FoundLeg,
+    server: Option<FoundLeg>,
+    up: FoundWay,
+    down: FoundWay,
+}
+
+/// One of its sockets.
+struct FoundLeg {
+    socket: Socket,
+    /// It was reset, and the kernel has told somebody who is gone.
+    failed: bool,
+}
+
+struct FoundWay {
+    pipe: Option<(Pipe, usize)>,
+    passed_on: u64,
+    urgent: Option<u8>,
+}
+
+/// How the previous worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// There was none, or it came to rest.
+    None,
+    /// It was killed from outside, or ended by itself as it could not start: no session is to blame.
+    Blameless,
+    /// It crashed or hung, and a session that it drove may be the reason.
+    Crashed,
+}
+
+/// What the previous worker has left open, of which nothing is owned yet.
+pub struct Inventory {
+    table: Table,
+    own: OwnMark,
+    open: Unowned,
+    /// The client legs of sessions, and what is written down of these.
+    sessions: Vec<(RawFd, Slot, Seen)>,
+}
+
+impl Inventory {
+    /// Looks at what is open, and closes what belongs to no session: the dead worker's epoll instances, spare pipes and the like. A worker
+    /// does this before it opens anything of its own, so that it finds room for that in a full descriptor table.
+    pub fn take(table: Table, mut open: Unowned, own: OwnMark) -> Self {
+        let session = |fd| session_of(table, &open, fd).map(|(slot, seen)| (fd, slot, seen));
+        let sessions: Vec<_> = open.numbers().filter_map(session).collect();
+        let mut needed = BTreeSet::new();
+        for (client, _, seen) in &sessions {
+            let pipes = [seen.up.pipe, seen.down.pipe].into_iter().flatten();
+            needed.extend(pipes.flat_map(|(read, write)| [read, write]));
+            needed.extend(seen.server.map(|(server, _)| server));
+            needed.insert(*client);
+        }
+        let others = open.numbers().filter(|fd| !needed.contains(fd));
+        let fresh: Vec<_> =
+            others.filter(|&fd| open.get(fd).is_some_and(|fd| is_client_leg(fd, own))).collect();
+        needed.extend(fresh);
+        open.keep(&needed);
+        Self { table, own, open, sessions }
+    }
+
+    /// Sorts what is left: sessions that are intact, connections that had just been accepted, and the rest, which is closed. `at` are the
+    /// addresses of the listeners.
+    pub fn take_over(self, death: Death, at: &[SocketAddr]) -> Found {
+        let Self { table, own, mut open, sessions } = self;
+        let suspects = suspects(table, death);
+        let mut found = Found::default();
+        for (fd, slot, seen) in sessions {
+            if suspects.contains(&fd) && blame(table, slot, &seen) {
+                found.given_up += 1;
+                slot.ended();
+                open.take(fd);
+                continue;
+            }
+            match abandoned(slot, &seen, fd, &mut open) {
+                Some(session) => found.sessions.push(session),
+                None => {
+                    found.lost += 1;
+                    slot.ended();
+                }
+            }
+        }
+        for fd in open.numbers().collect::<Vec<_>>() {
+            let slot = table.slot(fd).map_or(Content::Garbage, |slot| slot.read());
+            let stray = open.take(fd).filter(|stray| is_client_leg(stray.as_fd(), own));
+            let Some(socket) = stray.map(Socket::from) else { continue };
+            let over = matches!(slot, Content::Ended { cookie } if Ok(cookie) == socket_cookie(&socket));
+            if over {
+                continue;
+            }
+            match listener::flow_of(&socket, at) {
+                Ok(Some(flow)) if slot != Content::Garbage && is_fresh(&socket) => {
+                    found.fresh.push((socket, flow))
+                }
+                Ok(Some(_)) => found.lost += 1,
+                Ok(None) | Err(_) => {}
+            }
+        }
+        found
+    }
+}
+
+/// The session whose client leg `fd` is, and where it is written down.
+fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, Seen)> {
+    let slot = table.slot(fd)?;
+    match slot.read() {
+        Content::Session(seen) if cookie(open.get(fd)?) == Some(seen.cookie) => Some((slot, seen)),
+        _ => None,
+    }
+}
+
+/// The sessions that were being driven when the worker died of itself.
+fn suspects(table: Table, death: Death) -> Vec<RawFd> {
+    let threads = (0..crate::state::table::header::THREADS).map(|n| table.header().thread(n));
+    let driven: Vec<_> = threads
+        .filter_map(|thread| {
+            let driven = thread.driven();
+            thread.drives(None);
+            RawFd::try_from(driven?).ok()
+        })
+        .collect();
+    if death == Death::Crashed { driven } else { Vec::new() }
+}
+
+/// Whether this is the second time in a row.
+fn blame(table: Table, slot: Slot, seen: &Seen) -> bool {
+    let died = table.header().life() - 1;
+    slot.blamed(died);
+    seen.blamed != 0 && seen.blamed + 1 == died
+}
+
+fn abandoned(slot: Slot, seen: &Seen, client: RawFd, open: &mut Unowned) -> Option<Abandoned> {
+    let client = Socket::from(open.take(client)?);
+    let server = seen.server.and_then(|(fd, wanted)| {
+        let is_its = open.get(fd).and_then(cookie) == Some(wanted);
+        is_its.then(|| open.take(fd)).flatten().map(Socket::from)
+    });
+    let relaying = seen.dialled.is_some();
+    // While it is dialled there may be one that has failed, or none yet.
+    let server = if relaying { Some(server?) } else { server.filter(has_sent_its_syn) };
+    let up = found_way(&seen.up, slot.up(), open)?;
+    let down = found_way(&seen.down, slot.down(), open)?;
+    let up = up.corrected(seen.up, Some(&client), server.as_ref(), Side::Server);
+    let down = down.corrected(seen.down, server.as_ref(), Some(&client), Side::Client);
+    if server.is_none() && up.passed_on > 0 {
+        return None;
+    }
+    let client = FoundLeg { failed: was_reset(&client, seen.down.shut), socket: client };
+    let server =
+        server.map(|socket| FoundLeg { failed: relaying && was_reset(&socket, seen.up.shut), socket });
+    Some(Abandoned { flow: seen.flow, slot, client, server, up, down })
+}
+
+fn found_way(seen: &SeenWay, journal: Journal, open: &mut Unowned) -> Option<FoundWay> {
+    let pipe = match seen.pipe {
+        None => None,
+        Some((read, write)) => {
+            let (read, write) = (open.take(read)?, open.take(write)?);
+            let pipe = Pipe::found(read, write).ok()?;
+            let len = usize::try_from(ioctl_fionread(&pipe.read).ok()?).ok()?;
+            if len == 0 {
+                // It is closed here, and whoever takes over if this worker dies too must not look for it.
+                journal.no_pipe();
+            }
+            (len > 0).then_some((pipe, len))
+        }
+    };
+    Some(FoundWay { pipe, passed_on: seen.passed_on, urgent: None })
+}
+
+impl FoundWay {
+    /// The writer may have died between a system call and the note of it: the sink knows what it was given.
+    fn corrected(self, seen: SeenWay, source: Option<&Socket>, sink: Option<&Socket>, side: Side) -> Self {
+        // Where no pipe and no urgent byte was in use, everything had been noted.
+        let in_doubt = !seen.shut && (seen.pipe.is_some() || seen.urgent.is_some());
+        let given = sink.filter(|_| in_doubt).and_then(|sink| given(sink, side));
+        let passed_on = given.map_or(seen.passed_on, |given| given.max(seen.passed_on));
+        let still_there =
+            || source.is_some_and(|source| sys::at_urgent_mark(source.as_fd()).unwrap_or(false));
+        let urgent = match seen.urgent {
+            Some(Urgent::Taken(byte)) if passed_on == seen.passed_on => Some(byte),
+            Some(Urgent::Seen(byte)) if !still_there() => Some(byte),
+            _ => None,
+        };
+        Self { passed_on, urgent, ..self }
+    }
+}
+
+/// Payload bytes that were given to a TCP socket. Reads what is confirmed twice, as confirmations come meanwhile.
+fn given(sink: &Socket, side: Side) -> Option<u64> {
+    const TRIES: usize = 8;
+    if is_mptcp(sink) {
+        return None;
+    }
+    let sink = sink.as_fd();
+    let mut now = sys::connection(sink).ok()?;
+    for _ in 0..TRIES {
+        let waiting = u64::from(sys::unconfirmed(sink).ok()?);
+        let before = std::mem::replace(&mut now, sys::connection(sink).ok()?);
+        match now.stage {
+            Stage::None => return None,
+            Stage::SynSent => return Some(now.sent),
+            Stage::Stands if now.confirmed != before.confirmed => {}
+            // The SYN of a leg that we dialled counts as one.
+            Stage::Stands if side == Side::Server => return (now.confirmed + waiting).checked_sub(1),
+            Stage::Stands => return Some(now.confirmed + waiting),
+        }
+    }
+    None
+}
+
+fn has_sent_its_syn(server: &Socket) -> bool {
+    sys::connection(server.as_fd()).is_ok_and(|now| now.stage != Stage::None)
+}
+
+/// Nothing has been read from it and nothing written.
+fn is_fresh(socket: &Socket) -> bool {
+    let unread = ioctl_fionread(socket);
+    sys::connection(socket.as_fd()).is_ok_and(|now| {
+        // A FIN counts as one, and cannot be read.
+        let read = unread.is_ok_and(|unread| now.received.saturating_sub(unread) <= 1);
+        now.stage == Stage::Stands && now.sent == 0 && read
+    })
+}
+
+/// Both of its directions are over although we have shut none: it was reset. That was said once, to somebody who is gone; an error
+/// that has not been read yet is still to be had.
+fn was_reset(socket: &Socket, we_shut: bool) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let now = fds[0].revents();
+    polled.is_ok() && !we_shut && now.contains(PollFlags::HUP) && !now.contains(PollFlags::ERR)
+}
+
+/// Whether it is a connected socket that one of our listeners has accepted.
+fn is_client_leg(stray: BorrowedFd<'_>, own: OwnMark) -> bool {
+    let socket = SockRef::from(&stray);
+    let marked = || socket.mark().is_ok_and(|mark| mark == own.client());
+    cookie(stray).is_some() && marked() && !socket.is_listener().unwrap_or(true)
+}
+
+fn is_mptcp(socket: &Socket) -> bool {
+    socket.protocol().is_ok_and(|protocol| protocol == Some(Protocol::MPTCP))
+}
+
+fn cookie(fd: BorrowedFd<'_>) -> Option<u64> {
+    socket_cookie(fd).ok()
+}
+
+impl Abandoned {
+    /// Who talks to whom, where that is written down, the client leg, and what else is left. To be called where the session will run.
+    /// Waits up to a second for each leg while the kernel has no memory to watch it, and tells `lacking`. The slot stays as it is
+    /// meanwhile, so that another worker can take the session over.
+    ///
+    /// # Errors
+    /// Those of [`Leg::register`]; both ends have then been reset.
+    pub async fn revive(
+        self,
+        kernel: &Kernel,
+        lacking: &impl Fn(&io::Error),
+    ) -> io::Result<(Accepted, Slot, Option<Leg>, Directions)> {
+        let Self { flow, slot, client, server, up, down } = self;
+        let leg = async |FoundLeg { socket, failed }, side, options| {
+            let leg = Leg::register(socket, side, options, lacking).await.inspect_err(|_| slot.ended())?;
+            if failed {
+                leg.keep(Errno::CONNRESET.into());
+            }
+            Ok::<_, io::Error>(leg)
+        };
+        let client = leg(client, Side::Client, &kernel.client).await?;
+        let server = match server {
+            None => None,
+            Some(found) => Some(leg(found, Side::Server, &kernel.server).await?),
+        };
+        let way = Directions::resume(up.direction(slot.up()), down.direction(slot.down()));
+        Ok((Accepted { flow, client }, slot, server, way))
+    }
+}
+
+impl FoundWay {
+    fn direction(self, journal: Journal) -> Direction {
+        let Self { pipe, passed_on, urgent } = self;
+        Direction::resume(journal, pipe, passed_on, urgent)
+    }
+}

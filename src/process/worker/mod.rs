@@ -1,0 +1,173 @@
+//! The process that does the work. The guardian starts it and shares its descriptor table with it; it resumes the sessions of the previous
+//! worker, and may die at any time. WIRING.
+mod host;
+mod orders;
+mod prepared;
+mod thread;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::thread::set_name;
+use sys::{Registered, Unowned};
+
+use crate::exit::{Exit, Fatal};
+use crate::host::kernel::Kernel;
+use crate::log::Log;
+use crate::process::daemon::listeners::Listeners;
+use crate::process::daemon::{Setup, os};
+use crate::process::takeover::{Death, Found, Inventory};
+use crate::session::listener;
+use crate::session::shared::Shared;
+use crate::state::crash::{self, Point};
+use crate::state::metrics::Counters;
+use crate::state::table::Table;
+
+pub use orders::{Channel, Message, Order, Report};
+pub use prepared::Prepared;
+
+/// What the guardian gives a worker. It belongs to the guardian; the worker has a copy in its memory and must not drop anything of it.
+pub struct WorkerConfig<'a> {
+    /// What the daemon is to do.
+    pub setup: &'a Setup,
+    /// What the kernel can do.
+    pub kernel: &'a Arc<Kernel>,
+    /// One list of listeners for each thread.
+    pub listeners: &'a Listeners,
+    /// The sessions.
+    pub table: Table,
+    /// The highest number of sessions.
+    pub limit: u32,
+    /// Connects the worker with the guardian.
+    pub channel: &'a Channel,
+    /// The guardian's process: readable when it has ended.
+    pub guardian: &'a Registered<OwnedFd>,
+    /// Takes the log lines.
+    pub log: &'a Log,
+    /// Whether the daemon removes the rules when it ends.
+    pub ours: bool,
+    /// New connections are routed already.
+    pub draining: bool,
+    /// Why the worker starts.
+    pub reason: StartReason,
+    /// When the guardian saw the end of the previous worker.
+    pub since: Instant,
+}
+
+/// Why a worker starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartReason {
+    /// It is the daemon's first.
+    Start,
+    /// The previous one has died, as described.
+    Died(Death, String),
+    /// The program was upgraded from this version.
+    Upgraded(String),
+    /// An upgrade failed, and this program continues.
+    NotUpgraded,
+}
+
+impl StartReason {
+    fn death(&self) -> Death {
+        match self {
+            Self::Start | Self::Upgraded(_) | Self::NotUpgraded => Death::None,
+            Self::Died(death, _) => *death,
+        }
+    }
+}
+
+/// The name of the process.
+const NAME: &std::ffi::CStr = c"tcp-int-worker";
+/// How often a worker reports that it is alive.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs a worker until it is told to end; returns its exit status. Nothing that it owns is dropped at its end: sessions are ended on
+/// purpose, or not at all.
+pub fn run(config: &WorkerConfig<'_>) -> u8 {
+    let exit = work(config).unwrap_or_else(|fatal| {
+        tracing::error!("a worker cannot start: {fatal}");
+        fatal.exit
+    });
+    config.log.drain();
+    exit as u8
+}
+
+fn work(config: &WorkerConfig<'_>) -> Result<Exit, Fatal> {
+    let WorkerConfig { setup, table, ref reason, .. } = *config;
+    let own_mark = setup.config.rules.own_mark;
+    // For ps(1) and pgrep(1). Without the name it works all the same.
+    let _ = set_name(NAME);
+    crash::arm(table.header().crash_points(), *reason == StartReason::Start);
+    crash::at(Point::Start);
+    let open = Unowned::list().map_err(os("listing the descriptors of the previous worker"))?;
+    let inventory = Inventory::take(table, open, own_mark);
+    let shared = Arc::new(Shared::new(setup.config.clone(), Arc::clone(config.kernel), config.limit, table));
+    let prepared = Prepared::new(&shared, config.listeners, config.channel, config.guardian)?;
+    let own: Vec<SocketAddr> =
+        config.listeners.iter().flatten().filter_map(|listener| listener::address(listener).ok()).collect();
+    // From here on the worker owns sessions, and nothing fails: to drop them would reset every one.
+    let found = inventory.take_over(reason.death(), &own);
+    crash::at(Point::TakenOver);
+    let resumed = Resumed::of(&found, config);
+    resumed.count(&shared.counters);
+    prepared.serve(&shared, found, config, &resumed)
+}
+
+/// What a worker reports when it has started.
+struct Resumed {
+    reason: StartReason,
+    since: Instant,
+    sessions: u64,
+    fresh: u64,
+    lost: u64,
+    given_up: u64,
+}
+
+impl Resumed {
+    fn of(found: &Found, config: &WorkerConfig) -> Self {
+        Self {
+            reason: config.reason.clone(),
+            since: config.since,
+            sessions: found.sessions.len() as u64,
+            fresh: found.fresh.len() as u64,
+            lost: found.lost,
+            given_up: found.given_up,
+        }
+    }
+
+    fn count(&self, counters: &Counters) {
+        counters.taken_up.add(self.sessions);
+        counters.not_taken_up.add(self.lost);
+        counters.given_up.add(self.given_up);
+        match &self.reason {
+            StartReason::Died(..) => counters.crashes.count(),
+            StartReason::Upgraded(_) => counters.upgrades.count(),
+            StartReason::Start | StartReason::NotUpgraded => {}
+        }
+    }
+
+    fn log(&self) {
+        let Self { reason, since, sessions, fresh, lost, given_up } = self;
+        let took = since.elapsed();
+        let mut result = format!("resumed {sessions} sessions in {took:?}");
+        for (count, what) in [
+            (fresh, "started {} that had just been accepted"),
+            (lost, "reset {} damaged ones"),
+            (given_up, "reset {} in which two workers in a row have crashed"),
+        ] {
+            if *count > 0 {
+                result.push_str(&format!("; {}", what.replace("{}", &count.to_string())));
+            }
+        }
+        match reason {
+            StartReason::Start => {}
+            StartReason::Died(_, how) => tracing::error!("a worker {how}: {result}"),
+            StartReason::Upgraded(before) => {
+                tracing::info!("upgraded from {before} to {}: {result}", env!("CARGO_PKG_VERSION"));
+            }
+            StartReason::NotUpgraded => tracing::info!("not upgraded: {result}"),
+        }
+    }
+}

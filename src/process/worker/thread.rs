@@ -1,0 +1,272 @@
+//! One thread with its own listeners, pipes and sessions; threads share counters and nothing else that is hot. WIRING.
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use rustix::net::sockopt::socket_cookie;
+use socket2::Socket;
+use sys::Registered;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::watch;
+
+use super::{Order, TICK};
+use crate::process::takeover::Abandoned;
+use crate::session::leg::{Leg, lacks};
+use crate::session::listener::{self, Accepted, Arrival, Listener};
+use crate::session::relay::pool::Pool;
+use crate::session::shared::{Shared, warn_seldom};
+use crate::session::{self, Env, Left, Session};
+use crate::state::crash::{self, Point};
+use crate::state::flow::{Flow, Side};
+use crate::state::table::{header, now};
+
+/// A runtime looks for new events after so many tasks: low, so that a bulk flow's turns do not hold up an interactive one.
+const TASKS_BETWEEN_EVENTS: u32 = 16;
+
+/// The sessions that a thread starts with.
+#[derive(Default)]
+pub struct Share {
+    /// Sessions of the previous worker.
+    pub sessions: Vec<Abandoned>,
+    /// Connections that the previous worker had just accepted.
+    pub fresh: Vec<(Socket, Flow)>,
+}
+
+/// A running thread.
+pub struct Thread {
+    handle: JoinHandle<()>,
+    start: Option<Sender<Share>>,
+}
+
+/// What a thread has made before it gets its sessions.
+struct Ready {
+    rt: LocalRuntime,
+    listeners: Vec<Listener>,
+}
+
+impl Thread {
+    /// Starts a thread that has its runtime and copies of `listeners`, and waits for [`Self::start`].
+    ///
+    /// # Errors
+    /// When the kernel refuses a thread, a descriptor or memory.
+    pub fn prepare(
+        n: usize,
+        listeners: &[Registered<Socket>],
+        shared: &Arc<Shared>,
+        ordered: &watch::Receiver<Order>,
+    ) -> io::Result<Self> {
+        // The thread closes them when it ends: they are copies.
+        let listeners = listeners.iter().map(|own| own.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        let (shared, ordered) = (Arc::clone(shared), ordered.clone());
+        let (start, share) = channel();
+        let (report, prepared) = channel();
+        let work = move || match Ready::new(listeners) {
+            Ok(ready) => {
+                // The other ends are gone where the worker could not start: then there is nothing to do.
+                let _ = report.send(Ok(()));
+                if let Ok(share) = share.recv() {
+                    ready.work(n, shared, share, ordered);
+                }
+            }
+            Err(err) => drop(report.send(Err(err))),
+        };
+        let handle =
+            crash::or_fail(Point::Thread, || thread::Builder::new().name(format!("worker-{n}")).spawn(work))?;
+        prepared.recv().map_err(|_| io::ErrorKind::BrokenPipe)??;
+        Ok(Self { handle, start: Some(start) })
+    }
+
+    /// Has it run the sessions of `share`, and take what arrives at its listeners, until it is ordered otherwise.
+    pub fn start(&mut self, share: Share) {
+        let handed = self.start.take().map(|start| start.send(share));
+        if !matches!(handed, Some(Ok(()))) {
+            // To return would drop the sessions, and reset them. The guardian starts another worker.
+            std::process::abort();
+        }
+    }
+
+    /// Waits for its end.
+    pub fn end(self) {
+        // It can only panic, and then the process is gone.
+        let _ = self.handle.join();
+    }
+}
+
+impl Ready {
+    fn new(listeners: Vec<Socket>) -> io::Result<Self> {
+        // The guardian has shut them if there was no worker for long; those that listen already stay as they are.
+        listeners.iter().try_for_each(listener::listen)?;
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS);
+        let rt = crash::or_fail(Point::ThreadRuntime, || builder.build_local(LocalOptions::default()))?;
+        let entered = rt.enter();
+        let register = |socket| crash::or_fail(Point::Listener, || Listener::register(socket));
+        let listeners = listeners.into_iter().map(register).collect::<io::Result<_>>()?;
+        drop(entered);
+        Ok(Self { rt, listeners })
+    }
+
+    fn work(self, n: usize, shared: Arc<Shared>, share: Share, mut ordered: watch::Receiver<Order>) {
+        let Self { rt, listeners } = self;
+        let own = shared.table.header().thread(n);
+        let worker = Rc::new(Worker { shared, pool: Pool::with_a_pipe(), own });
+        begin(&rt, &worker, listeners, share);
+        let order = rt.block_on(async {
+            let changed = ordered.wait_for(|order| *order != Order::GoOn).await;
+            // Only an order to stop ends the sessions.
+            changed.map_or(Order::Rest, |order| *order)
+        });
+        match order {
+            // The sessions stay as they are, for the next worker.
+            Order::Rest | Order::GoOn => std::mem::forget(rt),
+            // Dropping the runtime ends every session with a reset and its close record.
+            Order::Stop => drop(rt),
+        }
+    }
+}
+
+fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, listeners: Vec<Listener>, share: Share) {
+    let own = worker.own;
+    rt.spawn_local(async move {
+        loop {
+            own.beat();
+            tokio::time::sleep(TICK).await;
+        }
+    });
+    let Share { sessions, fresh } = share;
+    let one = Rc::clone(worker);
+    rt.spawn_local(async move {
+        // Each has a task of its own: one that waits for memory holds up no other.
+        for session in sessions {
+            let (worker, seat) = (Rc::clone(&one), Seat::take(&one.shared));
+            tokio::task::spawn_local(async move { worker.go_on(session, seat).await });
+        }
+        for (socket, flow) in fresh {
+            let (worker, seat) = (Rc::clone(&one), Seat::take(&one.shared));
+            tokio::task::spawn_local(async move { worker.adopt(socket, flow, seat).await });
+        }
+    });
+    for listener in listeners {
+        let worker = Rc::clone(worker);
+        rt.spawn_local(async move {
+            let kernel = &worker.shared.kernel;
+            let Err(err) = listener::accept(listener, kernel, |arrival| worker.take(arrival)).await;
+            tracing::error!("a listener has failed, new connections are routed past it: {err}");
+        });
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    pool: Pool,
+    own: header::Thread,
+}
+
+impl Worker {
+    fn take(self: &Rc<Self>, arrival: Arrival) {
+        let counters = &self.shared.counters;
+        match arrival {
+            Arrival::Connection(conn) => self.begin(conn, Seat::take(&self.shared)),
+            Arrival::ToListener(client) => warn_seldom(&counters.to_listener, || {
+                format!(
+                    "refused a connection from {client} to the listener itself: it takes only intercepted connections"
+                )
+            }),
+            Arrival::Aborted(err) => warn_seldom(&counters.aborted, || {
+                format!("a connection was over before it could be accepted: {err}")
+            }),
+            Arrival::Exhausted(err) => self.shared.lacking(&err),
+            Arrival::Shed(count) => (0..count).for_each(|_| {
+                warn_seldom(&counters.shed, || {
+                    "reset a connection that had waited for a place; its next try is routed".to_owned()
+                });
+            }),
+        }
+    }
+
+    fn begin(self: &Rc<Self>, Accepted { flow, client }: Accepted, seat: Seat) {
+        crash::at(Point::Accepted);
+        let number = client.socket().as_raw_fd();
+        let (Some(slot), Ok(cookie)) = (self.shared.table.slot(number), socket_cookie(client.socket()))
+        else {
+            // The limit of descriptors was raised from outside: nobody could go on with it.
+            return self.take(Arrival::Shed(1));
+        };
+        slot.accepted(cookie, &flow, now());
+        self.shared.counters.accepted.count();
+        crash::at(Point::Enlisted);
+        self.drive(Session { flow, client, slot, left: Cell::new(None) }, seat);
+    }
+
+    /// Begins with a connection that another worker has accepted and not written down.
+    async fn adopt(self: Rc<Self>, socket: Socket, flow: Flow, seat: Seat) {
+        let kernel = &self.shared.kernel;
+        let lacking = |err: &io::Error| self.shared.lacking(err);
+        let client = match kernel.complete_client(&socket) {
+            Ok(()) => Leg::register(socket, Side::Client, &kernel.client, lacking).await,
+            Err(err) => Err(err),
+        };
+        match client {
+            Ok(client) => self.begin(Accepted { flow, client }, seat),
+            Err(err) if lacks(&err) => self.take(Arrival::Shed(1)),
+            Err(err) => self.take(Arrival::Aborted(err)),
+        }
+    }
+
+    /// Goes on with a session of another worker.
+    async fn go_on(self: Rc<Self>, session: Abandoned, seat: Seat) {
+        match session.revive(&self.shared.kernel, &|err| self.shared.lacking(err)).await {
+            Ok((Accepted { flow, client }, slot, server, way)) => {
+                let left = Cell::new(Some(Box::new(Left { server, way })));
+                self.drive(Session { flow, client, slot, left }, seat);
+            }
+            Err(err) => warn_seldom(&self.shared.counters.not_taken_up, || {
+                format!("a session could not be gone on with: {err}")
+            }),
+        }
+    }
+
+    fn drive(self: &Rc<Self>, session: Session, seat: Seat) {
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let number = session.client.socket().as_raw_fd() as usize;
+            let port = session.flow.orig_dst.0.port();
+            {
+                let env = Env { shared: &worker.shared, pool: &worker.pool };
+                let mut run = pin!(session::run(&session, &env));
+                // Whoever dies says so of what it died.
+                poll_fn(|cx| {
+                    worker.own.drives(Some(number));
+                    crash::driving(port);
+                    let polled = run.as_mut().poll(cx);
+                    worker.own.drives(None);
+                    polled
+                })
+                .await;
+            }
+            drop((session, seat));
+        });
+    }
+}
+
+/// One session's place among those that the limit allows; free again when it is dropped.
+struct Seat(Arc<Shared>);
+
+impl Seat {
+    fn take(shared: &Arc<Shared>) -> Self {
+        shared.heed(shared.occupancy.enter());
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.heed(self.0.occupancy.leave());
+    }
+}

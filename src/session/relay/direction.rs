@@ -1,0 +1,152 @@
+//! One direction of a session: where it stands, and the pipe with what its sink has not yet taken. EFFECT.
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::half::{Half, Step};
+use super::pool::{Pipe, Pool};
+use super::splice;
+use crate::session::leg::Leg;
+use crate::state::crash::{self, Point};
+use crate::state::flow::Side;
+use crate::state::table::slot::{Journal, SeenWay, Slot, Urgent};
+
+/// One direction. Whatever another process needs to go on with it is in its journal before it is done.
+pub struct Direction {
+    pub(super) half: Cell<Half>,
+    pub(super) pipe: Cell<Option<Pipe>>,
+    pub(super) urgent: Cell<Option<u8>>,
+    pause: Cell<Option<Pin<Box<Sleep>>>>,
+    pub(super) journal: Journal,
+}
+
+/// The two directions of a session.
+pub struct Directions {
+    /// From the client to the server.
+    pub up: Direction,
+    /// From the server to the client.
+    pub down: Direction,
+    pub(super) first_eof: Cell<Option<Side>>,
+}
+
+impl Direction {
+    fn new(journal: Journal) -> Self {
+        Self {
+            half: Cell::default(),
+            pipe: Cell::default(),
+            urgent: Cell::default(),
+            pause: Cell::default(),
+            journal,
+        }
+    }
+
+    /// A direction that goes on where it was left: `pipe` with the bytes that are in it, behind `passed_on` others.
+    pub fn resume(journal: Journal, pipe: Option<(Pipe, usize)>, passed_on: u64, urgent: Option<u8>) -> Self {
+        let (pipe, len) = pipe.unzip();
+        let half = Half::resume(len.unwrap_or(0), passed_on);
+        let pipes = pipe.as_ref().map(|pipe| (pipe.read.as_raw_fd(), pipe.write.as_raw_fd()));
+        journal.resumed(&SeenWay { pipe: pipes, passed_on, shut: false, urgent: urgent.map(Urgent::Taken) });
+        Self { half: half.into(), pipe: pipe.into(), urgent: urgent.into(), ..Self::new(journal) }
+    }
+
+    /// A pipe to be filled.
+    ///
+    /// # Errors
+    /// Those of [`Pool::take`].
+    pub(super) fn take_pipe(&self, pool: &Pool) -> io::Result<Pipe> {
+        let pipe = pool.take()?;
+        self.journal.pipe(pipe.read.as_raw_fd(), pipe.write.as_raw_fd());
+        crash::at(Point::Pipe);
+        Ok(pipe)
+    }
+
+    /// Gives an empty pipe back.
+    pub(super) fn give_pipe(&self, pool: &Pool, pipe: Pipe) {
+        self.journal.no_pipe();
+        crash::at(Point::Returned);
+        pool.give(pipe);
+    }
+
+    /// Moves what the sink takes; `None`: it takes nothing now. The pipe goes back as soon as it is empty.
+    pub(super) fn drain(&self, sink: &Leg, pool: &Pool) -> io::Result<Option<()>> {
+        let (Step::Drain(len), Some(pipe)) = (self.half.get().step(), self.pipe.take()) else {
+            return Ok(Some(()));
+        };
+        let drained = splice::drain(&pipe, sink, len);
+        crash::at(Point::Drained);
+        if let Ok(Some(n)) = drained {
+            self.update(|half| half.drained(n));
+        }
+        match self.half.get().in_pipe() {
+            0 => self.give_pipe(pool, pipe),
+            _ => self.pipe.set(Some(pipe)),
+        }
+        drained.map(|n| n.map(drop))
+    }
+
+    /// Payload bytes that were passed on.
+    pub fn passed_on(&self) -> u64 {
+        self.half.get().passed_on()
+    }
+
+    /// Whether it holds a pipe: only while its sink has not yet taken all that it had room for when it was asked.
+    pub fn holds_pipe(&self) -> bool {
+        self.half.get().in_pipe() > 0
+    }
+
+    /// Has an urgent byte wait, or none.
+    pub(super) fn urgent(&self, byte: Option<u8>) {
+        if byte != self.urgent.replace(byte) {
+            self.journal.urgent(byte.map(Urgent::Taken));
+        }
+    }
+
+    pub(super) fn poll_pause(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(mut pause) = self.pause.take() else { return Poll::Ready(()) };
+        let over = pause.as_mut().poll(cx);
+        if over.is_pending() {
+            self.pause.set(Some(pause));
+        }
+        over
+    }
+
+    pub(super) fn pause(&self, time: Duration) {
+        self.pause.set(Some(Box::pin(tokio::time::sleep(time))));
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut Half)) {
+        let mut half = self.half.get();
+        let before = half.passed_on();
+        change(&mut half);
+        self.half.set(half);
+        if half.passed_on() != before {
+            self.journal.passed_on(half.passed_on());
+        }
+    }
+}
+
+impl Directions {
+    /// Of a session that begins, which is written down in `slot`.
+    pub fn new(slot: Slot) -> Self {
+        Self::resume(Direction::new(slot.up()), Direction::new(slot.down()))
+    }
+
+    /// A session that goes on where it was left.
+    pub fn resume(up: Direction, down: Direction) -> Self {
+        Self { up, down, first_eof: Cell::new(None) }
+    }
+
+    pub(super) fn moved(&self) -> u64 {
+        self.up.passed_on() + self.down.passed_on()
+    }
+
+    pub(super) fn half_closed(&self) -> bool {
+        self.up.half.get().source_ended() || self.down.half.get().source_ended()
+    }
+}

@@ -1,0 +1,71 @@
+//! What ends a session that would go on: its clocks, which tick beside the relay. EFFECT.
+use std::future::pending;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use rustix::io::Errno;
+
+use super::silence::Silence;
+use super::stall::Stall;
+use super::{Direction, Directions};
+use crate::session::leg::Leg;
+use crate::state::record::{End, Phase, Timeout};
+
+/// The clocks of one session.
+#[derive(Debug)]
+pub struct Watch {
+    silence: Option<Silence>,
+    client: Option<Stall>,
+    server: Option<Stall>,
+}
+
+impl Watch {
+    /// `client` and `server` say how long what their leg was given may stay unconfirmed. `None` when there is nothing to watch.
+    pub fn new(
+        silence: Option<Silence>,
+        client: Option<Duration>,
+        server: Option<Duration>,
+    ) -> Option<Box<Self>> {
+        let any = silence.is_some() || client.is_some() || server.is_some();
+        let [client, server] = [client, server].map(|limit| limit.map(Stall::new));
+        any.then(|| Box::new(Self { silence, client, server }))
+    }
+
+    /// Waits until one of them strikes.
+    pub(super) async fn strikes(self: Box<Self>, client: &Leg, server: &Leg, way: &Directions) -> End {
+        let Self { silence, client: on_client, server: on_server } = *self;
+        let on_client = pin!(stalled(on_client, client, &way.down));
+        let on_server = pin!(stalled(on_server, server, &way.up));
+        let stalled = select(on_client, on_server);
+        match select(pin!(too_silent(silence, way)), stalled).await {
+            Either::Left((which, _)) => End::timeout(Phase::Relay, which),
+            Either::Right((Either::Left((end, _)) | Either::Right((end, _)), _)) => end,
+        }
+    }
+}
+
+async fn too_silent(silence: Option<Silence>, way: &Directions) -> Timeout {
+    let Some(mut silence) = silence else { return pending().await };
+    loop {
+        tokio::time::sleep(silence.tick()).await;
+        if let Some(struck) = silence.at_tick(way.moved(), way.half_closed()) {
+            return struck;
+        }
+    }
+}
+
+/// Ends as the kernel would end a leg by TCP_USER_TIMEOUT.
+async fn stalled(stall: Option<Stall>, leg: &Leg, to: &Direction) -> End {
+    let Some(mut stall) = stall else { return pending().await };
+    loop {
+        tokio::time::sleep(stall.tick()).await;
+        // A leg that cannot say has failed, and the relay finds out.
+        let waiting = sys::unconfirmed(leg.as_fd()).unwrap_or(0);
+        if stall.at_tick(to.passed_on(), waiting.into()) {
+            return End::failed(leg.side(), Phase::Relay, &io::Error::from(Errno::TIMEDOUT));
+        }
+    }
+}
