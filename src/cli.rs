@@ -17,7 +17,7 @@ use crate::exit::{Exit, Fatal};
 use crate::host::rules::Format;
 use crate::process::daemon::Setup;
 use crate::process::guardian::handover::Inherited;
-use crate::process::guardian::{self, door};
+use crate::process::guardian::{self, control_socket};
 
 /// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
 ///
@@ -159,12 +159,12 @@ fn answer(cli: Cli) -> Result<(String, Exit), Fatal> {
             cmd::rules::run(action, &config.load()?).map(|text| (text, Exit::Ok))
         }
         Command::Upgrade { binary } => ask(&cmd::control::upgrade(binary)?),
-        Command::Drain => ask(&door::Command::Drain),
-        Command::Stop => ask(&door::Command::Stop),
+        Command::Drain => ask(&control_socket::Command::Drain),
+        Command::Stop => ask(&control_socket::Command::Stop),
     }
 }
 
-fn ask(command: &door::Command) -> Result<(String, Exit), Fatal> {
+fn ask(command: &control_socket::Command) -> Result<(String, Exit), Fatal> {
     // Nobody is harmed when whoever asked does not listen.
     cmd::control::ask(command, |text| drop(writeln!(io::stdout(), "{text}"))).map(|text| (text, Exit::Ok))
 }

@@ -29,7 +29,7 @@ fn find(findings: &[Value], what: &str) -> Option<Value> {
 }
 
 fn mend(host: &Host, finding: &Value) {
-    let commands = finding["mend"].as_array().expect("a list");
+    let commands = finding["fix"].as_array().expect("a list");
     assert!(!commands.is_empty(), "no command is offered: {finding}");
     for command in commands {
         host.run(command.as_str().expect("a text"));
@@ -46,7 +46,7 @@ fn found_and_mended(host: &Host, config: &str, level: &str, what: &str, make: im
     assert_eq!(exit == Exit::Unavailable, level == "error", "{findings:#?}");
     mend(host, &found);
     let (findings, _) = check(host, config);
-    assert_eq!(find(&findings, what), None, "still there after {}", found["mend"]);
+    assert_eq!(find(&findings, what), None, "still there after {}", found["fix"]);
 }
 
 /// A host on which `check` has nothing to warn of.
@@ -268,7 +268,7 @@ fn without_capabilities_it_ends_with_77_and_without_rules_of_its_own_it_offers_t
         let host = mended_host();
         let (findings, _) = check(&host, "rules.manage = false");
         let found = find(&findings, "rules: not installed").expect("not installed");
-        assert_eq!(found["mend"][0], "tcp-intercept rules install");
+        assert_eq!(found["fix"][0], "tcp-intercept rules install");
         let none = CapabilitySet::empty();
         let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
         let (text, exit) = host.enter(|| {
@@ -328,8 +328,10 @@ fn transparent_listener(host: &Host) -> Socket {
 
 fn intercept(host: &Host, config: &str) {
     let config = Config::parse(config, &[]).expect("no faults");
-    host.enter(|| tcp_intercept::host::rules::install(&config, tcp_intercept::host::rules::Keeper::Operator))
-        .expect("the rules are installed");
+    host.enter(|| {
+        tcp_intercept::host::rules::install(&config, tcp_intercept::host::rules::RulesOwner::Operator)
+    })
+    .expect("the rules are installed");
 }
 
 /// The server does not listen: a connection is the listener's on the box, or none.

@@ -265,7 +265,7 @@ fn where_the_kernel_stops_fast_open_between_connect_and_the_syn_no_byte_is_lost(
             rt.block_on(async {
                 let source = Leg::new(inner, Side::Client, &options).unwrap();
                 let (way, pool) = (Direction::resume(Slot::unkept().up(), None, 0, None), Pool::default());
-                let first = FirstBytes { source: &source, way: &way, pool: &pool };
+                let first = FirstBytes { source: &source, direction: &way, pool: &pool };
                 first.wait().await;
                 assert!(first.take().unwrap());
                 let sink = Leg::new(socket, Side::Server, &options).unwrap();

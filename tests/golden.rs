@@ -16,7 +16,7 @@ use tcp_intercept::process::guardian::handover::{Handover, Previous};
 use tcp_intercept::state::flow::{Flow, OrigDst};
 use tcp_intercept::state::record::{Dialled, Opening};
 use tcp_intercept::state::table::header::{LAYOUT, Unreadable};
-use tcp_intercept::state::table::slot::{Content, Seen, SeenWay, Urgent};
+use tcp_intercept::state::table::slot::{Content, ObservedDirection, ObservedSession, Urgent};
 use tcp_intercept::state::table::{Table, TableError};
 
 /// The table has slots for the descriptors below this number.
@@ -109,15 +109,15 @@ fn counters(table: Table) -> [(tcp_intercept::state::metrics::Counter, u64); 22]
 fn write() -> OwnedFd {
     let (table, file) = Table::new(SLOTS).unwrap();
     let header = table.header();
-    let lives = [(); 3].map(|()| header.begin_life());
+    let lives = [(); 3].map(|()| header.begin_generation());
     assert_eq!(lives, [1, 2, 3]);
-    header.say_sessions(3);
+    header.set_sessions(3);
     header.crash_points().store(0b101, Ordering::Relaxed);
-    (0..7).for_each(|_| header.control_beat());
-    (0..8).for_each(|_| header.host_beat());
+    (0..7).for_each(|_| header.control_heartbeat());
+    (0..8).for_each(|_| header.host_heartbeat());
     counters(table).iter().for_each(|(counter, value)| counter.add(*value));
-    header.thread(1).beat();
-    header.thread(1).drives(Some(5));
+    header.thread(1).heartbeat();
+    header.thread(1).set_current_session(Some(5));
     let slot = |n| table.slot(n).unwrap();
     slot(3).accepted(0x333, &ipv4(), Duration::from_secs(3));
     slot(4).accepted(0x444, &ipv4(), Duration::from_secs(4));
@@ -126,7 +126,7 @@ fn write() -> OwnedFd {
     slot(5).accepted(0x555, &ipv6(), Duration::from_secs(5));
     slot(5).dialling(15, 0x51e);
     slot(5).relaying(Dialled::OtherPort, Opening::Ignored, Duration::from_millis(50));
-    slot(5).blamed(2);
+    slot(5).suspect_generation(2);
     slot(5).up().pipe(20, 21);
     slot(5).up().passed_on(1000);
     slot(5).up().urgent(Some(Urgent::Seen(b'!')));
@@ -141,41 +141,51 @@ fn write() -> OwnedFd {
 /// Checks every field of the table of the image.
 fn check(table: Table) {
     let header = table.header();
-    assert_eq!((header.slots(), header.life(), header.sessions()), (Ok(SLOTS), 3, 3));
-    assert_eq!((header.control_beats(), header.host_beats()), (7, 8));
+    assert_eq!((header.slots(), header.generation(), header.sessions()), (Ok(SLOTS), 3, 3));
+    assert_eq!((header.control_heartbeats(), header.host_heartbeats()), (7, 8));
     assert_eq!(header.crash_points().load(Ordering::Relaxed), 0b101);
     for (n, (counter, value)) in counters(table).into_iter().enumerate() {
         assert_eq!(counter.get(), value, "counter {n}");
     }
-    let threads = [0, 1].map(|n| (header.thread(n).beats(), header.thread(n).driven()));
+    let threads = [0, 1].map(|n| (header.thread(n).heartbeats(), header.thread(n).current_session()));
     assert_eq!(threads, [(0, None), (1, Some(5))]);
-    let unused = SeenWay::default();
-    let accepted = Seen {
+    let unused = ObservedDirection::default();
+    let accepted = ObservedSession {
         cookie: 0x333,
         flow: ipv4(),
         accepted: Duration::from_secs(3),
         server: None,
         dialled: None,
-        blamed: 0,
+        suspect_generation: 0,
         up: unused,
         down: unused,
     };
-    let dialling = Seen {
+    let dialling = ObservedSession {
         cookie: 0x444,
         accepted: Duration::from_secs(4),
         server: Some((14, 0x41e)),
-        up: SeenWay { passed_on: 11, ..unused },
+        up: ObservedDirection { passed_on: 11, ..unused },
         ..accepted
     };
-    let relaying = Seen {
+    let relaying = ObservedSession {
         cookie: 0x555,
         flow: ipv6(),
         accepted: Duration::from_secs(5),
         server: Some((15, 0x51e)),
         dialled: Some((Dialled::OtherPort, Opening::Ignored, Duration::from_millis(50))),
-        blamed: 2,
-        up: SeenWay { pipe: Some((20, 21)), passed_on: 1000, shut: false, urgent: Some(Urgent::Seen(b'!')) },
-        down: SeenWay { pipe: None, passed_on: 2000, shut: true, urgent: Some(Urgent::Taken(b'?')) },
+        suspect_generation: 2,
+        up: ObservedDirection {
+            pipe: Some((20, 21)),
+            passed_on: 1000,
+            shut: false,
+            urgent: Some(Urgent::Seen(b'!')),
+        },
+        down: ObservedDirection {
+            pipe: None,
+            passed_on: 2000,
+            shut: true,
+            urgent: Some(Urgent::Taken(b'?')),
+        },
     };
     let [a, b, c] = [accepted, dialling, relaying].map(Content::Session);
     let all = [Content::Vacant, a, b, c, Content::Ended { cookie: 0x666 }, Content::Vacant];

@@ -41,9 +41,15 @@ impl FullTable {
     ///
     /// # Errors
     /// It cannot connect.
-    pub fn new(gateway: &Host, guardian: u32, client: &Host, server: std::net::SocketAddr) -> io::Result<Self> {
+    pub fn new(
+        gateway: &Host,
+        guardian: u32,
+        client: &Host,
+        server: std::net::SocketAddr,
+    ) -> io::Result<Self> {
         let (gateway, client) = (gateway.clone(), client.clone());
-        let mut table = Self { guardian, gateway, client, server, held: Vec::new(), control: Vec::new(), before: None };
+        let mut table =
+            Self { guardian, gateway, client, server, held: Vec::new(), control: Vec::new(), before: None };
         table.connect()?;
         Ok(table)
     }

@@ -156,6 +156,7 @@ impl Scene {
         }
         if let Err(err) = &done {
             report.check(false, &format!("{what}: time {times} of {}: {err}", self.times));
+            last_words(&self.daemon).iter().for_each(|line| report.say(line));
         }
         pauses.sort_unstable();
         let at = |share: usize| {

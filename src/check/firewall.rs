@@ -25,7 +25,7 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
                 "the rules are installed with it, and without it this host's own rules cannot be looked at";
             vec![
                 Finding::new(level, "nft", "there is no program nft in the directories of PATH", why)
-                    .mend("apt-get install nftables"),
+                    .fix("apt-get install nftables"),
             ]
         }
         Nft::Failed(_) if !facts.privileges.net_admin => {
@@ -48,7 +48,7 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
                         format!("nftables: the kernel does not take our rules: {said}"),
                         why,
                     )
-                    .mend("modprobe -a nft_tproxy nft_socket nft_fib_inet nft_ct")
+                    .fix("modprobe -a nft_tproxy nft_socket nft_fib_inet nft_ct")
                 }
             }];
             findings.push(installed(config, &facts.rules));
@@ -67,13 +67,13 @@ fn installed(config: &Config, rules: &Rules) -> Finding {
         }
         Rules::Absent => {
             let why = "rules.manage = false: run does not install them either, so nothing is intercepted";
-            Finding::new(Level::Warning, "rules", "rules: not installed", why).mend(INSTALL)
+            Finding::new(Level::Warning, "rules", "rules: not installed", why).fix(INSTALL)
         }
         Rules::Differ(in_what) => {
             let what =
                 format!("rules: installed, but not as the configuration has them: {}", in_what.join("; "));
             let why = "what arrives is not what the configuration says, or nothing does";
-            Finding::new(Level::Warning, "rules", what, why).mend(INSTALL)
+            Finding::new(Level::Warning, "rules", what, why).fix(INSTALL)
         }
         Rules::Unknown(why) => {
             Finding::new(Level::Warning, "rules", "rules: whether they are installed is unknown", why)
@@ -109,7 +109,7 @@ fn input_chain(config: &Config, ruleset: &Ruleset, chain: &Chain) -> Option<Find
                does not help. Keep the rule where your firewall keeps its own";
     let rule =
         format!("nft insert rule {path} meta mark and {:#x} == {:#x} accept", mark.mask(), mark.value());
-    Some(Finding::new(level, "input-chain", what, why).mend(rule))
+    Some(Finding::new(level, "input-chain", what, why).fix(rule))
 }
 
 fn forward_chain(ruleset: &Ruleset, chain: &Chain) -> Option<Finding> {
@@ -136,8 +136,8 @@ fn flowtable(ruleset: &Ruleset, table: &Flowtable) -> Finding {
     let why = "packets of a connection that it has taken pass no rules: it is not intercepted, and connections that were \
                routed while tcp-intercept was stopped stay so";
     let finding = Finding::new(Level::Warning, "flowtable", what, why);
-    let finding = rules.fold(finding, Finding::mend);
-    finding.mend(format!("nft delete flowtable {family} {of} {name}"))
+    let finding = rules.fold(finding, Finding::fix);
+    finding.fix(format!("nft delete flowtable {family} {of} {name}"))
 }
 
 /// The same as [`input_chain`] for the old iptables, as far as `-S INPUT` can be read by its words.
@@ -164,5 +164,5 @@ fn legacy_input(mark: Mark, found: &LegacyInput) -> Option<Finding> {
         format!("the INPUT chain of {program} drops intercepted packets unless another rule accepts them");
     let why = "intercepted packets are delivered to this host: they pass INPUT, not FORWARD";
     let rule = format!("{program} -I INPUT -m mark --mark {mark} -j ACCEPT");
-    Some(Finding::new(Level::Warning, "input-chain", what, why).mend(rule))
+    Some(Finding::new(Level::Warning, "input-chain", what, why).fix(rule))
 }

@@ -30,7 +30,7 @@ fn privileges(config: &Config, facts: &Facts) -> Vec<Finding> {
     let Privileges { net_admin, net_raw, bind_service, transparent, mark, .. } = &facts.privileges;
     let mut findings = Vec::new();
     let missing = |what: &str, why: &str| {
-        Finding::new(NO_PERMISSION, "capability", what, why).mend("sudo tcp-intercept check")
+        Finding::new(NO_PERMISSION, "capability", what, why).fix("sudo tcp-intercept check")
     };
     if let Some(errno) = transparent.or(*mark) {
         let what = format!("transparent sockets are refused: {errno}");
@@ -87,7 +87,7 @@ fn conntrack(config: &Config, facts: &Facts) -> Option<Finding> {
     let what = format!("net.netfilter.nf_conntrack_max = {max}, limits.connections = {wanted}");
     let why = "each connection to a server is an entry: when the table is full, new ones are dropped";
     let set = format!("sysctl -w net.netfilter.nf_conntrack_max={}", wanted * 2);
-    Some(Finding::new(Level::Warning, "conntrack", what, why).mend(set))
+    Some(Finding::new(Level::Warning, "conntrack", what, why).fix(set))
 }
 
 /// The limit is the one that `run` would take, so that both say the same.
@@ -103,8 +103,7 @@ fn descriptors(config: &Config, facts: &Facts) -> Finding {
     let why = "run refuses to start: a connection takes two sockets, and pipes while data moves. Raise the limit (in a \
                systemd unit it is LimitNOFILE=) or lower the key";
     let enough = (u64::from(wanted) * 2).div_ceil(9) * 10;
-    Finding::new(Level::Error(Exit::Unavailable), "descriptors", what, why)
-        .mend(format!("ulimit -n {enough}"))
+    Finding::new(Level::Error(Exit::Unavailable), "descriptors", what, why).fix(format!("ulimit -n {enough}"))
 }
 
 fn pipes(facts: &Facts) -> Vec<Finding> {
@@ -117,7 +116,7 @@ fn pipes(facts: &Facts) -> Vec<Finding> {
     {
         let what = format!("fs.pipe-max-size = {max}");
         findings.push(
-            Finding::new(Level::Note, "pipes", what, why).mend(format!("sysctl -w fs.pipe-max-size={LARGE}")),
+            Finding::new(Level::Note, "pipes", what, why).fix(format!("sysctl -w fs.pipe-max-size={LARGE}")),
         );
     }
     let soft =
@@ -129,7 +128,7 @@ fn pipes(facts: &Facts) -> Vec<Finding> {
             (soft / PAGES).saturating_sub(1)
         );
         findings
-            .push(Finding::new(Level::Note, "pipes", what, why).mend("sysctl -w fs.pipe-user-pages-soft=0"));
+            .push(Finding::new(Level::Note, "pipes", what, why).fix("sysctl -w fs.pipe-user-pages-soft=0"));
     }
     if findings.is_empty() {
         findings.push(Finding::ok("pipes", "pipes: 1 MiB each"));

@@ -27,7 +27,7 @@ fn mptcp(config: &Config, facts: &Facts) -> Finding {
         Some(_) if wanted && facts.number("net.mptcp.enabled") == Some(0) => {
             let why = "the configuration asks for MPTCP (client.mptcp, server.mptcp), and no MPTCP socket can be made";
             Finding::new(UNAVAILABLE, "mptcp", "net.mptcp.enabled = 0", why)
-                .mend("sysctl -w net.mptcp.enabled=1")
+                .fix("sysctl -w net.mptcp.enabled=1")
         }
         Some(errno) if wanted => {
             let why = "the configuration asks for it (client.mptcp, server.mptcp); it needs Linux 5.17 or newer with \
@@ -55,7 +55,7 @@ fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts
             format!("{leg}.congestion-control: {default}, because this kernel refuses {name}: {errno}");
         let why = "over links that lose packets for other reasons than congestion, bbr is many times faster";
         return Finding::new(Level::Note, "congestion-control", what, why)
-            .mend(format!("modprobe tcp_{name}"));
+            .fix(format!("modprobe tcp_{name}"));
     }
     let what = format!("{leg}.congestion-control = {name}: {errno}");
     if *errno != Errno::EPERM && !has.split(", ").any(|known| known == name) {
@@ -67,7 +67,7 @@ fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts
         list(ALLOWED)
     );
     let widen = format!("sysctl -w {ALLOWED}=\"{} {name}\"", facts.sysctl(ALLOWED).unwrap_or_default());
-    Finding::new(UNAVAILABLE, "congestion-control", what, why).mend(widen)
+    Finding::new(UNAVAILABLE, "congestion-control", what, why).fix(widen)
 }
 
 fn degraded(found: &Degraded) -> Finding {

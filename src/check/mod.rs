@@ -32,7 +32,7 @@ pub struct Finding {
     /// Why it matters; empty where nothing is wrong.
     pub why: String,
     /// The commands that mend it, in their order.
-    pub mend: Vec<String>,
+    pub fix: Vec<String>,
 }
 
 /// How bad a finding is.
@@ -50,15 +50,15 @@ pub enum Level {
 
 impl Finding {
     fn new(level: Level, name: &'static str, what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { level, name, what: what.into(), why: why.into(), mend: Vec::new() }
+        Self { level, name, what: what.into(), why: why.into(), fix: Vec::new() }
     }
 
     fn ok(name: &'static str, what: impl Into<String>) -> Self {
         Self::new(Level::Ok, name, what, "")
     }
 
-    fn mend(mut self, command: impl Into<String>) -> Self {
-        self.mend.push(command.into());
+    fn fix(mut self, command: impl Into<String>) -> Self {
+        self.fix.push(command.into());
         self
     }
 }

@@ -56,7 +56,8 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(without_leg(config));
     findings.extend(without_path(config, &survey.seen));
     findings.extend(standing(config, &survey.seen));
-    findings.extend(survey.ways.iter().filter_map(|(path, endpoint, way)| leads(path, endpoint, *way)));
+    findings
+        .extend(survey.ways.iter().filter_map(|(path, endpoint, way)| steering_rules(path, endpoint, *way)));
     findings.extend(strangers(config, facts));
     findings.extend(recovery(config, facts));
     findings.extend(room(config, facts));
@@ -85,7 +86,7 @@ fn manager(facts: &Facts) -> Option<Finding> {
     let (key, value) =
         if facts.sysctl(PATH_MANAGER).is_some() { (PATH_MANAGER, "kernel") } else { (PM_TYPE, "0") };
     let finding = Finding::new(Level::Warning, NAME, format!("MPTCP: path manager {manager}"), why);
-    Some(finding.mend(format!("sysctl -w {key}={value}")))
+    Some(finding.fix(format!("sysctl -w {key}={value}")))
 }
 
 fn without_leg(config: &Config) -> Option<Finding> {
@@ -147,7 +148,7 @@ fn standing(config: &Config, seen: &Seen) -> Vec<Finding> {
     plan::plan(&config.mptcp, seen).standing.iter().filter_map(told).collect()
 }
 
-fn leads(path: &str, endpoint: &Endpoint, way: Way) -> Option<Finding> {
+fn steering_rules(path: &str, endpoint: &Endpoint, way: Way) -> Option<Finding> {
     let address = endpoint.place.address;
     let (level, what) = match way {
         Way::Out => return None,
@@ -171,7 +172,7 @@ fn strangers(config: &Config, facts: &Facts) -> Option<Finding> {
     facts.number(KEY).filter(|allowed| *allowed == 1 && config.client.leg.mptcp)?;
     let why = "a client that speaks MPTCP itself and has several addresses sends joins to the server's address, which the server \
                refuses; 0 tells clients not to. Connections through a near box of ours are not concerned";
-    Some(Finding::new(Level::Note, NAME, format!("{KEY} = 1"), why).mend(format!("sysctl -w {KEY}=0")))
+    Some(Finding::new(Level::Note, NAME, format!("{KEY} = 1"), why).fix(format!("sysctl -w {KEY}=0")))
 }
 
 /// A path that was cut is tried again when a retransmission timer fires: it doubles each time, up to the greatest that is allowed.
@@ -182,7 +183,7 @@ fn recovery(config: &Config, facts: &Facts) -> Option<Finding> {
                given up after half a minute; with both it is after eight minutes. Not where a round trip takes a second or more";
     let finding = Finding::new(Level::Note, NAME, format!("{RTO_MAX} = {now}"), why);
     // In this order: a connection must not be given up in between.
-    Some(finding.mend(format!("sysctl -w {RETRIES}=255")).mend(format!("sysctl -w {RTO_MAX}={RTO_MOST}")))
+    Some(finding.fix(format!("sysctl -w {RETRIES}=255")).fix(format!("sysctl -w {RTO_MAX}={RTO_MOST}")))
 }
 
 /// What comes out of order by several paths can fill a receive buffer that only grows as data are read.
@@ -191,8 +192,8 @@ fn room(config: &Config, facts: &Facts) -> Option<Finding> {
         three(facts, RMEM).filter(|[_, first, _]| *first < ROOM && !config.mptcp.paths.is_empty())?;
     let why = "where the queues of several paths overflow, what comes out of order can fill that before the missing piece finds room,                and such a connection never moves again: two of 45,000 were seen to";
     let what = format!("{RMEM} = {least} {first} {most}: a connection begins with room for {first} bytes");
-    let mend = set(RMEM, [least, ROOM, most.max(ROOM)]);
-    Some(Finding::new(Level::Warning, NAME, what, why).mend(mend))
+    let fix = set(RMEM, [least, ROOM, most.max(ROOM)]);
+    Some(Finding::new(Level::Warning, NAME, what, why).fix(fix))
 }
 
 /// What the kernel has counted since its start: where nothing has come about, something is in the way.

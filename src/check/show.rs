@@ -11,19 +11,19 @@ pub fn text(findings: &[Finding]) -> String {
     let mut sorted: Vec<&Finding> = findings.iter().collect();
     sorted.sort_by_key(|finding| rank(finding.level));
     let mut text = String::new();
-    for Finding { level, what, why, mend, .. } in sorted {
+    for Finding { level, what, why, fix, .. } in sorted {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{:<8} {what}", name(*level));
         if !why.is_empty() {
             let _ = writeln!(text, "         {why}");
         }
-        for command in mend {
-            let _ = writeln!(text, "         mend: {command}");
+        for command in fix {
+            let _ = writeln!(text, "          fix: {command}");
         }
     }
     let count = |level| findings.iter().filter(|finding| rank(finding.level) == level).count();
     let _ = writeln!(text, "errors: {}, warnings: {}, notes: {}", count(3), count(2), count(1));
-    if findings.iter().flat_map(|finding| &finding.mend).any(|command| command.starts_with("sysctl")) {
+    if findings.iter().flat_map(|finding| &finding.fix).any(|command| command.starts_with("sysctl")) {
         let _ = writeln!(
             text,
             "What sysctl sets lasts until the next start: keep it in /etc/sysctl.d/60-tcp-intercept.conf."
@@ -34,8 +34,8 @@ pub fn text(findings: &[Finding]) -> String {
 
 /// One object: the findings in the order in which they were found, and the exit status.
 pub fn json(findings: &[Finding], exit: Exit) -> String {
-    let findings = findings.iter().map(|Finding { level, name: about, what, why, mend }| {
-        json!({ "level": name(*level), "name": about, "what": what, "why": why, "mend": mend })
+    let findings = findings.iter().map(|Finding { level, name: about, what, why, fix }| {
+        json!({ "level": name(*level), "name": about, "what": what, "why": why, "fix": fix })
     });
     let all = json!({ "exit": exit as u8, "findings": findings.collect::<Vec<_>>() });
     format!("{all:#}\n")

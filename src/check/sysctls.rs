@@ -45,7 +45,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
 /// A sysctl that is wrong, and what to set.
 fn wrong(facts: &Facts, level: Level, key: &str, set: u64, why: &str) -> Finding {
     let value = facts.sysctl(key).unwrap_or_default();
-    Finding::new(level, "sysctl", format!("{key} = {value}"), why).mend(format!("sysctl -w {key}={set}"))
+    Finding::new(level, "sysctl", format!("{key} = {value}"), why).fix(format!("sysctl -w {key}={set}"))
 }
 
 fn forwarding(facts: &Facts) -> Vec<Finding> {
@@ -146,7 +146,7 @@ fn strict_rp_filter(facts: &Facts) -> Option<Finding> {
                one uplink, connections hang";
     let what = format!("rp_filter = 1 (strict) on {}", strict.join(", "));
     // The kernel takes the greater one of `all` and the interface's own: one value mends every interface.
-    Some(Finding::new(Level::Warning, "rp-filter", what, why).mend("sysctl -w net.ipv4.conf.all.rp_filter=2"))
+    Some(Finding::new(Level::Warning, "rp-filter", what, why).fix("sysctl -w net.ipv4.conf.all.rp_filter=2"))
 }
 
 /// With `src_valid_mark` the kernel looks for the way back by the divert mark, finds the divert table, which says that
@@ -165,6 +165,6 @@ fn valid_mark(facts: &Facts) -> Option<Finding> {
     let finding = Finding::new(Level::Error(Exit::Unavailable), "src-valid-mark", what, why);
     // With slashes, a dot in an interface's name is not taken for a separator.
     Some(on.iter().fold(finding, |finding, name| {
-        finding.mend(format!("sysctl -w net/ipv4/conf/{name}/src_valid_mark=0"))
+        finding.fix(format!("sysctl -w net/ipv4/conf/{name}/src_valid_mark=0"))
     }))
 }

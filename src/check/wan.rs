@@ -61,7 +61,7 @@ fn buffers(facts: &Facts, key: &str) -> Option<Finding> {
     let what = format!("{key} = {least} {first} {most}: no buffer grows beyond {most} bytes");
     let why = "a link of 20 Mbit/s and 600 ms holds 1.5 MB, and the kernel needs twice that: over such links connections \
                are slower than the link";
-    Some(Finding::new(Level::Note, "buffers", what, why).mend(set(key, [least, first, ENOUGH])))
+    Some(Finding::new(Level::Note, "buffers", what, why).fix(set(key, [least, first, ENOUGH])))
 }
 
 fn obstacle(why: &str) -> Finding {
@@ -87,7 +87,7 @@ fn receive_window(config: &Config, facts: &Facts) -> Option<Finding> {
     let what =
         format!("{RMEM} = {least} {first} {most}: servers send {segments} segments at first, not {wanted}");
     let why = "half of the third number is the largest window that we can offer; wan.initial-window is what we send at first";
-    Some(Finding::new(Level::Warning, "wan", what, why).mend(set(RMEM, [least, first, needed])))
+    Some(Finding::new(Level::Warning, "wan", what, why).fix(set(RMEM, [least, first, needed])))
 }
 
 /// BBR keeps its own counsel: tcp_slow_start_after_idle_check() in include/net/tcp.h.
@@ -102,7 +102,7 @@ fn slow_start(config: &Config, facts: &Facts) -> Option<Finding> {
         "with every congestion control but bbr a connection that was silent for a moment begins again with {} segments",
         config.wan.initial_window
     );
-    Some(Finding::new(Level::Note, "wan", what, why).mend(format!("sysctl -w {SLOW_START}=0")))
+    Some(Finding::new(Level::Note, "wan", what, why).fix(format!("sysctl -w {SLOW_START}=0")))
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
     fn told(config: &str, facts: &Facts) -> Vec<String> {
         let config = Config::parse(config, &[]).unwrap();
         let line =
-            |Finding { level, what, mend, .. }: &Finding| format!("{level:?}: {what} [{}]", mend.join("; "));
+            |Finding { level, what, fix, .. }: &Finding| format!("{level:?}: {what} [{}]", fix.join("; "));
         judge(&config, facts).iter().map(line).collect()
     }
 
@@ -146,8 +146,8 @@ mod tests {
         let smaller = facts(&[(RMEM, "4096 131072 146000")]);
         let warning = told(WAN, &smaller).remove(1);
         let what = "net.ipv4.tcp_rmem = 4096 131072 146000: servers send 50 segments at first, not 100";
-        let mend = "sysctl -w net.ipv4.tcp_rmem=\"4096 131072 292000\"";
-        assert_eq!(warning, format!("Warning: {what} [{mend}]"));
+        let fix = "sysctl -w net.ipv4.tcp_rmem=\"4096 131072 292000\"";
+        assert_eq!(warning, format!("Warning: {what} [{fix}]"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exit::{Exit, Fatal};
-use crate::process::guardian::door::Command;
+use crate::process::guardian::control_socket::Command;
 use crate::process::lock::{self, Call};
 
 /// How long a daemon may take to say that it has heard.

@@ -1,7 +1,9 @@
 //! `tcp-intercept rules install | remove | status | print`. WIRING.
 use crate::config::Config;
 use crate::exit::{Exit, Fatal};
-use crate::host::rules::{self, Caller, Errors, Format, Gate, Installed, Keeper, Removed, Status, Verdict};
+use crate::host::rules::{
+    self, Caller, Errors, Format, Gate, Installed, Removed, RulesOwner, Status, Verdict,
+};
 use crate::host::{paths, wan};
 
 /// What is asked for.
@@ -21,7 +23,7 @@ pub enum Action {
 pub fn run(action: Action, config: &Config) -> Result<String, Fatal> {
     match action {
         Action::Install => {
-            let mut installed = rules::install(config, Keeper::Operator)?;
+            let mut installed = rules::install(config, RulesOwner::Operator)?;
             installed.remarks.extend(mirror(config));
             Ok(install(&installed))
         }
@@ -80,7 +82,7 @@ fn remove(config: &Config) -> Result<String, Fatal> {
 
 fn status(report: &Status) -> Result<String, Fatal> {
     let differences = ("found", report.differences.iter().collect());
-    let (head, mend) = match report.verdict {
+    let (head, fix) = match report.verdict {
         Verdict::Installed => {
             let head = match report.gate {
                 Some(Gate::Closed) => "installed; the gate is closed: new connections are routed",
@@ -96,7 +98,7 @@ fn status(report: &Status) -> Result<String, Fatal> {
         ),
     };
     let message = text(head, &[differences], &report.remarks);
-    Err(Fatal::new(Exit::Unavailable, format!("{message}{mend}")))
+    Err(Fatal::new(Exit::Unavailable, format!("{message}{fix}")))
 }
 
 fn text(head: &str, lists: &[(&str, Vec<&String>)], remarks: &[String]) -> String {

@@ -64,9 +64,9 @@ impl Writer {
         &self.log
     }
 
-    /// The processes, for the program that replaces this one.
-    pub fn processes(&self) -> impl Iterator<Item = Pid> {
-        self.former.iter().copied().chain(self.process)
+    /// The numbers of the processes, for the program that replaces this one.
+    pub fn process_numbers(&self) -> Vec<i32> {
+        self.former.iter().chain(&self.process).map(|process| process.as_raw_nonzero().get()).collect()
     }
 
     /// Does what is due once a second: sends lines that wait, and starts another process when the log writer has died.

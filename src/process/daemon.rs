@@ -47,11 +47,7 @@ impl From<Config> for Setup {
 
 /// Raises the descriptor limit as far as it goes and is of use, and sees what it carries: so many sessions, so many descriptors.
 pub(crate) fn most_sessions(config: &Config) -> Result<(u32, usize), Fatal> {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let wanted = maximum.map_or(MOST_DESCRIPTORS, |maximum| maximum.min(MOST_DESCRIPTORS));
-    // Should this fail, the limit stays as it was, and that is what counts.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(wanted);
+    let descriptors = raise_descriptor_limit();
     let carried = limits::carried_by(descriptors);
     match config.limits.connections.map_or(carried, |asked| asked.get()) {
         asked if asked > carried => Err(Fatal::new(
@@ -63,6 +59,15 @@ pub(crate) fn most_sessions(config: &Config) -> Result<(u32, usize), Fatal> {
         )),
         asked => Ok((asked, usize::try_from(descriptors).unwrap_or(usize::MAX))),
     }
+}
+
+/// Raises the descriptor limit as far as it goes and is of use; returns it.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(MOST_DESCRIPTORS, |maximum| maximum.min(MOST_DESCRIPTORS));
+    // If this fails, the limit stays as it was, and that is what counts.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(wanted)
 }
 
 /// Turns the failure of a system call into the end of the program.

@@ -19,16 +19,16 @@ use crate::session::relay::pool::Pipe;
 use crate::session::relay::{Direction, Directions};
 use crate::state::flow::{Flow, Side};
 use crate::state::table::Table;
-use crate::state::table::slot::{Content, Journal, Seen, SeenWay, Slot, Urgent};
+use crate::state::table::slot::{Content, Journal, ObservedDirection, ObservedSession, Slot, Urgent};
 use crate::units::OwnMark;
 
 /// What was found.
 #[derive(Default)]
 pub struct Found {
     /// Sessions to go on with.
-    pub sessions: Vec<Abandoned>,
+    pub sessions: Vec<OrphanedSession>,
     /// Connections that had just been accepted, and whose sessions begin now.
-    pub fresh: Vec<(Socket, Flow)>,
+    pub unregistered: Vec<(Socket, Flow)>,
     /// Sessions that could not be gone on with; both ends have been reset.
     pub lost: u64,
     /// Sessions that two workers in a row died of; both ends have been reset.
@@ -36,13 +36,13 @@ pub struct Found {
 }
 
 /// One session, as it was left.
-pub struct Abandoned {
+pub struct OrphanedSession {
     flow: Flow,
     slot: Slot,
     client: FoundLeg,
     server: Option<FoundLeg>,
-    up: FoundWay,
-    down: FoundWay,
+    up: FoundDirection,
+    down: FoundDirection,
 }
 
 /// One of its sockets.
@@ -52,7 +52,7 @@ struct FoundLeg {
     failed: bool,
 }
 
-struct FoundWay {
+struct FoundDirection {
     pipe: Option<(Pipe, usize)>,
     passed_on: u64,
     urgent: Option<u8>,
@@ -75,26 +75,26 @@ pub struct Inventory {
     own: OwnMark,
     open: Unowned,
     /// The client legs of sessions, and what is written down of these.
-    sessions: Vec<(RawFd, Slot, Seen)>,
+    sessions: Vec<(RawFd, Slot, ObservedSession)>,
 }
 
 impl Inventory {
     /// Looks at what is open, and closes what belongs to no session: the dead worker's epoll instances, spare pipes and the like. A worker
     /// does this before it opens anything of its own, so that it finds room for that in a full descriptor table.
     pub fn take(table: Table, mut open: Unowned, own: OwnMark) -> Self {
-        let session = |fd| session_of(table, &open, fd).map(|(slot, seen)| (fd, slot, seen));
+        let session = |fd| session_of(table, &open, fd).map(|(slot, observed)| (fd, slot, observed));
         let sessions: Vec<_> = open.numbers().filter_map(session).collect();
         let mut needed = BTreeSet::new();
-        for (client, _, seen) in &sessions {
-            let pipes = [seen.up.pipe, seen.down.pipe].into_iter().flatten();
+        for (client, _, observed) in &sessions {
+            let pipes = [observed.up.pipe, observed.down.pipe].into_iter().flatten();
             needed.extend(pipes.flat_map(|(read, write)| [read, write]));
-            needed.extend(seen.server.map(|(server, _)| server));
+            needed.extend(observed.server.map(|(server, _)| server));
             needed.insert(*client);
         }
         let others = open.numbers().filter(|fd| !needed.contains(fd));
-        let fresh: Vec<_> =
+        let unregistered: Vec<_> =
             others.filter(|&fd| open.get(fd).is_some_and(|fd| is_client_leg(fd, own))).collect();
-        needed.extend(fresh);
+        needed.extend(unregistered);
         open.keep(&needed);
         Self { table, own, open, sessions }
     }
@@ -105,14 +105,14 @@ impl Inventory {
         let Self { table, own, mut open, sessions } = self;
         let suspects = suspects(table, death);
         let mut found = Found::default();
-        for (fd, slot, seen) in sessions {
-            if suspects.contains(&fd) && blame(table, slot, &seen) {
+        for (fd, slot, observed) in sessions {
+            if suspects.contains(&fd) && suspect_again(table, slot, &observed) {
                 found.given_up += 1;
                 slot.ended();
                 open.take(fd);
                 continue;
             }
-            match abandoned(slot, &seen, fd, &mut open) {
+            match orphaned_session(slot, &observed, fd, &mut open) {
                 Some(session) => found.sessions.push(session),
                 None => {
                     found.lost += 1;
@@ -129,8 +129,8 @@ impl Inventory {
                 continue;
             }
             match listener::flow_of(&socket, at) {
-                Ok(Some(flow)) if slot != Content::Garbage && is_fresh(&socket) => {
-                    found.fresh.push((socket, flow))
+                Ok(Some(flow)) if slot != Content::Garbage && is_unused(&socket) => {
+                    found.unregistered.push((socket, flow))
                 }
                 Ok(Some(_)) => found.lost += 1,
                 Ok(None) | Err(_) => {}
@@ -141,10 +141,12 @@ impl Inventory {
 }
 
 /// The session whose client leg `fd` is, and where it is written down.
-fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, Seen)> {
+fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, ObservedSession)> {
     let slot = table.slot(fd)?;
     match slot.read() {
-        Content::Session(seen) if cookie(open.get(fd)?) == Some(seen.cookie) => Some((slot, seen)),
+        Content::Session(observed) if cookie(open.get(fd)?) == Some(observed.cookie) => {
+            Some((slot, observed))
+        }
         _ => None,
     }
 }
@@ -152,47 +154,56 @@ fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, Seen)> {
 /// The sessions that were being driven when the worker died of itself.
 fn suspects(table: Table, death: Death) -> Vec<RawFd> {
     let threads = (0..crate::state::table::header::THREADS).map(|n| table.header().thread(n));
-    let driven: Vec<_> = threads
+    let current_session: Vec<_> = threads
         .filter_map(|thread| {
-            let driven = thread.driven();
-            thread.drives(None);
-            RawFd::try_from(driven?).ok()
+            let current_session = thread.current_session();
+            thread.set_current_session(None);
+            RawFd::try_from(current_session?).ok()
         })
         .collect();
-    if death == Death::Crashed { driven } else { Vec::new() }
+    if death == Death::Crashed { current_session } else { Vec::new() }
 }
 
 /// Whether this is the second time in a row.
-fn blame(table: Table, slot: Slot, seen: &Seen) -> bool {
-    let died = table.header().life() - 1;
-    slot.blamed(died);
-    seen.blamed != 0 && seen.blamed + 1 == died
+fn suspect_again(table: Table, slot: Slot, observed: &ObservedSession) -> bool {
+    let died = table.header().generation() - 1;
+    slot.suspect_generation(died);
+    observed.suspect_generation != 0 && observed.suspect_generation + 1 == died
 }
 
-fn abandoned(slot: Slot, seen: &Seen, client: RawFd, open: &mut Unowned) -> Option<Abandoned> {
+fn orphaned_session(
+    slot: Slot,
+    observed: &ObservedSession,
+    client: RawFd,
+    open: &mut Unowned,
+) -> Option<OrphanedSession> {
     let client = Socket::from(open.take(client)?);
-    let server = seen.server.and_then(|(fd, wanted)| {
+    let server = observed.server.and_then(|(fd, wanted)| {
         let is_its = open.get(fd).and_then(cookie) == Some(wanted);
         is_its.then(|| open.take(fd)).flatten().map(Socket::from)
     });
-    let relaying = seen.dialled.is_some();
+    let relaying = observed.dialled.is_some();
     // While it is dialled there may be one that has failed, or none yet.
     let server = if relaying { Some(server?) } else { server.filter(has_sent_its_syn) };
-    let up = found_way(&seen.up, slot.up(), open)?;
-    let down = found_way(&seen.down, slot.down(), open)?;
-    let up = up.corrected(seen.up, Some(&client), server.as_ref(), Side::Server);
-    let down = down.corrected(seen.down, server.as_ref(), Some(&client), Side::Client);
+    let up = found_direction(&observed.up, slot.up(), open)?;
+    let down = found_direction(&observed.down, slot.down(), open)?;
+    let up = up.corrected(observed.up, Some(&client), server.as_ref(), Side::Server);
+    let down = down.corrected(observed.down, server.as_ref(), Some(&client), Side::Client);
     if server.is_none() && up.passed_on > 0 {
         return None;
     }
-    let client = FoundLeg { failed: was_reset(&client, seen.down.shut), socket: client };
+    let client = FoundLeg { failed: was_reset(&client, observed.down.shut), socket: client };
     let server =
-        server.map(|socket| FoundLeg { failed: relaying && was_reset(&socket, seen.up.shut), socket });
-    Some(Abandoned { flow: seen.flow, slot, client, server, up, down })
+        server.map(|socket| FoundLeg { failed: relaying && was_reset(&socket, observed.up.shut), socket });
+    Some(OrphanedSession { flow: observed.flow, slot, client, server, up, down })
 }
 
-fn found_way(seen: &SeenWay, journal: Journal, open: &mut Unowned) -> Option<FoundWay> {
-    let pipe = match seen.pipe {
+fn found_direction(
+    observed: &ObservedDirection,
+    journal: Journal,
+    open: &mut Unowned,
+) -> Option<FoundDirection> {
+    let pipe = match observed.pipe {
         None => None,
         Some((read, write)) => {
             let (read, write) = (open.take(read)?, open.take(write)?);
@@ -205,20 +216,26 @@ fn found_way(seen: &SeenWay, journal: Journal, open: &mut Unowned) -> Option<Fou
             (len > 0).then_some((pipe, len))
         }
     };
-    Some(FoundWay { pipe, passed_on: seen.passed_on, urgent: None })
+    Some(FoundDirection { pipe, passed_on: observed.passed_on, urgent: None })
 }
 
-impl FoundWay {
+impl FoundDirection {
     /// The writer may have died between a system call and the note of it: the sink knows what it was given.
-    fn corrected(self, seen: SeenWay, source: Option<&Socket>, sink: Option<&Socket>, side: Side) -> Self {
+    fn corrected(
+        self,
+        observed: ObservedDirection,
+        source: Option<&Socket>,
+        sink: Option<&Socket>,
+        side: Side,
+    ) -> Self {
         // Where no pipe and no urgent byte was in use, everything had been noted.
-        let in_doubt = !seen.shut && (seen.pipe.is_some() || seen.urgent.is_some());
+        let in_doubt = !observed.shut && (observed.pipe.is_some() || observed.urgent.is_some());
         let given = sink.filter(|_| in_doubt).and_then(|sink| given(sink, side));
-        let passed_on = given.map_or(seen.passed_on, |given| given.max(seen.passed_on));
+        let passed_on = given.map_or(observed.passed_on, |given| given.max(observed.passed_on));
         let still_there =
             || source.is_some_and(|source| sys::at_urgent_mark(source.as_fd()).unwrap_or(false));
-        let urgent = match seen.urgent {
-            Some(Urgent::Taken(byte)) if passed_on == seen.passed_on => Some(byte),
+        let urgent = match observed.urgent {
+            Some(Urgent::Taken(byte)) if passed_on == observed.passed_on => Some(byte),
             Some(Urgent::Seen(byte)) if !still_there() => Some(byte),
             _ => None,
         };
@@ -254,7 +271,7 @@ fn has_sent_its_syn(server: &Socket) -> bool {
 }
 
 /// Nothing has been read from it and nothing written.
-fn is_fresh(socket: &Socket) -> bool {
+fn is_unused(socket: &Socket) -> bool {
     let unread = ioctl_fionread(socket);
     sys::connection(socket.as_fd()).is_ok_and(|now| {
         // A FIN counts as one, and cannot be read.
@@ -287,7 +304,7 @@ fn cookie(fd: BorrowedFd<'_>) -> Option<u64> {
     socket_cookie(fd).ok()
 }
 
-impl Abandoned {
+impl OrphanedSession {
     /// Who talks to whom, where that is written down, the client leg, and what else is left. To be called where the session will run.
     /// Waits up to a second for each leg while the kernel has no memory to watch it, and tells `lacking`. The slot stays as it is
     /// meanwhile, so that another worker can take the session over.
@@ -297,11 +314,12 @@ impl Abandoned {
     pub async fn revive(
         self,
         kernel: &Kernel,
-        lacking: &impl Fn(&io::Error),
+        out_of_resources: &impl Fn(&io::Error),
     ) -> io::Result<(Accepted, Slot, Option<Leg>, Directions)> {
         let Self { flow, slot, client, server, up, down } = self;
         let leg = async |FoundLeg { socket, failed }, side, options| {
-            let leg = Leg::register(socket, side, options, lacking).await.inspect_err(|_| slot.ended())?;
+            let leg =
+                Leg::register(socket, side, options, out_of_resources).await.inspect_err(|_| slot.ended())?;
             if failed {
                 leg.keep(Errno::CONNRESET.into());
             }
@@ -312,12 +330,12 @@ impl Abandoned {
             None => None,
             Some(found) => Some(leg(found, Side::Server, &kernel.server).await?),
         };
-        let way = Directions::resume(up.direction(slot.up()), down.direction(slot.down()));
-        Ok((Accepted { flow, client }, slot, server, way))
+        let directions = Directions::resume(up.direction(slot.up()), down.direction(slot.down()));
+        Ok((Accepted { flow, client }, slot, server, directions))
     }
 }
 
-impl FoundWay {
+impl FoundDirection {
     fn direction(self, journal: Journal) -> Direction {
         let Self { pipe, passed_on, urgent } = self;
         Direction::resume(journal, pipe, passed_on, urgent)

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, FastOpen};
 use crate::host::kernel::Kernel;
-use crate::session::leg::{Leg, PATIENCE, PAUSE, lacks, reset_on_close};
+use crate::session::leg::{Leg, PATIENCE, PAUSE, is_out_of_resources, reset_on_close};
 use crate::state::flow::{Flow, OrigDst, Side};
 
 /// Connections whose handshake has ended and that wait for accept(); `net.core.somaxconn` sets the ceiling.
@@ -187,7 +187,7 @@ fn accept_some(
         if let Some((socket, client)) = held.take() {
             match identify(socket, client.clone(), kernel, own) {
                 Ok(arrival) => take(arrival),
-                Err(Unregistered { socket, err }) if lacks(&err) => {
+                Err(Unregistered { socket, err }) if is_out_of_resources(&err) => {
                     *held = Some((socket, client));
                     take(Arrival::Exhausted(err));
                     return Ok(Turn::Rest);

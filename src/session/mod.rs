@@ -11,7 +11,7 @@ use std::pin::pin;
 
 use futures_util::future::{Either, select};
 
-use self::dial::{Call, Multipath, Opener, Reached};
+use self::dial::{DialRequest, Dialed, Multipath, SynPlan};
 use self::leg::Leg;
 use self::relay::Directions;
 use self::relay::first::FirstBytes;
@@ -44,15 +44,15 @@ pub struct Session {
     /// Where the session is written down.
     pub slot: Slot,
     /// What there is besides of one that goes on.
-    pub left: Cell<Option<Box<Left>>>,
+    pub resumed: Cell<Option<Box<ResumedState>>>,
 }
 
 /// What is left of a session whose worker is gone.
-pub struct Left {
+pub struct ResumedState {
     /// The server leg: dialled, or being dialled.
     pub server: Option<Leg>,
     /// Where both directions stand.
-    pub way: Directions,
+    pub directions: Directions,
 }
 
 /// Carries one connection from accept, or from where it was left, to its end.
@@ -61,12 +61,12 @@ pub struct Left {
 pub async fn run(session: &Session, env: &Env<'_>) {
     let Session { client, slot, .. } = session;
     let server = OnceCell::new();
-    let (way, left) = match session.left.take() {
+    let (directions, resumed) = match session.resumed.take() {
         None => (Directions::new(*slot), None),
-        Some(left) => (left.way, left.server.map(Box::new)),
+        Some(resumed) => (resumed.directions, resumed.server.map(Box::new)),
     };
-    let mut record = Recorder::open(session, &server, way, env);
-    let server = match left {
+    let mut record = Recorder::open(session, &server, directions, env);
+    let server = match resumed {
         Some(leg) if slot.how_dialled().is_some() => server.get_or_init(|| *leg),
         // Boxed, as it is larger than all that a session keeps while it relays.
         dialling => match Box::pin(dial(&record, dialling, env)).await {
@@ -84,22 +84,31 @@ pub async fn run(session: &Session, env: &Env<'_>) {
     }
     let (on_client, on_server) = (client.stall_limit(&kernel.client), server.stall_limit(&kernel.server));
     let watch = Watch::new(Silence::new(&config.timeouts), on_client, on_server);
-    let end = relay::run(client, server, &record.way, watch, env.pool).await;
+    let end = relay::run(client, server, &record.directions, watch, env.pool).await;
     record.close(end);
     // The legs are dropped now, and that resets both ends, but for those that have ended in order.
 }
 
 /// Dials the server, or waits for one that is `dialling`, unless the client gives up first.
-async fn dial(record: &Recorder<'_>, dialling: Option<Box<Leg>>, env: &Env<'_>) -> Result<Reached, End> {
-    let Recorder { session: Session { flow, client, slot, .. }, way, .. } = record;
+async fn dial(record: &Recorder<'_>, dialling: Option<Box<Leg>>, env: &Env<'_>) -> Result<Dialed, End> {
+    let Recorder { session: Session { flow, client, slot, .. }, directions, .. } = record;
     let Shared { config, kernel, memory, .. } = env.shared;
-    let first = FirstBytes { source: client, way: &way.up, pool: env.pool };
-    let opener = Opener::new(flow.orig_dst.0, kernel.fast_open, first, memory);
+    let first = FirstBytes { source: client, direction: &directions.up, pool: env.pool };
+    let syn_plan = SynPlan::new(flow.orig_dst.0, kernel.fast_open, first, memory);
     let own_mark = config.rules.own_mark.server();
-    let lacking = &|err: &io::Error| env.shared.lacking(err);
+    let out_of_resources = &|err: &io::Error| env.shared.out_of_resources(err);
     let multipath = Multipath::new(flow.orig_dst.0.ip(), kernel.server.mptcp, memory);
-    let call = Call { flow, slot, config: &config.server, own_mark, kernel, multipath, opener, lacking };
-    match select(pin!(dial::connect(&call, dialling)), pin!(client.failure())).await {
+    let request = DialRequest {
+        flow,
+        slot,
+        config: &config.server,
+        own_mark,
+        kernel,
+        multipath,
+        syn_plan,
+        out_of_resources,
+    };
+    match select(pin!(dial::connect(&request, dialling)), pin!(client.failure())).await {
         Either::Left((dialled, _)) => dialled.map_err(|err| err.end()),
         Either::Right((err, _)) => Err(End::failed(Side::Client, Phase::Connect, &err)),
     }
@@ -109,14 +118,19 @@ async fn dial(record: &Recorder<'_>, dialling: Option<Box<Leg>>, env: &Env<'_>) 
 struct Recorder<'a> {
     session: &'a Session,
     server: &'a OnceCell<Leg>,
-    way: Directions,
+    directions: Directions,
     env: &'a Env<'a>,
     open: bool,
 }
 
 impl<'a> Recorder<'a> {
-    fn open(session: &'a Session, server: &'a OnceCell<Leg>, way: Directions, env: &'a Env<'a>) -> Self {
-        Self { session, server, way, env, open: true }
+    fn open(
+        session: &'a Session,
+        server: &'a OnceCell<Leg>,
+        directions: Directions,
+        env: &'a Env<'a>,
+    ) -> Self {
+        Self { session, server, directions, env, open: true }
     }
 
     fn dialled(&mut self, how: Dialled, opening: Opening) {
@@ -159,8 +173,8 @@ impl<'a> Recorder<'a> {
             source: server.and_then(|leg| leg.socket().local_addr().ok()?.as_socket()),
             dialled: dialled.map(|(how, ..)| how),
             end,
-            to_server: self.way.up.passed_on(),
-            to_client: self.way.down.passed_on(),
+            to_server: self.directions.up.passed_on(),
+            to_client: self.directions.down.passed_on(),
             connect: dialled.map(|(.., after)| after),
             duration: now().saturating_sub(slot.accepted_at()),
             client: client.facts(),

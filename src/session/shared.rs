@@ -44,14 +44,14 @@ impl Shared {
     }
 
     /// The kernel had no descriptor or memory for one more connection: new ones are routed until it has.
-    pub fn lacking(&self, err: &io::Error) {
+    pub fn out_of_resources(&self, err: &io::Error) {
         warn_seldom(&self.counters.exhausted, || format!("no means for one more connection: {err}"));
         self.occupancy.exhausted();
         self.gate.notify_one();
     }
 
     /// Rings for the gate if it is to move.
-    pub fn heed(&self, gate: Gate) {
+    pub fn apply(&self, gate: Gate) {
         if gate == Gate::Moves {
             self.gate.notify_one();
         }

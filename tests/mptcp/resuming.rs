@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use lab::{BOTH, Host, Pair, becomes, netns};
 use socket2::{Domain, Protocol, Socket, Type};
 use tcp_intercept::config::Config;
-use tcp_intercept::host::paths::keep::{Paths, clear};
+use tcp_intercept::host::paths::sync::{Paths, clear};
 
 use crate::support::{FAR, NEAR, SOON, limits};
 

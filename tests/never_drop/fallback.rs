@@ -20,6 +20,17 @@ fn new_program(earnest: &str) -> &'static str {
     path
 }
 
+/// Children of `parent` that have ended and were not reaped.
+fn zombies(parent: u32) -> usize {
+    let stats = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        Some((fields.next()?.to_owned(), fields.next()?.parse::<u32>().ok()?))
+    });
+    stats.filter(|(state, of)| state == "Z" && *of == parent).count()
+}
+
 #[test]
 fn a_new_program_that_fails_after_execve_gives_way_to_the_previous_one() {
     netns(|| {
@@ -43,6 +54,7 @@ fn a_new_program_that_fails_after_execve_gives_way_to_the_previous_one() {
             let name = fs::read_to_string(format!("/proc/{guardian}/comm")).unwrap();
             assert_eq!(name, "tcp-intercept\n");
         }
+        wait_until("the log writers of the failed programs are reaped", SOON, || zombies(guardian) == 0);
         // It can still be replaced.
         let answer = command(&lab.gateway, "upgrade");
         assert!(answer.contains("exit=0"), "{answer}{}", said(&daemon));

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use tcp_intercept::cmd::rules::{self as cmd, Action};
 use tcp_intercept::config::{Config, FastOpen};
 use tcp_intercept::exit::Exit;
-use tcp_intercept::host::rules::{self, Caller, Format, Gate, Keeper, Verdict};
+use tcp_intercept::host::rules::{self, Caller, Format, Gate, RulesOwner, Verdict};
 
 use crate::support::{early_demux, interfaces, ours, sh, view};
 
@@ -16,7 +16,7 @@ fn remove() -> rules::Removed {
 fn installing_adds_what_other_programs_see_and_removing_leaves_the_host_as_it_was() {
     lab::netns(|| {
         let before = view();
-        let installed = rules::install(&Config::default(), Keeper::Operator).unwrap();
+        let installed = rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         assert_eq!(installed.found, Verdict::Absent);
         assert!(installed.changes.iter().any(|text| text == "set net.ipv4.tcp_early_demux to 0 (it was 1)"));
         for ip in ["ip", "ip -6"] {
@@ -46,7 +46,7 @@ fn installing_adds_what_other_programs_see_and_removing_leaves_the_host_as_it_wa
 fn an_ordinary_user_in_a_namespace_of_his_own_can_do_the_same() {
     lab::netns_as_user(|| {
         let before = view();
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
         remove();
         assert_eq!(view(), before);
@@ -57,9 +57,9 @@ fn an_ordinary_user_in_a_namespace_of_his_own_can_do_the_same() {
 fn installing_twice_changes_nothing() {
     lab::netns(|| {
         for config in [Config::default(), interfaces(&["lan0", "lan1"])] {
-            rules::install(&config, Keeper::Operator).unwrap();
+            rules::install(&config, RulesOwner::Operator).unwrap();
             let before = view();
-            let again = rules::install(&config, Keeper::Operator).unwrap();
+            let again = rules::install(&config, RulesOwner::Operator).unwrap();
             assert_eq!((again.found, again.changes), (Verdict::Installed, Vec::new()));
             assert_eq!(view(), before);
         }
@@ -70,12 +70,12 @@ fn installing_twice_changes_nothing() {
 fn another_configuration_replaces_the_old_one_and_leaves_none_of_it() {
     lab::netns(|| {
         let before = view();
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         let mut other = interfaces(&["lan0"]);
         other.rules.mark = "0x100/0xf00".parse().unwrap();
         other.rules.table = NonZeroU32::new(1000).unwrap();
         assert_eq!(rules::status(&other).unwrap().verdict, Verdict::Differ);
-        assert_eq!(rules::install(&other, Keeper::Operator).unwrap().found, Verdict::Differ);
+        assert_eq!(rules::install(&other, RulesOwner::Operator).unwrap().found, Verdict::Differ);
         assert_eq!(rules::status(&other).unwrap().verdict, Verdict::Installed);
         assert!(!ours().contains("lookup 5 ") && !ours().contains("table 5 "), "{}", ours());
         remove();
@@ -103,12 +103,12 @@ fn whatever_half_of_it_is_there_status_names_it_install_mends_it_and_remove_take
             "nft delete table inet tcp_intercept; ip rule del priority 100; ip route flush table 5",
         ];
         for half in halves {
-            rules::install(&Config::default(), Keeper::Operator).unwrap();
+            rules::install(&Config::default(), RulesOwner::Operator).unwrap();
             sh(half);
             let status = rules::status(&Config::default()).unwrap();
             assert_eq!(status.verdict, Verdict::Partly, "{half}");
             assert!(!status.differences.is_empty(), "{half}");
-            rules::install(&Config::default(), Keeper::Operator).unwrap();
+            rules::install(&Config::default(), RulesOwner::Operator).unwrap();
             assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed, "{half}");
             sh(half);
             let removed = remove();
@@ -139,7 +139,7 @@ END
             ip -6 route add 2001:db8::/32 dev lo table 5 protocol static
             ip route add default dev lo table 7");
         let before = view();
-        let installed = rules::install(&Config::default(), Keeper::Operator).unwrap();
+        let installed = rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         assert!(
             installed.remarks.iter().any(|text| text.contains("203.0.113.0/24")),
             "{:?}",
@@ -159,7 +159,7 @@ fn the_routes_that_1_1_0s_init_script_left_are_used_and_left() {
             "for ip in ip 'ip -6'; do $ip route add local default dev lo table 5; done; ip rule add fwmark 1/1 lookup 5",
         );
         let before = view();
-        let installed = rules::install(&Config::default(), Keeper::Operator).unwrap();
+        let installed = rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         assert!(!installed.changes.iter().any(|change| change.contains("route")), "{:?}", installed.changes);
         assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
         remove();
@@ -172,7 +172,7 @@ fn without_ipv6_only_ipv4_is_intercepted_and_that_is_said() {
     lab::netns(|| {
         sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
         let before = view();
-        let installed = rules::install(&Config::default(), Keeper::Operator).unwrap();
+        let installed = rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         assert!(installed.remarks.iter().any(|text| text.contains("IPv6")), "{:?}", installed.remarks);
         assert!(!sh("nft list table inet tcp_intercept; ip -6 rule").contains("ip6"));
         assert_eq!(rules::status(&Config::default()).unwrap().verdict, Verdict::Installed);
@@ -188,12 +188,12 @@ fn fast_open_sets_its_bit_keeps_the_others_and_gives_it_back() {
         sh("echo 0x401 > /proc/sys/net/ipv4/tcp_fastopen || echo 1025 > /proc/sys/net/ipv4/tcp_fastopen");
         let mut config = Config::default();
         config.client.fast_open = FastOpen::Cookie;
-        let installed = rules::install(&config, Keeper::Operator).unwrap();
+        let installed = rules::install(&config, RulesOwner::Operator).unwrap();
         assert!(installed.changes.contains(&"set net.ipv4.tcp_fastopen to 1027 (it was 1025)".to_owned()));
         assert_eq!(fast_open(), "1027");
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         assert_eq!(fast_open(), "1025", "no longer asked for");
-        rules::install(&config, Keeper::Operator).unwrap();
+        rules::install(&config, RulesOwner::Operator).unwrap();
         remove();
         assert_eq!(fast_open(), "1025");
     });
@@ -204,7 +204,7 @@ fn a_sysctl_that_somebody_changed_meanwhile_is_left_and_that_is_said() {
     lab::netns(|| {
         let mut config = Config::default();
         config.client.fast_open = FastOpen::NoCookie;
-        rules::install(&config, Keeper::Operator).unwrap();
+        rules::install(&config, RulesOwner::Operator).unwrap();
         sh("echo 7 > /proc/sys/net/ipv4/tcp_fastopen; echo 1 > /proc/sys/net/ipv4/tcp_early_demux");
         let removed = remove();
         assert_eq!(removed.remarks.len(), 2, "{:?}", removed.remarks);
@@ -217,7 +217,7 @@ fn a_sysctl_that_somebody_changed_meanwhile_is_left_and_that_is_said() {
 fn the_gate_is_closed_and_opened_and_is_no_difference_to_what_is_installed() {
     lab::netns(|| {
         assert!(rules::gate(Gate::Closed).is_err(), "nothing is installed");
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         let open = view();
         rules::gate(Gate::Closed).unwrap();
         let status = rules::status(&Config::default()).unwrap();
@@ -232,7 +232,7 @@ fn the_gate_is_closed_and_opened_and_is_no_difference_to_what_is_installed() {
 fn what_print_shows_is_what_is_installed() {
     lab::netns(|| {
         let text = rules::print(&Config::default(), Format::Nft);
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         let show = "nft -s list table inet tcp_intercept; ip rule; ip -6 rule; ip route show table 5; ip -6 route show table 5";
         let installed = sh(show);
         remove();
@@ -251,16 +251,16 @@ fn what_a_killed_daemon_left_goes_with_the_next_one_and_what_an_operator_install
     lab::netns(|| {
         let config = Config::default();
         let before = view();
-        rules::install(&config, Keeper::Daemon).unwrap();
+        rules::install(&config, RulesOwner::Daemon).unwrap();
         let left = view();
-        let found = rules::install(&config, Keeper::Daemon).unwrap();
-        assert_eq!((found.found, found.keeper), (Verdict::Installed, Keeper::Daemon));
+        let found = rules::install(&config, RulesOwner::Daemon).unwrap();
+        assert_eq!((found.found, found.owner), (Verdict::Installed, RulesOwner::Daemon));
         assert_eq!(view(), left, "the next one has nothing to do");
         rules::remove(config.rules.own_mark, Caller::Daemon).unwrap();
         assert_eq!(view(), before);
-        rules::install(&config, Keeper::Operator).unwrap();
-        let found = rules::install(&interfaces(&["lan0"]), Keeper::Daemon).unwrap();
-        assert_eq!((found.found, found.keeper), (Verdict::Differ, Keeper::Operator));
+        rules::install(&config, RulesOwner::Operator).unwrap();
+        let found = rules::install(&interfaces(&["lan0"]), RulesOwner::Daemon).unwrap();
+        assert_eq!((found.found, found.owner), (Verdict::Differ, RulesOwner::Operator));
     });
 }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use lab::peers::{self, Server};
 use lab::{BOTH, Ip, Lab};
 use tcp_intercept::config::Config;
-use tcp_intercept::host::rules::{self, Caller, Installed, Keeper, Removed};
+use tcp_intercept::host::rules::{self, Caller, Installed, Removed, RulesOwner};
 
 pub fn install(lab: &Lab, config: &Config) -> Installed {
-    lab.gateway.enter(|| rules::install(config, Keeper::Operator)).unwrap()
+    lab.gateway.enter(|| rules::install(config, RulesOwner::Operator)).unwrap()
 }
 
 pub fn remove(lab: &Lab, caller: Caller) -> Removed {

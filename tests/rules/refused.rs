@@ -4,7 +4,7 @@ use rustix::thread::{
 };
 use tcp_intercept::config::Config;
 use tcp_intercept::exit::Exit;
-use tcp_intercept::host::rules::{self, Caller, Errors, Keeper, RulesError};
+use tcp_intercept::host::rules::{self, Caller, Errors, RulesError, RulesOwner};
 
 use crate::support::{early_demux, ours, sh, view};
 
@@ -20,7 +20,7 @@ fn the_real_nft_again() {
 }
 
 fn refused() -> Errors {
-    rules::install(&Config::default(), Keeper::Operator).unwrap_err()
+    rules::install(&Config::default(), RulesOwner::Operator).unwrap_err()
 }
 
 #[test]
@@ -48,14 +48,14 @@ fn when_a_sysctl_cannot_be_set_all_that_was_done_before_is_undone() {
         assert_eq!(view(), before);
         sh("umount /proc/sys; echo 0 > /proc/sys/net/ipv4/tcp_early_demux; mount --bind /proc/sys /proc/sys
             mount -o remount,bind,ro /proc/sys");
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
     });
 }
 
 #[test]
 fn when_a_replacement_fails_the_old_rules_are_there_again() {
     lab::netns(|| {
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         let before = ours();
         let listing = sh("nft -s list table inet tcp_intercept");
         let mut other = Config::default();
@@ -63,7 +63,7 @@ fn when_a_replacement_fails_the_old_rules_are_there_again() {
         other.listen.port = tcp_intercept::units::Port::new(7777).unwrap();
         sh("echo 1 > /proc/sys/net/ipv4/tcp_early_demux; mount --bind /proc/sys /proc/sys
             mount -o remount,bind,ro /proc/sys");
-        rules::install(&other, Keeper::Operator).unwrap_err();
+        rules::install(&other, RulesOwner::Operator).unwrap_err();
         assert_eq!(ours(), before);
         assert_eq!(sh("nft -s list table inet tcp_intercept"), listing);
     });
@@ -154,7 +154,7 @@ fn without_the_capability_it_is_named_and_nothing_is_left() {
         .join()
         .unwrap();
         assert_eq!(view(), before);
-        rules::install(&config, Keeper::Operator).unwrap();
+        rules::install(&config, RulesOwner::Operator).unwrap();
         let before = view();
         std::thread::spawn(move || {
             give_up_net_admin();
@@ -170,7 +170,7 @@ fn without_the_capability_it_is_named_and_nothing_is_left() {
 #[test]
 fn removing_goes_on_after_an_error_and_reports_it() {
     lab::netns(|| {
-        rules::install(&Config::default(), Keeper::Operator).unwrap();
+        rules::install(&Config::default(), RulesOwner::Operator).unwrap();
         instead_of_nft("exit 3");
         let errors = rules::remove(Config::default().rules.own_mark, Caller::Operator).unwrap_err();
         assert!(errors.to_string().contains("nft"), "{errors}");

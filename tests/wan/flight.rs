@@ -147,7 +147,7 @@ fn where_a_sysctl_bounds_what_servers_send_at_first_check_names_it_with_the_valu
             let wan =
                 all["findings"].as_array().unwrap().iter().find(|finding| finding["name"] == "wan").unwrap();
             assert!(wan["what"].as_str().unwrap().contains("50 segments at first, not 100"), "{wan}");
-            lab.gateway.run(wan["mend"][0].as_str().unwrap());
+            lab.gateway.run(wan["fix"][0].as_str().unwrap());
             let after = first_flight(&lab, &settings, ip, Sender::Server);
             assert!((100..=102).contains(&after), "{ip:?}: {after}");
         }

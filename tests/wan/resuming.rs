@@ -2,7 +2,7 @@
 //! and one that is dropped stands for the crash.
 use lab::{Host, netns};
 use tcp_intercept::config::Config;
-use tcp_intercept::host::wan::keep::{Mirror, clear};
+use tcp_intercept::host::wan::sync::{Mirror, clear};
 
 use crate::support::{SOON, everything, mirror, window};
 

@@ -32,8 +32,7 @@ fn facts(sysctls: &[(&'static str, &str)], change: impl FnOnce(&mut Survey)) -> 
 
 fn told(config: &str, facts: &Facts) -> Vec<String> {
     let config = Config::parse(config, &[]).unwrap();
-    let line =
-        |Finding { level, what, mend, .. }: &Finding| format!("{level:?}: {what} [{}]", mend.join("; "));
+    let line = |Finding { level, what, fix, .. }: &Finding| format!("{level:?}: {what} [{}]", fix.join("; "));
     judge(&config, facts).iter().map(line).collect()
 }
 

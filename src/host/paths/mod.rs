@@ -5,13 +5,13 @@
 //! that come and go while the daemon runs (WIRING). The functions here block, and need no runtime.
 pub mod endpoint;
 mod host;
-pub mod keep;
 pub mod lingering;
 mod netlink;
 pub mod plan;
 pub mod record;
 pub mod standing;
 mod survey;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 

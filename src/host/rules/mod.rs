@@ -38,7 +38,7 @@ pub use leftovers::{Caller, in_use};
 use plan::{Plan, Seen};
 pub use removal::{Removed, remove};
 pub use ruleset::Gate;
-pub use state::Keeper;
+pub use state::RulesOwner;
 
 /// What sessions that ended in order may still have to deliver gets so long before it is destroyed.
 const DELIVERY: Duration = Duration::from_secs(2);
@@ -48,8 +48,8 @@ const DELIVERY: Duration = Duration::from_secs(2);
 pub struct Installed {
     /// What was there before; [`Verdict::Installed`]: exactly these rules, and nothing was changed.
     pub found: Verdict,
-    /// Who removes the rules: a daemon removes at its end what is [`Keeper::Daemon`]'s, also what a SIGKILL left.
-    pub keeper: Keeper,
+    /// Who removes the rules: a daemon removes at its end what is [`RulesOwner::Daemon`]'s, also what a SIGKILL left.
+    pub owner: RulesOwner,
     /// What differed, one sentence each.
     pub differences: Vec<String>,
     /// What was done, sysctls included: "add …", "set …".
@@ -81,10 +81,10 @@ pub enum Format {
 }
 
 /// Makes the host as `config` asks for: all or nothing. What is right already is not touched. `keeper` says on whose
-/// behalf; what an operator installed stays his ([`Installed::keeper`]).
-pub fn install(config: &Config, keeper: Keeper) -> Result<Installed, Errors> {
+/// behalf; what an operator installed stays his ([`Installed::owner`]).
+pub fn install(config: &Config, owner: RulesOwner) -> Result<Installed, Errors> {
     let (plan, seen, ipv6) = look(config)?;
-    let plan = plan.installed_by(keeper);
+    let plan = plan.installed_by(owner);
     if let Some(route) = plan.obstacle(&seen) {
         let table = config.rules.table.get();
         return Err(RulesError::TableTaken { table, route: route.clone() }.into());
@@ -93,7 +93,7 @@ pub fn install(config: &Config, keeper: Keeper) -> Result<Installed, Errors> {
     apply::apply(&ops)?;
     Ok(Installed {
         found: compare::verdict(&plan, &seen),
-        keeper: plan.keeper(&seen),
+        owner: plan.owner(&seen),
         differences: compare::differences(&plan, &seen),
         changes: ops.iter().map(Op::to_string).collect(),
         remarks: compare::remarks(&plan, &seen, ipv6),
@@ -145,7 +145,7 @@ pub fn destroy_leftovers(own: OwnMark) -> Result<usize, RulesError> {
 
 /// What [`install`] would do on this host if nothing were installed, as text to read or to run.
 pub fn print(config: &Config, format: Format) -> String {
-    let plan = Plan::new(config, observe::ipv6()).installed_by(Keeper::Operator);
+    let plan = Plan::new(config, observe::ipv6()).installed_by(RulesOwner::Operator);
     match format {
         Format::Iptables => iptables::commands(config, &plan),
         Format::Nft => print_nft(&plan),

@@ -5,7 +5,7 @@ use crate::units::OwnMark;
 use super::chains;
 use super::change::{Family, LocalRoute, Op, PRIORITY, PolicyRule};
 use super::ruleset::{Gate, Outline, Ruleset, TABLE};
-use super::state::{Keeper, Saved, State, Sysctl};
+use super::state::{RulesOwner, Saved, State, Sysctl};
 
 /// A route in our table that is not ours: never touched, but it may stand in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Plan {
     ruleset: Ruleset,
     sysctls: Vec<Sysctl>,
     own: OwnMark,
-    keeper: Keeper,
+    owner: RulesOwner,
 }
 
 impl Plan {
@@ -84,13 +84,13 @@ impl Plan {
             ruleset: chains::ruleset(config, ipv6),
             sysctls,
             own: config.rules.own_mark,
-            keeper: Keeper::Daemon,
+            owner: RulesOwner::Daemon,
         }
     }
 
     /// The same, installed by `keeper`.
-    pub fn installed_by(self, keeper: Keeper) -> Self {
-        Self { keeper, ..self }
+    pub fn installed_by(self, owner: RulesOwner) -> Self {
+        Self { owner, ..self }
     }
 
     /// What stands in the way: somebody else's default route in the table that we want.
@@ -143,17 +143,17 @@ impl Plan {
     }
 
     /// What an operator installed stays his, also when a daemon has to mend or replace it.
-    pub fn keeper(&self, seen: &Seen) -> Keeper {
+    pub fn owner(&self, seen: &Seen) -> RulesOwner {
         match seen.table.as_ref().and_then(|table| table.state.as_ref()) {
-            Some(State { keeper: Keeper::Operator, .. }) => Keeper::Operator,
-            _ => self.keeper,
+            Some(State { owner: RulesOwner::Operator, .. }) => RulesOwner::Operator,
+            _ => self.owner,
         }
     }
 
     fn state(&self, seen: &Seen) -> State {
         let saved = self.sysctls.iter().filter_map(|&sysctl| Some(Saved { sysctl, was: was(seen, sysctl)? }));
         let fingerprint = self.ruleset.fingerprint();
-        State { fingerprint, own: self.own, keeper: self.keeper(seen), saved: saved.collect() }
+        State { fingerprint, own: self.own, owner: self.owner(seen), saved: saved.collect() }
     }
 
     fn table_op(&self, seen: &Seen, state: &State) -> Option<Op> {

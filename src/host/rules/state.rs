@@ -57,14 +57,14 @@ pub struct Saved {
 
 /// Who installed the rules, and so who removes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeper {
+pub enum RulesOwner {
     /// `rules install`: they stay until `rules remove`.
     Operator,
     /// `run`: they go with the daemon; what a SIGKILL left goes with the next one.
     Daemon,
 }
 
-impl Keeper {
+impl RulesOwner {
     const ALL: [Self; 2] = [Self::Operator, Self::Daemon];
 
     const fn comment(self) -> &'static str {
@@ -83,7 +83,7 @@ pub struct State {
     /// The marks of the sockets that may be left over.
     pub own: OwnMark,
     /// Who installed them.
-    pub keeper: Keeper,
+    pub owner: RulesOwner,
     /// What is to be restored.
     pub saved: Vec<Saved>,
 }
@@ -94,7 +94,7 @@ impl State {
         let head = [
             format!("ruleset {:016x}", self.fingerprint),
             format!("own-mark {}", self.own),
-            self.keeper.comment().to_owned(),
+            self.owner.comment().to_owned(),
         ];
         let saved = self.saved.iter().map(|saved| format!("{} was {}", saved.sysctl.name(), saved.was));
         head.into_iter().chain(saved).collect()
@@ -105,12 +105,12 @@ impl State {
         let value = |key: &str| comments.iter().find_map(|comment| comment.as_ref().strip_prefix(key));
         let fingerprint = u64::from_str_radix(value("ruleset ")?, 16).ok()?;
         let own = OwnMark::new(value("own-mark ")?.parse().ok()?)?;
-        let is = |keeper: &Keeper| comments.iter().any(|comment| comment.as_ref() == keeper.comment());
-        let keeper = Keeper::ALL.into_iter().find(is)?;
+        let is = |owner: &RulesOwner| comments.iter().any(|comment| comment.as_ref() == owner.comment());
+        let owner = RulesOwner::ALL.into_iter().find(is)?;
         let was = |sysctl: Sysctl| value(&format!("{} was ", sysctl.name()))?.parse().ok();
         let saved =
             Sysctl::ALL.into_iter().filter_map(|sysctl| Some(Saved { sysctl, was: was(sysctl)? })).collect();
-        Some(Self { fingerprint, own, keeper, saved })
+        Some(Self { fingerprint, own, owner, saved })
     }
 
     /// What `sysctl` was before us, if we changed it.
@@ -139,8 +139,8 @@ mod tests {
         let own = OwnMark::new("0x60/0x60".parse().unwrap()).unwrap();
         let saved =
             vec![Saved { sysctl: Sysctl::EarlyDemux, was: 1 }, Saved { sysctl: Sysctl::FastOpen, was: 1029 }];
-        for keeper in Keeper::ALL {
-            let state = State { fingerprint: 0xab, own, keeper, saved: saved.clone() };
+        for owner in RulesOwner::ALL {
+            let state = State { fingerprint: 0xab, own, owner, saved: saved.clone() };
             assert_eq!(State::parse(&state.comments()), Some(state));
         }
     }

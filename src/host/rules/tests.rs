@@ -8,7 +8,7 @@ use super::change::{Family, LocalRoute, Op, PRIORITY, PolicyRule, script};
 use super::compare::{Verdict, differences, verdict};
 use super::plan::{Effect, ForeignRoute, Plan, Seen, SeenTable};
 use super::ruleset::Outline;
-use super::state::{Keeper, Saved, State, Sysctl};
+use super::state::{RulesOwner, Saved, State, Sysctl};
 use super::{Gate, iptables};
 use crate::config::{Config, FastOpen, Interface};
 use crate::units::{OwnMark, Port};
@@ -256,7 +256,7 @@ fn a_comment_fits_into_the_kernel() {
     let state = State {
         fingerprint: 0,
         own: Config::default().rules.own_mark,
-        keeper: Keeper::Operator,
+        owner: RulesOwner::Operator,
         saved: Vec::new(),
     };
     let texts = [chains::ruleset(&Config::default(), true).to_string(), state.to_string()].concat();
@@ -328,12 +328,12 @@ fn the_words_of_a_rule_and_a_route_are_those_of_ip() {
 
 #[test]
 fn what_an_operator_installed_stays_his_and_what_a_daemon_installed_can_become_his() {
-    let plan = |keeper| Plan::new(&Config::default(), true).installed_by(keeper);
-    let keeper = |seen: &Seen| seen.table.as_ref().unwrap().state.as_ref().unwrap().keeper;
-    let his = installed(&plan(Keeper::Operator), fresh());
-    assert_eq!(plan(Keeper::Daemon).ops(&his), []);
-    assert_eq!(keeper(&installed(&Plan::new(&other_marks(), true), his)), Keeper::Operator);
-    let left = installed(&plan(Keeper::Daemon), fresh());
-    assert_eq!(plan(Keeper::Daemon).keeper(&left), Keeper::Daemon);
-    assert_eq!(keeper(&installed(&plan(Keeper::Operator), left)), Keeper::Operator);
+    let plan = |owner| Plan::new(&Config::default(), true).installed_by(owner);
+    let owner = |seen: &Seen| seen.table.as_ref().unwrap().state.as_ref().unwrap().owner;
+    let his = installed(&plan(RulesOwner::Operator), fresh());
+    assert_eq!(plan(RulesOwner::Daemon).ops(&his), []);
+    assert_eq!(owner(&installed(&Plan::new(&other_marks(), true), his)), RulesOwner::Operator);
+    let left = installed(&plan(RulesOwner::Daemon), fresh());
+    assert_eq!(plan(RulesOwner::Daemon).owner(&left), RulesOwner::Daemon);
+    assert_eq!(owner(&installed(&plan(RulesOwner::Operator), left)), RulesOwner::Operator);
 }

@@ -16,8 +16,8 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use crate::host::rules::change::Family;
 use crate::units::Mark;
 
-use super::lead::{Does, Lead, PROTOCOL, Rule};
 use super::route::{Hop, Key, Path, Prefix, Route, Way};
+use super::steering::{Does, PROTOCOL, Rule, SteeringRule};
 
 /// RT_TABLE_MAIN
 pub const MAIN: NonZeroU32 = NonZeroU32::new(254).expect("254 is not 0");
@@ -247,9 +247,9 @@ pub fn rule(family: Family, message: &RuleMessage) -> Rule {
         }
     }
     let to_table = header.action == RuleAction::ToTable && !header.flags.contains(RuleFlags::Invert);
-    let lead = || Some(Lead { family, mark: Mark::new(value, mask)?, table: table?, priority });
-    let does = match lead().filter(|_| to_table && ours) {
-        Some(lead) => Does::Lead(lead),
+    let steering = || Some(SteeringRule { family, mark: Mark::new(value, mask)?, table: table?, priority });
+    let does = match steering().filter(|_| to_table && ours) {
+        Some(steering) => Does::SteeringRule(steering),
         None if to_table && plain && mask == 0 && table == Some(MAIN) => Does::Main,
         None => Does::Other,
     };
@@ -257,16 +257,16 @@ pub fn rule(family: Family, message: &RuleMessage) -> Rule {
 }
 
 /// The message that adds or deletes `lead`.
-pub fn lead(lead: &Lead) -> RuleMessage {
+pub fn steering(steering: &SteeringRule) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = address_family(lead.family);
+    message.header.family = address_family(steering.family);
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
-        RuleAttribute::Priority(lead.priority),
+        RuleAttribute::Priority(steering.priority),
         RuleAttribute::Iifname("lo".to_owned()),
-        RuleAttribute::FwMark(lead.mark.value()),
-        RuleAttribute::FwMask(lead.mark.mask()),
-        RuleAttribute::Table(lead.table.get()),
+        RuleAttribute::FwMark(steering.mark.value()),
+        RuleAttribute::FwMask(steering.mark.mask()),
+        RuleAttribute::Table(steering.table.get()),
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
     ];
     message

@@ -7,12 +7,12 @@
 //! [`plan`], [`route`] and [`lead`] decide (PURE); `netlink`, `message` and `events` look and change (EFFECT); [`keep`] keeps the
 //! mirror in step while the daemon runs (WIRING). The functions here block, and need no runtime.
 pub(crate) mod events;
-pub mod keep;
-pub mod lead;
 mod message;
 mod netlink;
 pub mod plan;
 pub mod route;
+pub mod steering;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +24,10 @@ use crate::config::{Config, Interface, Wan};
 use crate::host::rules::{self, Caller, Errors, Removed, RulesError};
 use crate::units::OwnMark;
 
-pub use lead::PROTOCOL;
 use netlink::Ours;
 use plan::{Change, Plan, Seen, Table};
 use route::Key;
+pub use steering::PROTOCOL;
 
 /// While routes keep changing, they are read again so often before what was read is taken.
 const LOOKS: usize = 3;
@@ -72,9 +72,9 @@ fn planned(wan: &Wan, own: OwnMark, seen: &Seen) -> Result<Plan, RulesError> {
 /// Takes the mirror away, whatever configuration it is from: goes on after an error, and returns all. A running daemon's
 /// is left to an operator's `rules remove`: it would be back at once.
 pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
-    let Ours { leads, routes } = netlink::ours()?;
+    let Ours { steering_rules, routes } = netlink::ours()?;
     let mut removed = Removed::default();
-    if leads.is_empty() && routes.is_empty() {
+    if steering_rules.is_empty() && routes.is_empty() {
         return Ok(removed);
     }
     if caller == Caller::Operator && rules::in_use(own).unwrap_or(true) {
@@ -84,7 +84,8 @@ pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
         );
         return Ok(removed);
     }
-    let mut changes: Vec<_> = leads.iter().map(|lead| (lead.table, Change::DeleteRule(*lead))).collect();
+    let mut changes: Vec<_> =
+        steering_rules.iter().map(|steering| (steering.table, Change::DeleteRule(*steering))).collect();
     removed.changes.extend(changes.iter().map(|(_, change)| change.to_string()));
     for (table, routes) in &routes {
         changes.extend(plan::changes_to(&Table::new(), routes).into_iter().map(|change| (*table, change)));
@@ -103,7 +104,8 @@ pub fn status(config: &Config) -> Result<Vec<String>, RulesError> {
     }
     let seen = seen(config)?;
     let Plan { changes, mut standing, .. } = planned(&config.wan, config.rules.own_mark, &seen)?;
-    let there = !seen.mirror.is_empty() || seen.rules.iter().any(|(_, rules)| !lead::ours(rules).is_empty());
+    let there =
+        !seen.mirror.is_empty() || seen.rules.iter().any(|(_, rules)| !steering::ours(rules).is_empty());
     // A copy that is missing although its key is there has been refused.
     let refused: Vec<&Key> = changes.iter().filter_map(Change::copied).collect();
     let head = match (there, refused.len() == changes.len()) {

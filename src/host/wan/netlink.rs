@@ -16,10 +16,10 @@ use crate::host::rules::change::Family;
 use crate::host::rules::netlink::{gone_is_fine, run, to_io};
 use crate::host::rules::observe::families;
 
-use super::lead::{self, Lead, Rule};
 use super::message;
 use super::plan::{Change, Seen, not_copied};
 use super::route::Route;
+use super::steering::{self, Rule, SteeringRule};
 
 /// What there is for `wan`; names of devices are asked of `socket`.
 pub fn seen(wan: &Wan, socket: impl AsFd) -> Result<Seen, RulesError> {
@@ -53,7 +53,7 @@ pub fn seen(wan: &Wan, socket: impl AsFd) -> Result<Seen, RulesError> {
 /// All that is the mirror's, whatever configuration it is from.
 pub struct Ours {
     /// The policy rules.
-    pub leads: Vec<Lead>,
+    pub steering_rules: Vec<SteeringRule>,
     /// The routes by their tables.
     pub routes: BTreeMap<NonZeroU32, Vec<Route>>,
 }
@@ -61,9 +61,9 @@ pub struct Ours {
 /// All that is the mirror's.
 pub fn ours() -> Result<Ours, RulesError> {
     let ours = run(async |handle| {
-        let mut ours = Ours { leads: Vec::new(), routes: BTreeMap::new() };
+        let mut ours = Ours { steering_rules: Vec::new(), routes: BTreeMap::new() };
         for &family in families() {
-            ours.leads.extend(lead::ours(&rules(&handle, family).await?));
+            ours.steering_rules.extend(steering::ours(&rules(&handle, family).await?));
             let all = dump(&handle, message::with_our_protocol(family)).await?;
             for message in all.iter().filter(|message| message::is_ours(message)) {
                 let Some(table) = message::table(message) else { continue };
@@ -107,13 +107,13 @@ pub fn apply_all(changes: &[(NonZeroU32, Change)]) -> Vec<RulesError> {
 
 async fn make(handle: &Handle, table: NonZeroU32, change: &Change) -> io::Result<()> {
     match change {
-        Change::AddRule(lead) => {
+        Change::AddRule(steering) => {
             let mut request = handle.rule().add();
-            *request.message_mut() = message::lead(lead);
+            *request.message_mut() = message::steering(steering);
             request.execute().await.map_err(to_io)
         }
-        Change::DeleteRule(lead) => {
-            gone_is_fine(handle.rule().del(message::lead(lead)).execute().await.map_err(to_io))
+        Change::DeleteRule(steering) => {
+            gone_is_fine(handle.rule().del(message::steering(steering)).execute().await.map_err(to_io))
         }
         Change::Delete(key) => {
             gone_is_fine(handle.route().del(message::delete(table, key)).execute().await.map_err(to_io))

@@ -12,8 +12,8 @@ use crate::config::{Interface, Wan};
 use crate::host::rules::change::Family;
 use crate::units::OwnMark;
 
-use super::lead::{self, Lead, PROTOCOL, Rule};
 use super::route::{Key, Route, Way};
+use super::steering::{self, PROTOCOL, Rule, SteeringRule};
 
 /// Of the main table. To look at so many takes 0.15 s in a debug build, and to make their mirror 1 s.
 pub const MOST_ROUTES: usize = 10_000;
@@ -42,13 +42,13 @@ pub struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Delete a policy rule of ours.
-    DeleteRule(Lead),
+    DeleteRule(SteeringRule),
     /// Put a route into the mirror, in the place of what has its key.
     Put(Key, Way),
     /// Delete a route of ours.
     Delete(Key),
     /// Add a policy rule.
-    AddRule(Lead),
+    AddRule(SteeringRule),
 }
 
 /// What to do, and what there will be.
@@ -94,14 +94,14 @@ pub fn plan(wan: &Wan, own: OwnMark, seen: &Seen) -> Result<Plan, Obstacle> {
     for (family, rules) in &seen.rules {
         let main = seen.main.iter().filter(|route| route.key.family == *family);
         let mut table = mirror(main, &devices, wan.initial_window);
-        match lead::moved(rules, *family, own, wan.table).filter(|_| !table.is_empty()) {
+        match steering::moved(rules, *family, own, wan.table).filter(|_| !table.is_empty()) {
             Some(moved) => {
                 away.extend(moved.away);
                 here.extend(moved.here);
                 wanted.append(&mut table);
             }
             None => {
-                away.extend(lead::ours(rules));
+                away.extend(steering::ours(rules));
                 standing.extend((!table.is_empty()).then(|| no_place(*family)));
             }
         }
@@ -200,8 +200,10 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ours = format!("protocol {PROTOCOL}");
         match self {
-            Self::DeleteRule(lead) => write!(f, "delete the policy rule \"{lead}\" ({})", lead.family),
-            Self::AddRule(lead) => write!(f, "add the policy rule \"{lead}\" ({})", lead.family),
+            Self::DeleteRule(steering) => {
+                write!(f, "delete the policy rule \"{steering}\" ({})", steering.family)
+            }
+            Self::AddRule(steering) => write!(f, "add the policy rule \"{steering}\" ({})", steering.family),
             Self::Put(key, Way::Throw) => write!(f, "put the route \"throw {key} {ours}\" ({})", key.family),
             Self::Put(key, _) => write!(f, "put the route \"{key} {ours}\" ({})", key.family),
             Self::Delete(key) => write!(f, "delete the route \"{key} {ours}\" ({})", key.family),

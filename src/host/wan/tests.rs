@@ -8,10 +8,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::lead::{self, Does, Lead, Move, Rule};
 use super::message;
 use super::plan::{Change, MOST_ROUTES, Obstacle, Seen, Table, changes_to, mirror, plan};
 use super::route::{Hop, INITCWND, Key, Path, Prefix, Route, Way};
+use super::steering::{self, Does, Move, Rule, SteeringRule};
 use crate::config::{Config, Interface};
 use crate::host::rules::change::Family;
 use crate::units::Mark;
@@ -166,12 +166,12 @@ proptest! {
     #[test]
     fn while_the_mirror_changes_a_flow_goes_its_old_way_or_its_new_one(
         (before, after) in (tables(), tables()),
-        keep in vec(any::<bool>(), 30),
+        sync in vec(any::<bool>(), 30),
         refuses in vec(any::<bool>(), 100),
         flows in flows(),
     ) {
         // Much of the table stays as it was.
-        let kept = before.iter().zip(keep).filter(|(_, keep)| *keep).map(|(route, _)| route.clone());
+        let kept = before.iter().zip(sync).filter(|(_, sync)| *sync).map(|(route, _)| route.clone());
         let after: Vec<Route> = kept.chain(after).collect();
         let old = mirror(before.iter(), &WAN, 100);
         let wanted = mirror(after.iter(), &WAN, 100);
@@ -222,40 +222,40 @@ proptest! {
         moved_before in 0..3_usize,
     ) {
         let (own, table) = (Config::default().rules.own_mark, NonZeroU32::new(6).unwrap());
-        let ours = |priority| Lead { family: Family::V4, mark: Mark::new(2, 6).unwrap(), table, priority };
+        let ours = |priority| SteeringRule { family: Family::V4, mark: Mark::new(2, 6).unwrap(), table, priority };
         let does = |(priority, what)| Rule {
             priority,
             does: match what {
                 0 => Does::Main,
-                1 => Does::Lead(ours(priority)),
+                1 => Does::SteeringRule(ours(priority)),
                 _ => Does::Other,
             },
         };
         let mut rules: Vec<Rule> = rules.into_iter().map(does).collect();
         rules.sort_by_key(|rule| rule.priority);
         let others = |rules: &[Rule]| {
-            rules.iter().filter(|rule| !matches!(rule.does, Does::Lead(_))).copied().collect::<Vec<_>>()
+            rules.iter().filter(|rule| !matches!(rule.does, Does::SteeringRule(_))).copied().collect::<Vec<_>>()
         };
         let before = others(&rules);
         for _ in 0..=moved_before {
-            let Some(Move { away, here }) = lead::moved(&rules, Family::V4, own, table) else {
+            let Some(Move { away, here }) = steering::moved(&rules, Family::V4, own, table) else {
                 let Some(main) = before.iter().position(|rule| rule.does == Does::Main) else { return Ok(()) };
                 let priority = before[main].priority;
                 prop_assert!(priority == 0 || (main > 0 && before[main - 1].priority == priority));
                 return Ok(());
             };
-            rules.retain(|rule| !away.iter().any(|lead| rule.does == Does::Lead(*lead)));
-            for lead in here {
+            rules.retain(|rule| !away.iter().any(|steering| rule.does == Does::SteeringRule(*steering)));
+            for steering in here {
                 // The kernel puts a rule behind those of the same priority.
-                let at = rules.partition_point(|rule| rule.priority <= lead.priority);
-                rules.insert(at, Rule { priority: lead.priority, does: Does::Lead(lead) });
+                let at = rules.partition_point(|rule| rule.priority <= steering.priority);
+                rules.insert(at, Rule { priority: steering.priority, does: Does::SteeringRule(steering) });
             }
             prop_assert_eq!(others(&rules), before.clone());
             let main = rules.iter().position(|rule| rule.does == Does::Main).unwrap();
-            let marks: Vec<u32> = lead::ours(&rules[main - 2..main]).iter().map(|lead| lead.mark.value()).collect();
+            let marks: Vec<u32> = steering::ours(&rules[main - 2..main]).iter().map(|steering| steering.mark.value()).collect();
             prop_assert_eq!(marks, [2, 4]);
-            prop_assert_eq!(lead::ours(&rules).len(), 2);
-            prop_assert_eq!(lead::moved(&rules, Family::V4, own, table), Some(Move::default()));
+            prop_assert_eq!(steering::ours(&rules).len(), 2);
+            prop_assert_eq!(steering::moved(&rules, Family::V4, own, table), Some(Move::default()));
         }
     }
 }
@@ -305,8 +305,10 @@ fn the_rules_come_last_and_go_first() {
     let mut there = seen(Vec::new());
     there.mirror = vec![route(0, -1, out(1)), route(1, 8, Way::Throw)];
     for change in &coming.changes {
-        if let Change::AddRule(lead) = change {
-            there.rules[0].1.insert(0, Rule { priority: lead.priority, does: Does::Lead(*lead) });
+        if let Change::AddRule(steering) = change {
+            there.rules[0]
+                .1
+                .insert(0, Rule { priority: steering.priority, does: Does::SteeringRule(*steering) });
         }
     }
     let going = planned(&there).unwrap();

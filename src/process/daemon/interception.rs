@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::exit::Fatal;
 use crate::host::paths;
-use crate::host::rules::{self, Gate, Keeper};
+use crate::host::rules::{self, Gate, RulesOwner};
 use crate::host::wan;
 
 /// What the handshakes that are under way have at the end: a SYN-ACK that was lost is sent again after a second
@@ -51,7 +51,7 @@ fn reopen_gate(status: &rules::Status) -> Result<(), rules::RulesError> {
 }
 
 fn manage(config: &Config) -> Result<bool, Fatal> {
-    let installed = rules::install(config, Keeper::Daemon)?;
+    let installed = rules::install(config, RulesOwner::Daemon)?;
     rules::gate(Gate::Open).map_err(rules::Errors::from)?;
     for change in &installed.changes {
         tracing::info!("rules: {change}");
@@ -59,7 +59,7 @@ fn manage(config: &Config) -> Result<bool, Fatal> {
     for remark in &installed.remarks {
         tracing::warn!("rules: {remark}");
     }
-    let ours = installed.keeper == Keeper::Daemon;
+    let ours = installed.owner == RulesOwner::Daemon;
     if !ours {
         tracing::info!("rules: installed by `rules install`; they are used, and left when this ends");
     }
@@ -81,8 +81,8 @@ pub fn admit_no_more(config: &Config) {
 
 /// All sockets are closed: takes everything away that `run` has made on this host and that is its own; the rules if they are `ours`.
 pub fn undo(config: &Config, ours: bool) -> Result<(), Fatal> {
-    wan::keep::clear(config.rules.own_mark);
-    paths::keep::clear(config);
+    wan::sync::clear(config.rules.own_mark);
+    paths::sync::clear(config);
     end(config, ours)
 }
 

@@ -40,14 +40,14 @@ impl Pulse {
     /// Takes the heartbeats of one tick: those of each thread, and whether it may miss more of them than others. Returns whether a thread
     /// hangs.
     #[must_use = "a hung thread holds up connections"]
-    pub fn is_lost(&mut self, beats: impl IntoIterator<Item = (u64, Patience)>) -> bool {
+    pub fn is_lost(&mut self, heartbeats: impl IntoIterator<Item = (u64, Patience)>) -> bool {
         let before = std::mem::take(&mut self.threads);
         let missed = |n: usize, now| match before.get(n) {
             Some(&(then, missed)) if then == now => missed + 1,
             _ => 0,
         };
         let mut lost = false;
-        for (n, (now, patience)) in beats.into_iter().enumerate() {
+        for (n, (now, patience)) in heartbeats.into_iter().enumerate() {
             let missed = missed(n, now);
             lost |= missed >= patience as u32;
             self.threads.push((now, missed));

@@ -37,6 +37,13 @@ pub fn disarm() {
     *fallback() = None;
 }
 
+/// Notes the log writers of this program too: the previous one is their parent when it runs again, and has to reap them.
+pub fn set_log_writers(processes: Vec<i32>) {
+    if let Some(fallback) = &mut *fallback() {
+        fallback.handover.log_writers = processes;
+    }
+}
+
 /// Whether a failure leads back to the previous program.
 pub fn is_armed() -> bool {
     fallback().is_some()

@@ -3,13 +3,13 @@
 //!
 //! It has one thread, no runtime and no connection, and waits for nobody. What has to be done on the host is done by processes that it
 //! starts for that.
+pub mod control_socket;
 mod crashes;
-pub mod door;
+mod events;
 pub mod fallback;
 pub mod handover;
-mod held;
+mod resources;
 mod service_manager;
-mod steps;
 mod upgrade;
 mod workers;
 
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
 
+use self::control_socket::{Caller, ControlSocket};
 use self::crashes::{Backoff, Crashes, Pulse};
-use self::door::{Caller, Door};
 use self::handover::Inherited;
-use self::held::{Held, Upgraded};
+use self::resources::{Resources, Upgraded};
 use self::service_manager::ServiceManager;
 use self::upgrade::Trial;
 use crate::exit::Fatal;
@@ -38,7 +38,7 @@ const USR2: i32 = Signal::USR2.as_raw();
 /// How often it looks after the worker.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a worker may take to come to rest: what it does not finish, the next one does.
-const TO_REST: Duration = Duration::from_secs(1);
+const TO_QUIESCE: Duration = Duration::from_secs(1);
 /// How long it may take to end: for the handshakes that are under way, and for nine thousand close records.
 const TO_STOP: Duration = Duration::from_secs(15);
 
@@ -65,20 +65,20 @@ pub fn run(
     inherited: Option<Inherited>,
     started: impl FnOnce() -> Result<(), Fatal>,
 ) -> Result<String, Fatal> {
-    let (held, upgraded) = match inherited {
+    let (resources, upgraded) = match inherited {
         Some(inherited) if inherited.handover.trial => return upgrade::rehearse(&setup, inherited),
         Some(inherited) => {
-            let taken = Held::from(&setup, inherited);
-            let (held, handed) = taken.inspect_err(|fatal| fallback::go_back(&fatal.message))?;
-            (held, Some(handed))
+            let taken = Resources::from(&setup, inherited);
+            let (resources, handed) = taken.inspect_err(|fatal| fallback::go_back(&fatal.message))?;
+            (resources, Some(handed))
         }
-        None => (Held::new(&setup)?, None),
+        None => (Resources::new(&setup)?, None),
     };
-    let mut guardian = Guardian::new(setup, held, upgraded);
+    let mut guardian = Guardian::new(setup, resources, upgraded);
     let mut started = Some(started);
     let ended = loop {
         match guardian.step(&mut started) {
-            Ok(Step::GoOn) => {}
+            Ok(Step::Continue) => {}
             Ok(Step::End) => break Ok(()),
             Err(fatal) => {
                 if fallback::is_armed() {
@@ -95,14 +95,14 @@ pub fn run(
 /// What comes behind one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    GoOn,
+    Continue,
     End,
 }
 
 struct Guardian {
     setup: Setup,
-    held: Held,
-    door: Door,
+    resources: Resources,
+    control_socket: ControlSocket,
     service_manager: ServiceManager,
     worker: Option<Pid>,
     /// The worker takes connections.
@@ -123,7 +123,7 @@ struct Guardian {
     /// What it was before.
     upgraded: Option<Upgraded>,
     tick: Instant,
-    said: String,
+    last_status: String,
 }
 
 /// What it is about.
@@ -131,7 +131,7 @@ enum State {
     Watching,
     Trying(Trial),
     /// A worker comes to rest, so that another program can take over.
-    Resting {
+    Quiescing {
         trial: Trial,
         until: Instant,
     },
@@ -142,7 +142,7 @@ enum State {
 }
 
 impl Guardian {
-    fn new(setup: Setup, held: Held, upgraded: Option<Upgraded>) -> Self {
+    fn new(setup: Setup, resources: Resources, upgraded: Option<Upgraded>) -> Self {
         let crashes = Crashes::new(setup.config.limits.crashes);
         let reason = match &upgraded {
             None => StartReason::Start,
@@ -152,8 +152,8 @@ impl Guardian {
         let now = Instant::now();
         Self {
             setup,
-            held,
-            door: Door::default(),
+            resources,
+            control_socket: ControlSocket::default(),
             service_manager: ServiceManager::from_environment(),
             worker: None,
             ready: false,
@@ -168,7 +168,7 @@ impl Guardian {
             callers: Vec::new(),
             upgraded,
             tick: now + TICK,
-            said: String::new(),
+            last_status: String::new(),
         }
     }
 
@@ -176,10 +176,10 @@ impl Guardian {
     fn step(&mut self, started: &mut Option<impl FnOnce() -> Result<(), Fatal>>) -> Result<Step, Fatal> {
         self.begin_worker()?;
         self.wait();
-        while let Some(signal) = self.held.signals.next().map_err(os("reading a signal"))? {
+        while let Some(signal) = self.resources.signals.next().map_err(os("reading a signal"))? {
             self.signal(signal);
         }
-        while let Some(report) = self.held.own.channel.reported() {
+        while let Some(report) = self.resources.own.channel.reported() {
             match report {
                 Report::Ready => self.worker_is_ready(started)?,
                 Report::Drained => self.stop("drained"),
@@ -187,7 +187,9 @@ impl Guardian {
         }
         self.reap_worker()?;
         if self.ready {
-            for (command, caller) in self.door.answer(self.held.lock.as_fd(), &mut self.held.own.reserve) {
+            for (command, caller) in
+                self.control_socket.answer(self.resources.lock.as_fd(), &mut self.resources.own.reserve)
+            {
                 self.command(command, caller);
             }
         }
@@ -195,7 +197,7 @@ impl Guardian {
             self.tick = Instant::now() + TICK;
             self.tick();
         }
-        Ok(self.go_on())
+        Ok(self.advance())
     }
 
     fn worker_is_ready(
@@ -205,16 +207,16 @@ impl Guardian {
         self.ready = true;
         self.backoff = Backoff::default();
         self.without_worker = None;
-        self.held.own.reserve.refill();
+        self.resources.own.reserve.refill();
         fallback::disarm();
         let upgraded = self.upgraded.take();
         if let Some(started) = started.take() {
             if self.setup.background {
-                self.held.log.log().leave_terminal();
+                self.resources.log.log().leave_terminal();
             }
             started()?;
             if upgraded.is_none() {
-                let Held { limit, listeners, .. } = &self.held;
+                let Resources { limit, listeners, .. } = &self.resources;
                 let listen: Vec<_> = self.setup.listen.iter().map(ToString::to_string).collect();
                 let (threads, listen) = (listeners.len(), listen.join(" and "));
                 tracing::info!("ready: {threads} workers, at most {limit} sessions, listening on {listen}");
@@ -222,7 +224,7 @@ impl Guardian {
             self.service_manager.ready();
         }
         match upgraded {
-            Some(Upgraded { failed: Some(why), caller, .. }) => steps::not_upgraded(&why, caller),
+            Some(Upgraded { failed: Some(why), caller, .. }) => events::not_upgraded(&why, caller),
             Some(Upgraded { version, caller: Some(caller), .. }) => {
                 caller.done(&format!("upgraded from {version} to {}", env!("CARGO_PKG_VERSION")));
             }

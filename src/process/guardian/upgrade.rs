@@ -12,9 +12,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use socket2::Socket;
 use sys::Registered;
 
-use super::door::Caller;
+use super::control_socket::Caller;
 use super::handover::{Handover, Inherited, command, own_arguments};
-use super::held::Own;
+use super::resources::OwnResources;
 use crate::exit::{Exit, Fatal};
 use crate::host::kernel::Kernel;
 use crate::process::daemon::listeners::Listeners;
@@ -35,7 +35,7 @@ pub struct Trial {
     pub binary: PathBuf,
     pub caller: Option<Caller>,
     child: Child,
-    said: Registered<File>,
+    output: Registered<File>,
     since: Instant,
 }
 
@@ -51,16 +51,16 @@ impl Trial {
     ) -> Result<Self, (String, Option<Caller>)> {
         let started = || -> io::Result<(Child, File)> {
             let file = Handover { trial: true, ..handover.clone() }.write()?;
-            let said = File::from(memfd_create("tcp-intercept-trial", MemfdFlags::CLOEXEC)?);
+            let output = File::from(memfd_create("tcp-intercept-trial", MemfdFlags::CLOEXEC)?);
             let mut command = command(&binary, &own_arguments(), file.as_raw_fd());
-            command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
+            command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
             // The copies on the child's side of what this process opened for it go with the others.
             let child = sys::inherit(&mut command, sys::open_descriptors()?).spawn()?;
-            Ok((child, said))
+            Ok((child, output))
         };
         match started() {
-            Ok((child, said)) => {
-                Ok(Self { binary, caller, child, said: Registered::new(said), since: Instant::now() })
+            Ok((child, output)) => {
+                Ok(Self { binary, caller, child, output: Registered::new(output), since: Instant::now() })
             }
             Err(err) => Err((format!("{} cannot be started: {err}", binary.display()), caller)),
         }
@@ -75,15 +75,15 @@ impl Trial {
             Ok(None) => return Some(Err(format!("{name} was not ready after {PATIENCE:?}"))),
             Err(err) => return Some(Err(format!("{name} cannot be waited for: {err}"))),
         };
-        let mut said = Vec::new();
-        let _ = (&*self.said).rewind().and_then(|()| (&*self.said).take(4096).read_to_end(&mut said));
-        let said = String::from_utf8_lossy(&said);
-        let fit = said.lines().find_map(|line| line.strip_prefix(FIT));
+        let mut output = Vec::new();
+        let _ = (&*self.output).rewind().and_then(|()| (&*self.output).take(4096).read_to_end(&mut output));
+        let output = String::from_utf8_lossy(&output);
+        let fit = output.lines().find_map(|line| line.strip_prefix(FIT));
         Some(match fit {
             Some(fit) if status.success() => Ok(fit.trim().to_owned()),
             _ => Err(format!(
                 "{name} cannot go on ({status}): {}",
-                if said.trim().is_empty() { "it said nothing" } else { said.trim() }
+                if output.trim().is_empty() { "it said nothing" } else { output.trim() }
             )),
         })
     }
@@ -122,10 +122,10 @@ pub fn rehearse(setup: &Setup, mut inherited: Inherited) -> Result<String, Fatal
     let at: Vec<_> = addresses.collect::<Result<_, _>>().map_err(os("looking at a listener"))?;
     let own_mark = setup.config.rules.own_mark;
     let inventory = Inventory::take(table, inherited.open, own_mark);
-    let own = Own::new()?;
+    let own = OwnResources::new()?;
     let shared = Arc::new(Shared::new(setup.config.clone(), kernel, handover.limit, table));
     let prepared = Prepared::new(&shared, &listeners, &own.channel, &own.process)?;
-    table.header().begin_life();
+    table.header().begin_generation();
     let found = inventory.take_over(Death::None, &at);
     drop(prepared);
     let (sessions, known) = (found.sessions.len(), table.header().sessions());

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 use super::crashes::{Patience, Pulse};
 use super::{Guardian, State, fallback};
 use crate::exit::{Exit, Fatal};
+use crate::process::daemon::raise_descriptor_limit;
 use crate::process::takeover::Death;
 use crate::process::worker::{self, StartReason, WorkerConfig};
 use crate::state::table::now;
@@ -17,23 +18,23 @@ const WITHOUT_WORKER: Duration = Duration::from_secs(1);
 impl Guardian {
     /// Starts another worker, if it is time.
     pub(super) fn begin_worker(&mut self) -> Result<(), Fatal> {
-        let ending = matches!(self.state, State::Stopping { .. } | State::Resting { .. });
+        let ending = matches!(self.state, State::Stopping { .. } | State::Quiescing { .. });
         let due = self.next.take_if(|(at, ..)| !ending && Instant::now() >= *at);
         let Some((_, reason, since)) = due else { return Ok(()) };
         // In a full descriptor table the worker finds room for its first steps.
-        self.held.own.reserve.release();
-        self.held.own.channel.clear();
-        self.held.table.header().begin_life();
+        self.resources.own.reserve.release();
+        self.resources.own.channel.clear();
+        self.resources.table.header().begin_generation();
         let config = WorkerConfig {
             setup: &self.setup,
-            kernel: &self.held.kernel,
-            listeners: &self.held.listeners,
-            table: self.held.table,
-            limit: self.held.limit,
-            channel: &self.held.own.channel,
-            guardian: &self.held.own.process,
-            log: self.held.log.log(),
-            ours: self.held.ours,
+            kernel: &self.resources.kernel,
+            listeners: &self.resources.listeners,
+            table: self.resources.table,
+            limit: self.resources.limit,
+            channel: &self.resources.own.channel,
+            guardian: &self.resources.own.process,
+            log: self.resources.log.log(),
+            ours: self.resources.ours,
             draining: self.draining.is_some(),
             reason,
             since,
@@ -57,10 +58,16 @@ impl Guardian {
     /// A worker has failed to start: another one is tried after a pause.
     fn start_later(&mut self, reason: StartReason, now: Instant, since: Instant) -> Result<(), Fatal> {
         let pause = self.backoff.next();
+        // Somebody may have lowered the limit below the descriptors in use: then even to close some gives no room.
+        raise_descriptor_limit();
         if since.elapsed() + pause > WITHOUT_WORKER {
             // Nobody would accept what comes. A listener that is shut no longer listens, so that new connections are routed; the next
             // worker has it listen again.
-            self.held.listeners.iter().flatten().for_each(|listener| drop(listener.shutdown(Shutdown::Read)));
+            self.resources
+                .listeners
+                .iter()
+                .flatten()
+                .for_each(|listener| drop(listener.shutdown(Shutdown::Read)));
         }
         self.next = Some((now + pause, reason, since));
         self.died_too_often()
@@ -68,11 +75,13 @@ impl Guardian {
 
     /// Kills a worker in which a thread hangs.
     pub(super) fn check_pulse(&mut self) {
-        let header = self.held.table.header();
-        let threads = (0..self.held.listeners.len()).map(|n| (header.thread(n).beats(), Patience::Prompt));
-        let others = [(header.control_beats(), Patience::Prompt), (header.host_beats(), Patience::Host)];
-        let beats = threads.chain(others);
-        if self.worker.is_some() && self.pulse.is_lost(beats) && !self.hung {
+        let header = self.resources.table.header();
+        let threads =
+            (0..self.resources.listeners.len()).map(|n| (header.thread(n).heartbeats(), Patience::Prompt));
+        let others =
+            [(header.control_heartbeats(), Patience::Prompt), (header.host_heartbeats(), Patience::Host)];
+        let heartbeats = threads.chain(others);
+        if self.worker.is_some() && self.pulse.is_lost(heartbeats) && !self.hung {
             self.hung = true;
             self.kill();
         }
@@ -98,11 +107,11 @@ impl Guardian {
         let since = *self.without_worker.get_or_insert(seen);
         self.worker = None;
         let was_ready = std::mem::replace(&mut self.ready, false);
-        if matches!(self.state, State::Stopping { .. } | State::Resting { .. }) {
+        if matches!(self.state, State::Stopping { .. } | State::Quiescing { .. }) {
             return Ok(());
         }
         let (death, how) = judge(status, self.hung);
-        if !was_ready && (self.held.table.header().life() == 1 || fallback::is_armed()) {
+        if !was_ready && (self.resources.table.header().generation() == 1 || fallback::is_armed()) {
             let exit = status.exit_status().and_then(Exit::from_status).unwrap_or(Exit::Software);
             return Err(Fatal::new(exit, format!("the first worker {how} before it was ready")));
         }

@@ -10,8 +10,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::interval;
 
 use super::{Order, TICK};
-use crate::host::paths::keep::Paths;
-use crate::host::wan::keep::Mirror;
+use crate::host::paths::sync::Paths;
+use crate::host::wan::sync::Mirror;
 use crate::process::daemon::gate::Guard;
 use crate::process::daemon::{Interception, interception};
 use crate::session::shared::Shared;
@@ -77,7 +77,7 @@ fn work(runtime: &Runtime, shared: &Arc<Shared>, start: Start, mut ordered: watc
         let guard = if unsure { Guard::unsure() } else { Guard::new() };
         tokio::select! {
             () = watch_gate(shared, guard) => {}
-            _ = ordered.wait_for(|order| *order != Order::GoOn) => {}
+            _ = ordered.wait_for(|order| *order != Order::Continue) => {}
         }
     });
 }
@@ -88,7 +88,7 @@ async fn watch_gate(shared: &Shared, mut guard: Guard) {
         tokio::select! {
             () = shared.gate.notified() => guard.look(shared),
             () = guard.later(shared) => guard.look_again(shared),
-            _ = ticks.tick() => shared.table.header().host_beat(),
+            _ = ticks.tick() => shared.table.header().host_heartbeat(),
         }
     }
 }

@@ -120,7 +120,7 @@ struct Resumed {
     reason: StartReason,
     since: Instant,
     sessions: u64,
-    fresh: u64,
+    unregistered: u64,
     lost: u64,
     given_up: u64,
 }
@@ -131,7 +131,7 @@ impl Resumed {
             reason: config.reason.clone(),
             since: config.since,
             sessions: found.sessions.len() as u64,
-            fresh: found.fresh.len() as u64,
+            unregistered: found.unregistered.len() as u64,
             lost: found.lost,
             given_up: found.given_up,
         }
@@ -149,11 +149,11 @@ impl Resumed {
     }
 
     fn log(&self) {
-        let Self { reason, since, sessions, fresh, lost, given_up } = self;
+        let Self { reason, since, sessions, unregistered, lost, given_up } = self;
         let took = since.elapsed();
         let mut result = format!("resumed {sessions} sessions in {took:?}");
         for (count, what) in [
-            (fresh, "started {} that had just been accepted"),
+            (unregistered, "started {} that had just been accepted"),
             (lost, "reset {} damaged ones"),
             (given_up, "reset {} in which two workers in a row have crashed"),
         ] {

@@ -36,11 +36,11 @@ pub struct Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Nothing.
-    GoOn,
+    Continue,
     /// Every session is to end, now.
     Stop,
     /// Everything stays as it is, and nobody touches it.
-    Rest,
+    Quiesce,
 }
 
 /// What a worker has to tell.
@@ -60,7 +60,7 @@ pub enum Message {
     /// Let new connections be routed, for this reason, and say when none is left.
     Drain(String),
     /// Rest.
-    Rest,
+    Quiesce,
 }
 
 impl Channel {
@@ -99,7 +99,7 @@ impl Channel {
         let text = match word {
             Message::Stop(why) => format!("stop {why}"),
             Message::Drain(why) => format!("drain {why}"),
-            Message::Rest => "rest ".to_owned(),
+            Message::Quiesce => "rest ".to_owned(),
         };
         // A worker that hears nothing is noticed by what it does not do.
         let _ = self.guardian.send(text.as_bytes());
@@ -131,7 +131,7 @@ impl Channel {
         Some(match word {
             "stop" => Message::Stop(why.to_owned()),
             "drain" => Message::Drain(why.to_owned()),
-            "rest" => Message::Rest,
+            "rest" => Message::Quiesce,
             _ => return None,
         })
     }
@@ -183,15 +183,15 @@ pub async fn until_the_end(
                             return ended(Order::Stop);
                         }
                         Message::Drain(why) => drain.start(shared, &why),
-                        Message::Rest => return ended(Order::Rest),
+                        Message::Quiesce => return ended(Order::Quiesce),
                     }
                 }
             }
             _ = guardian.readable(), if !drain.orphan => drain.orphaned(shared).await,
             _ = ticks.tick() => {
                 crash::at(Point::Control);
-                header.control_beat();
-                header.say_sessions(shared.occupancy.sessions());
+                header.control_heartbeat();
+                header.set_sessions(shared.occupancy.sessions());
                 log.tick();
             }
             () = drained(&mut drain.draining, shared) => {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::host::Host;
 use super::orders::{self, Channel, Control, Drain, Order};
-use super::thread::{Share, Thread};
+use super::thread::{Thread, ThreadAssignment};
 use super::{Resumed, StartReason, WorkerConfig};
 use crate::exit::{Exit, Fatal};
 use crate::process::daemon::listeners::Listeners;
@@ -54,7 +54,7 @@ impl Prepared {
                 guardian.map_err(os("watching for the guardian's death"))?,
             )
         };
-        let (orders, ordered) = watch::channel(Order::GoOn);
+        let (orders, ordered) = watch::channel(Order::Continue);
         let start = |(n, own): (usize, &Vec<Registered<Socket>>)| Thread::prepare(n, own, shared, &ordered);
         let host =
             Host::prepare(shared, &ordered).map_err(os("starting the thread that changes the host"))?;
@@ -72,8 +72,8 @@ impl Prepared {
         resumed: &Resumed,
     ) -> Result<Exit, Fatal> {
         let Self { runtime, orders, host, mut threads, messages, guardian } = self;
-        for (thread, share) in threads.iter_mut().zip(share_out(found, config.listeners.len())) {
-            thread.start(share);
+        for (thread, assignment) in threads.iter_mut().zip(assign(found, config.listeners.len())) {
+            thread.start(assignment);
         }
         runtime.block_on(async {
             resumed.log();
@@ -107,13 +107,13 @@ impl Prepared {
 }
 
 /// Distributes the sessions over `threads` threads.
-fn share_out(found: Found, threads: usize) -> Vec<Share> {
-    let mut shares: Vec<_> = (0..threads).map(|_| Share::default()).collect();
+fn assign(found: Found, threads: usize) -> Vec<ThreadAssignment> {
+    let mut shares: Vec<_> = (0..threads).map(|_| ThreadAssignment::default()).collect();
     for (n, session) in found.sessions.into_iter().enumerate() {
         shares[n % threads].sessions.push(session);
     }
-    for (n, fresh) in found.fresh.into_iter().enumerate() {
-        shares[n % threads].fresh.push(fresh);
+    for (n, unregistered) in found.unregistered.into_iter().enumerate() {
+        shares[n % threads].unregistered.push(unregistered);
     }
     shares
 }

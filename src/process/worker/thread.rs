@@ -16,12 +16,12 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::watch;
 
 use super::{Order, TICK};
-use crate::process::takeover::Abandoned;
-use crate::session::leg::{Leg, lacks};
+use crate::process::takeover::OrphanedSession;
+use crate::session::leg::{Leg, is_out_of_resources};
 use crate::session::listener::{self, Accepted, Arrival, Listener};
 use crate::session::relay::pool::Pool;
 use crate::session::shared::{Shared, warn_seldom};
-use crate::session::{self, Env, Left, Session};
+use crate::session::{self, Env, ResumedState, Session};
 use crate::state::crash::{self, Point};
 use crate::state::flow::{Flow, Side};
 use crate::state::table::{header, now};
@@ -31,17 +31,17 @@ const TASKS_BETWEEN_EVENTS: u32 = 16;
 
 /// The sessions that a thread starts with.
 #[derive(Default)]
-pub struct Share {
+pub struct ThreadAssignment {
     /// Sessions of the previous worker.
-    pub sessions: Vec<Abandoned>,
+    pub sessions: Vec<OrphanedSession>,
     /// Connections that the previous worker had just accepted.
-    pub fresh: Vec<(Socket, Flow)>,
+    pub unregistered: Vec<(Socket, Flow)>,
 }
 
 /// A running thread.
 pub struct Thread {
     handle: JoinHandle<()>,
-    start: Option<Sender<Share>>,
+    start: Option<Sender<ThreadAssignment>>,
 }
 
 /// What a thread has made before it gets its sessions.
@@ -64,14 +64,14 @@ impl Thread {
         // The thread closes them when it ends: they are copies.
         let listeners = listeners.iter().map(|own| own.try_clone()).collect::<io::Result<Vec<_>>>()?;
         let (shared, ordered) = (Arc::clone(shared), ordered.clone());
-        let (start, share) = channel();
+        let (start, assignment) = channel();
         let (report, prepared) = channel();
         let work = move || match Ready::new(listeners) {
             Ok(ready) => {
                 // The other ends are gone where the worker could not start: then there is nothing to do.
                 let _ = report.send(Ok(()));
-                if let Ok(share) = share.recv() {
-                    ready.work(n, shared, share, ordered);
+                if let Ok(assignment) = assignment.recv() {
+                    ready.work(n, shared, assignment, ordered);
                 }
             }
             Err(err) => drop(report.send(Err(err))),
@@ -83,8 +83,8 @@ impl Thread {
     }
 
     /// Has it run the sessions of `share`, and take what arrives at its listeners, until it is ordered otherwise.
-    pub fn start(&mut self, share: Share) {
-        let handed = self.start.take().map(|start| start.send(share));
+    pub fn start(&mut self, assignment: ThreadAssignment) {
+        let handed = self.start.take().map(|start| start.send(assignment));
         if !matches!(handed, Some(Ok(()))) {
             // To return would drop the sessions, and reset them. The guardian starts another worker.
             std::process::abort();
@@ -112,44 +112,50 @@ impl Ready {
         Ok(Self { rt, listeners })
     }
 
-    fn work(self, n: usize, shared: Arc<Shared>, share: Share, mut ordered: watch::Receiver<Order>) {
+    fn work(
+        self,
+        n: usize,
+        shared: Arc<Shared>,
+        assignment: ThreadAssignment,
+        mut ordered: watch::Receiver<Order>,
+    ) {
         let Self { rt, listeners } = self;
         let own = shared.table.header().thread(n);
         let worker = Rc::new(Worker { shared, pool: Pool::with_a_pipe(), own });
-        begin(&rt, &worker, listeners, share);
+        begin(&rt, &worker, listeners, assignment);
         let order = rt.block_on(async {
-            let changed = ordered.wait_for(|order| *order != Order::GoOn).await;
+            let changed = ordered.wait_for(|order| *order != Order::Continue).await;
             // Only an order to stop ends the sessions.
-            changed.map_or(Order::Rest, |order| *order)
+            changed.map_or(Order::Quiesce, |order| *order)
         });
         match order {
             // The sessions stay as they are, for the next worker.
-            Order::Rest | Order::GoOn => std::mem::forget(rt),
+            Order::Quiesce | Order::Continue => std::mem::forget(rt),
             // Dropping the runtime ends every session with a reset and its close record.
             Order::Stop => drop(rt),
         }
     }
 }
 
-fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, listeners: Vec<Listener>, share: Share) {
+fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, listeners: Vec<Listener>, assignment: ThreadAssignment) {
     let own = worker.own;
     rt.spawn_local(async move {
         loop {
-            own.beat();
+            own.heartbeat();
             tokio::time::sleep(TICK).await;
         }
     });
-    let Share { sessions, fresh } = share;
+    let ThreadAssignment { sessions, unregistered } = assignment;
     let one = Rc::clone(worker);
     rt.spawn_local(async move {
         // Each has a task of its own: one that waits for memory holds up no other.
         for session in sessions {
-            let (worker, seat) = (Rc::clone(&one), Seat::take(&one.shared));
-            tokio::task::spawn_local(async move { worker.go_on(session, seat).await });
+            let (worker, permit) = (Rc::clone(&one), SessionPermit::take(&one.shared));
+            tokio::task::spawn_local(async move { worker.resume_session(session, permit).await });
         }
-        for (socket, flow) in fresh {
-            let (worker, seat) = (Rc::clone(&one), Seat::take(&one.shared));
-            tokio::task::spawn_local(async move { worker.adopt(socket, flow, seat).await });
+        for (socket, flow) in unregistered {
+            let (worker, permit) = (Rc::clone(&one), SessionPermit::take(&one.shared));
+            tokio::task::spawn_local(async move { worker.adopt(socket, flow, permit).await });
         }
     });
     for listener in listeners {
@@ -172,7 +178,7 @@ impl Worker {
     fn take(self: &Rc<Self>, arrival: Arrival) {
         let counters = &self.shared.counters;
         match arrival {
-            Arrival::Connection(conn) => self.begin(conn, Seat::take(&self.shared)),
+            Arrival::Connection(conn) => self.begin(conn, SessionPermit::take(&self.shared)),
             Arrival::ToListener(client) => warn_seldom(&counters.to_listener, || {
                 format!(
                     "refused a connection from {client} to the listener itself: it takes only intercepted connections"
@@ -181,7 +187,7 @@ impl Worker {
             Arrival::Aborted(err) => warn_seldom(&counters.aborted, || {
                 format!("a connection was over before it could be accepted: {err}")
             }),
-            Arrival::Exhausted(err) => self.shared.lacking(&err),
+            Arrival::Exhausted(err) => self.shared.out_of_resources(&err),
             Arrival::Shed(count) => (0..count).for_each(|_| {
                 warn_seldom(&counters.shed, || {
                     "reset a connection that had waited for a place; its next try is routed".to_owned()
@@ -190,7 +196,7 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Rc<Self>, Accepted { flow, client }: Accepted, seat: Seat) {
+    fn begin(self: &Rc<Self>, Accepted { flow, client }: Accepted, permit: SessionPermit) {
         crash::at(Point::Accepted);
         let number = client.socket().as_raw_fd();
         let (Some(slot), Ok(cookie)) = (self.shared.table.slot(number), socket_cookie(client.socket()))
@@ -201,30 +207,30 @@ impl Worker {
         slot.accepted(cookie, &flow, now());
         self.shared.counters.accepted.count();
         crash::at(Point::Enlisted);
-        self.drive(Session { flow, client, slot, left: Cell::new(None) }, seat);
+        self.drive(Session { flow, client, slot, resumed: Cell::new(None) }, permit);
     }
 
     /// Begins with a connection that another worker has accepted and not written down.
-    async fn adopt(self: Rc<Self>, socket: Socket, flow: Flow, seat: Seat) {
+    async fn adopt(self: Rc<Self>, socket: Socket, flow: Flow, permit: SessionPermit) {
         let kernel = &self.shared.kernel;
-        let lacking = |err: &io::Error| self.shared.lacking(err);
+        let out_of_resources = |err: &io::Error| self.shared.out_of_resources(err);
         let client = match kernel.complete_client(&socket) {
-            Ok(()) => Leg::register(socket, Side::Client, &kernel.client, lacking).await,
+            Ok(()) => Leg::register(socket, Side::Client, &kernel.client, out_of_resources).await,
             Err(err) => Err(err),
         };
         match client {
-            Ok(client) => self.begin(Accepted { flow, client }, seat),
-            Err(err) if lacks(&err) => self.take(Arrival::Shed(1)),
+            Ok(client) => self.begin(Accepted { flow, client }, permit),
+            Err(err) if is_out_of_resources(&err) => self.take(Arrival::Shed(1)),
             Err(err) => self.take(Arrival::Aborted(err)),
         }
     }
 
     /// Goes on with a session of another worker.
-    async fn go_on(self: Rc<Self>, session: Abandoned, seat: Seat) {
-        match session.revive(&self.shared.kernel, &|err| self.shared.lacking(err)).await {
-            Ok((Accepted { flow, client }, slot, server, way)) => {
-                let left = Cell::new(Some(Box::new(Left { server, way })));
-                self.drive(Session { flow, client, slot, left }, seat);
+    async fn resume_session(self: Rc<Self>, session: OrphanedSession, permit: SessionPermit) {
+        match session.revive(&self.shared.kernel, &|err| self.shared.out_of_resources(err)).await {
+            Ok((Accepted { flow, client }, slot, server, directions)) => {
+                let resumed = Cell::new(Some(Box::new(ResumedState { server, directions })));
+                self.drive(Session { flow, client, slot, resumed }, permit);
             }
             Err(err) => warn_seldom(&self.shared.counters.not_taken_up, || {
                 format!("a session could not be gone on with: {err}")
@@ -232,7 +238,7 @@ impl Worker {
         }
     }
 
-    fn drive(self: &Rc<Self>, session: Session, seat: Seat) {
+    fn drive(self: &Rc<Self>, session: Session, permit: SessionPermit) {
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let number = session.client.socket().as_raw_fd() as usize;
@@ -242,31 +248,31 @@ impl Worker {
                 let mut run = pin!(session::run(&session, &env));
                 // Whoever dies says so of what it died.
                 poll_fn(|cx| {
-                    worker.own.drives(Some(number));
+                    worker.own.set_current_session(Some(number));
                     crash::driving(port);
                     let polled = run.as_mut().poll(cx);
-                    worker.own.drives(None);
+                    worker.own.set_current_session(None);
                     polled
                 })
                 .await;
             }
-            drop((session, seat));
+            drop((session, permit));
         });
     }
 }
 
 /// One session's place among those that the limit allows; free again when it is dropped.
-struct Seat(Arc<Shared>);
+struct SessionPermit(Arc<Shared>);
 
-impl Seat {
+impl SessionPermit {
     fn take(shared: &Arc<Shared>) -> Self {
-        shared.heed(shared.occupancy.enter());
+        shared.apply(shared.occupancy.enter());
         Self(Arc::clone(shared))
     }
 }
 
-impl Drop for Seat {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
-        self.0.heed(self.0.occupancy.leave());
+        self.0.apply(self.0.occupancy.leave());
     }
 }

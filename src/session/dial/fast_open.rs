@@ -21,7 +21,7 @@ use crate::state::record::Opening;
 const BEFORE_AN_ORDINARY_SYN: Duration = Duration::from_secs(2);
 
 /// How one session's server leg is opened: holds what becomes of its SYN while the ladder is climbed.
-pub struct Opener<'a> {
+pub struct SynPlan<'a> {
     server: SocketAddr,
     mode: FastOpen,
     may_be_empty: bool,
@@ -36,11 +36,11 @@ pub struct Opener<'a> {
 pub(super) enum Syn {
     /// On its way.
     Sent,
-    /// Put off until [`Opener::send`].
+    /// Put off until [`SynPlan::send`].
     Due,
 }
 
-impl<'a> Opener<'a> {
+impl<'a> SynPlan<'a> {
     /// Towards `server` as `mode` says, as far as that is not known to fail there.
     pub fn new(server: SocketAddr, mode: FastOpen, first: FirstBytes<'a>, memory: &'a Memory) -> Self {
         let may = |kind| mode != FastOpen::Off && !memory.known().avoids(server.ip(), kind, Instant::now());

@@ -16,15 +16,15 @@ use sys::Stage;
 
 use crate::config::{ServerLeg, Source};
 use crate::host::kernel::Kernel;
-use crate::session::leg::{Leg, lacks, reset_on_close};
+use crate::session::leg::{Leg, is_out_of_resources, reset_on_close};
 use crate::state::crash::{self, Point};
 use crate::state::flow::{Flow, OrigDst, Side};
 use crate::state::record::{Dialled, End, Opening, Phase, Timeout};
 use crate::state::table::now;
 use crate::state::table::slot::Slot;
 
-pub use self::fast_open::Opener;
 use self::fast_open::Syn;
+pub use self::fast_open::SynPlan;
 pub use self::memory::Memory;
 pub use self::multipath::Multipath;
 
@@ -94,7 +94,7 @@ impl DialError {
 
     /// The kernel has nothing left for one more socket just now, and another try may find something.
     fn lack(&self) -> Option<&io::Error> {
-        self.io().filter(|err| lacks(err))
+        self.io().filter(|err| is_out_of_resources(err))
     }
 
     /// The kernel's answer to a step that another attempt would repeat.
@@ -111,7 +111,7 @@ impl DialError {
 }
 
 /// What it takes to dial for one session.
-pub struct Call<'a> {
+pub struct DialRequest<'a> {
     /// From whom, to whom.
     pub flow: &'a Flow,
     /// Where it is written down with which socket.
@@ -125,13 +125,13 @@ pub struct Call<'a> {
     /// Multipath TCP.
     pub multipath: Multipath<'a>,
     /// Fast Open.
-    pub opener: Opener<'a>,
+    pub syn_plan: SynPlan<'a>,
     /// Told when there is no descriptor or memory for it.
-    pub lacking: &'a dyn Fn(&io::Error),
+    pub out_of_resources: &'a dyn Fn(&io::Error),
 }
 
 /// A server leg, and how it came about.
-pub struct Reached {
+pub struct Dialed {
     /// The leg.
     pub leg: Leg,
     /// The step of the ladder.
@@ -145,65 +145,65 @@ pub struct Reached {
 ///
 /// # Errors
 /// When the last step of the ladder failed; the client is then to be reset.
-pub async fn connect(call: &Call<'_>, dialling: Option<Box<Leg>>) -> Result<Reached, DialError> {
+pub async fn connect(request: &DialRequest<'_>, dialling: Option<Box<Leg>>) -> Result<Dialed, DialError> {
     let timeout =
-        call.config.connect_timeout.map(|after| (after, time_left(call, dialling.as_deref(), after)));
+        request.config.connect_timeout.map(|after| (after, time_left(request, dialling.as_deref(), after)));
     let dial = async {
         match dialling {
-            None => ladder(call).await,
-            Some(leg) => resumed(call, *leg).await,
+            None => dial_with_retries(request).await,
+            Some(leg) => resumed(request, *leg).await,
         }
     };
     let result = match timeout {
         None => dial.await,
-        Some((after, left)) => {
-            tokio::time::timeout(left, dial).await.unwrap_or(Err(DialError::TimedOut { after }))
+        Some((after, resumed)) => {
+            tokio::time::timeout(resumed, dial).await.unwrap_or(Err(DialError::TimedOut { after }))
         }
     };
     if let Err(err) = &result {
-        call.multipath.conclude_without(err);
+        request.multipath.conclude_without(err);
     }
-    let opening = call.opener.conclude(result.as_ref().map(|(leg, _)| leg));
-    result.map(|(leg, dialled)| Reached { leg, dialled, opening })
+    let opening = request.syn_plan.conclude(result.as_ref().map(|(leg, _)| leg));
+    result.map(|(leg, dialled)| Dialed { leg, dialled, opening })
 }
 
 /// What is left of the connect timeout `after`, which runs from accept and goes on when another worker takes the session over.
-fn time_left(call: &Call<'_>, dialling: Option<&Leg>, after: Duration) -> Duration {
+fn time_left(request: &DialRequest<'_>, dialling: Option<&Leg>, after: Duration) -> Duration {
     let unanswered = dialling.is_none_or(|leg| {
         // A server that answered while there was no worker is not late.
         sys::connection(leg.as_fd()).is_ok_and(|leg| leg.stage == Stage::SynSent)
     });
-    if unanswered { after.saturating_sub(now().saturating_sub(call.slot.accepted_at())) } else { after }
+    if unanswered { after.saturating_sub(now().saturating_sub(request.slot.accepted_at())) } else { after }
 }
 
 /// Somebody else has sent this leg's SYN. Only where that has taken bytes along, another connection cannot take its place.
-async fn resumed(call: &Call<'_>, leg: Leg) -> Result<(Leg, Dialled), DialError> {
-    call.opener.resumed();
-    match finish(call, leg).await {
-        Err(_) if call.opener.may_try_again() => ladder(call).await,
+async fn resumed(request: &DialRequest<'_>, leg: Leg) -> Result<(Leg, Dialled), DialError> {
+    request.syn_plan.resumed();
+    match finish(request, leg).await {
+        Err(_) if request.syn_plan.may_try_again() => dial_with_retries(request).await,
         result => result.map(|leg| (leg, Dialled::First)),
     }
 }
 
-async fn ladder(call: &Call<'_>) -> Result<(Leg, Dialled), DialError> {
-    let source = source(call.flow, call.config.source);
+async fn dial_with_retries(request: &DialRequest<'_>) -> Result<(Leg, Dialled), DialError> {
+    let source = source(request.flow, request.config.source);
     let has_port = source.is_some_and(|addr| addr.port() != 0);
-    let mut result = attempt(call, source).await.map(|leg| (leg, Dialled::First));
+    let mut result = attempt(request, source).await.map(|leg| (leg, Dialled::First));
     for (n, wait) in WAITS.into_iter().enumerate() {
         let Err(err) = &result else { return result };
         match err.lack() {
-            _ if !call.opener.may_try_again() => return result,
-            Some(lack) => (call.lacking)(lack),
+            _ if !request.syn_plan.may_try_again() => return result,
+            Some(lack) => (request.out_of_resources)(lack),
             None if n < WAITS_FOR_AN_ADDRESS && has_port && err.address_taken() => {}
             None => break,
         }
         tokio::time::sleep(wait).await;
-        result = attempt(call, source).await.map(|leg| (leg, Dialled::Again));
+        result = attempt(request, source).await.map(|leg| (leg, Dialled::Again));
     }
-    match (result, call.config.source) {
-        (Err(err), Source::Client) if err.address_taken() && call.opener.may_try_again() => {
-            let any_port = Some(SocketAddr::new(call.flow.client.ip(), 0));
-            let leg = attempt(call, any_port).await?;
+    match (result, request.config.source) {
+        (Err(err), Source::Client) if err.address_taken() && request.syn_plan.may_try_again() => {
+            let any_port = Some(SocketAddr::new(request.flow.client.ip(), 0));
+            let leg = attempt(request, any_port).await?;
             Ok((leg, Dialled::OtherPort))
         }
         (result, _) => result,
@@ -220,32 +220,32 @@ fn source(flow: &Flow, source: Source) -> Option<SocketAddr> {
     }
 }
 
-async fn attempt(call: &Call<'_>, source: Option<SocketAddr>) -> Result<Leg, DialError> {
-    let OrigDst(server) = call.flow.orig_dst;
+async fn attempt(request: &DialRequest<'_>, source: Option<SocketAddr>) -> Result<Leg, DialError> {
+    let OrigDst(server) = request.flow.orig_dst;
     let domain = Domain::for_address(server);
-    let socket = call.kernel.server_socket(domain, call.multipath.asks()).map_err(DialError::Socket)?;
-    prepare(&socket, call.own_mark).map_err(DialError::Socket)?;
+    let socket = request.kernel.server_socket(domain, request.multipath.asks()).map_err(DialError::Socket)?;
+    prepare(&socket, request.own_mark).map_err(DialError::Socket)?;
     if let Some(addr) = source {
         bind(&socket, addr).map_err(|err| DialError::BindSource { addr, err })?;
     }
     let cookie = socket_cookie(&socket).map_err(|err| DialError::Socket(err.into()))?;
-    call.slot.dialling(socket.as_raw_fd(), cookie);
+    request.slot.dialling(socket.as_raw_fd(), cookie);
     crash::at(Point::Socket);
-    let syn = call.opener.connect(&socket).await?;
+    let syn = request.syn_plan.connect(&socket).await?;
     // From here to send() nothing waits: a socket whose SYN is due reads as writable, and connected() would believe it.
-    let leg = Leg::register(socket, Side::Server, &call.kernel.server, call.lacking);
+    let leg = Leg::register(socket, Side::Server, &request.kernel.server, request.out_of_resources);
     let leg = leg.await.map_err(DialError::Register)?;
     if syn == Syn::Due {
-        call.opener.send(&leg)?;
+        request.syn_plan.send(&leg)?;
     }
     crash::at(Point::Syn);
-    finish(call, leg).await
+    finish(request, leg).await
 }
 
-async fn finish(call: &Call<'_>, leg: Leg) -> Result<Leg, DialError> {
+async fn finish(request: &DialRequest<'_>, leg: Leg) -> Result<Leg, DialError> {
     leg.connected().await.map_err(DialError::Connect)?;
     crash::at(Point::Connected);
-    call.multipath.conclude(&leg);
+    request.multipath.conclude(&leg);
     Ok(leg)
 }
 

@@ -206,7 +206,7 @@ impl Leg {
     /// Remembers that the leg has failed: from now on its EOF is none. What the kernel lacks for a moment is no failure of it.
     pub fn keep(&self, err: io::Error) -> io::Error {
         let err = if self.lost_its_paths(&err) { Errno::TIMEDOUT.into() } else { err };
-        if self.error.get().is_none() && !lacks(&err) {
+        if self.error.get().is_none() && !is_out_of_resources(&err) {
             self.error.set(err.raw_os_error().and_then(NonZeroI32::new));
         }
         err
@@ -281,7 +281,7 @@ pub fn reset_on_close(socket: &Socket) -> io::Result<()> {
 }
 
 /// Whether `err` says that the kernel has no descriptor or memory left just now (ENOSPC: `fs.epoll.max_user_watches`).
-pub fn lacks(err: &io::Error) -> bool {
+pub fn is_out_of_resources(err: &io::Error) -> bool {
     let lack = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC];
     Errno::from_io_error(err).is_some_and(|errno| lack.contains(&errno))
 }

@@ -6,7 +6,7 @@ use socket2::Socket;
 use sys::Unregistered;
 use tokio::time::sleep;
 
-use super::{Leg, lacks};
+use super::{Leg, is_out_of_resources};
 use crate::host::kernel::LegOptions;
 use crate::state::flow::Side;
 
@@ -24,12 +24,12 @@ impl Leg {
         mut socket: Socket,
         side: Side,
         options: &LegOptions,
-        lacking: impl Fn(&io::Error),
+        out_of_resources: impl Fn(&io::Error),
     ) -> io::Result<Self> {
         for _ in 0..PATIENCE {
             match Self::new(socket, side, options) {
-                Err(Unregistered { socket: back, err }) if lacks(&err) => {
-                    lacking(&err);
+                Err(Unregistered { socket: back, err }) if is_out_of_resources(&err) => {
+                    out_of_resources(&err);
                     socket = back;
                 }
                 done => return Ok(done?),

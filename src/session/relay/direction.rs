@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::half::{Half, Step};
+use super::half::{DirectionState, Step};
 use super::pool::{Pipe, Pool};
 use super::splice;
 use crate::session::leg::Leg;
 use crate::state::crash::{self, Point};
 use crate::state::flow::Side;
-use crate::state::table::slot::{Journal, SeenWay, Slot, Urgent};
+use crate::state::table::slot::{Journal, ObservedDirection, Slot, Urgent};
 
 /// One direction. Whatever another process needs to go on with it is in its journal before it is done.
 pub struct Direction {
-    pub(super) half: Cell<Half>,
+    pub(super) state: Cell<DirectionState>,
     pub(super) pipe: Cell<Option<Pipe>>,
     pub(super) urgent: Cell<Option<u8>>,
     pause: Cell<Option<Pin<Box<Sleep>>>>,
@@ -38,7 +38,7 @@ pub struct Directions {
 impl Direction {
     fn new(journal: Journal) -> Self {
         Self {
-            half: Cell::default(),
+            state: Cell::default(),
             pipe: Cell::default(),
             urgent: Cell::default(),
             pause: Cell::default(),
@@ -49,10 +49,15 @@ impl Direction {
     /// A direction that goes on where it was left: `pipe` with the bytes that are in it, behind `passed_on` others.
     pub fn resume(journal: Journal, pipe: Option<(Pipe, usize)>, passed_on: u64, urgent: Option<u8>) -> Self {
         let (pipe, len) = pipe.unzip();
-        let half = Half::resume(len.unwrap_or(0), passed_on);
+        let state = DirectionState::resume(len.unwrap_or(0), passed_on);
         let pipes = pipe.as_ref().map(|pipe| (pipe.read.as_raw_fd(), pipe.write.as_raw_fd()));
-        journal.resumed(&SeenWay { pipe: pipes, passed_on, shut: false, urgent: urgent.map(Urgent::Taken) });
-        Self { half: half.into(), pipe: pipe.into(), urgent: urgent.into(), ..Self::new(journal) }
+        journal.resumed(&ObservedDirection {
+            pipe: pipes,
+            passed_on,
+            shut: false,
+            urgent: urgent.map(Urgent::Taken),
+        });
+        Self { state: state.into(), pipe: pipe.into(), urgent: urgent.into(), ..Self::new(journal) }
     }
 
     /// A pipe to be filled.
@@ -75,15 +80,15 @@ impl Direction {
 
     /// Moves what the sink takes; `None`: it takes nothing now. The pipe goes back as soon as it is empty.
     pub(super) fn drain(&self, sink: &Leg, pool: &Pool) -> io::Result<Option<()>> {
-        let (Step::Drain(len), Some(pipe)) = (self.half.get().step(), self.pipe.take()) else {
+        let (Step::Drain(len), Some(pipe)) = (self.state.get().step(), self.pipe.take()) else {
             return Ok(Some(()));
         };
         let drained = splice::drain(&pipe, sink, len);
         crash::at(Point::Drained);
         if let Ok(Some(n)) = drained {
-            self.update(|half| half.drained(n));
+            self.update(|state| state.drained(n));
         }
-        match self.half.get().in_pipe() {
+        match self.state.get().in_pipe() {
             0 => self.give_pipe(pool, pipe),
             _ => self.pipe.set(Some(pipe)),
         }
@@ -92,12 +97,12 @@ impl Direction {
 
     /// Payload bytes that were passed on.
     pub fn passed_on(&self) -> u64 {
-        self.half.get().passed_on()
+        self.state.get().passed_on()
     }
 
     /// Whether it holds a pipe: only while its sink has not yet taken all that it had room for when it was asked.
     pub fn holds_pipe(&self) -> bool {
-        self.half.get().in_pipe() > 0
+        self.state.get().in_pipe() > 0
     }
 
     /// Has an urgent byte wait, or none.
@@ -120,13 +125,13 @@ impl Direction {
         self.pause.set(Some(Box::pin(tokio::time::sleep(time))));
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut Half)) {
-        let mut half = self.half.get();
-        let before = half.passed_on();
-        change(&mut half);
-        self.half.set(half);
-        if half.passed_on() != before {
-            self.journal.passed_on(half.passed_on());
+    pub(super) fn update(&self, change: impl FnOnce(&mut DirectionState)) {
+        let mut state = self.state.get();
+        let before = state.passed_on();
+        change(&mut state);
+        self.state.set(state);
+        if state.passed_on() != before {
+            self.journal.passed_on(state.passed_on());
         }
     }
 }
@@ -147,6 +152,6 @@ impl Directions {
     }
 
     pub(super) fn half_closed(&self) -> bool {
-        self.up.half.get().source_ended() || self.down.half.get().source_ended()
+        self.up.state.get().source_ended() || self.down.state.get().source_ended()
     }
 }

@@ -25,7 +25,7 @@ pub struct FirstBytes<'a> {
     /// The leg that may have said something.
     pub source: &'a Leg,
     /// Its direction; whatever is taken here, the relay goes on from there.
-    pub way: &'a Direction,
+    pub direction: &'a Direction,
     /// The worker's pipes.
     pub pool: &'a Pool,
 }
@@ -33,7 +33,7 @@ pub struct FirstBytes<'a> {
 impl FirstBytes<'_> {
     /// Waits for them, but not for long.
     pub async fn wait(&self) {
-        if !self.way.holds_pipe() {
+        if !self.direction.holds_pipe() {
             let readable = poll_fn(|cx| self.source.poll_readable(cx));
             // A failure of the source shows itself when it is read.
             let _ = tokio::time::timeout(PATIENCE, readable).await;
@@ -45,20 +45,20 @@ impl FirstBytes<'_> {
     /// # Errors
     /// The source has failed.
     pub fn take(&self) -> io::Result<bool> {
-        let Self { source, way, pool } = *self;
-        if way.holds_pipe() {
+        let Self { source, direction, pool } = *self;
+        if direction.holds_pipe() {
             return Ok(true);
         }
         // Without a pipe the SYN goes out empty.
-        let Ok(pipe) = way.take_pipe(pool) else { return Ok(false) };
+        let Ok(pipe) = direction.take_pipe(pool) else { return Ok(false) };
         match splice::fill(source, &pipe, MOST) {
             Ok((_, moved @ Moved::Bytes(_))) => {
-                way.update(|half| half.filled(moved));
-                way.pipe.set(Some(pipe));
+                direction.update(|half| half.filled(moved));
+                direction.pipe.set(Some(pipe));
                 Ok(true)
             }
             nothing => {
-                way.give_pipe(pool, pipe);
+                direction.give_pipe(pool, pipe);
                 nothing.map(|_| false)
             }
         }
@@ -70,9 +70,9 @@ impl FirstBytes<'_> {
     /// # Errors
     /// The SYN did not go out; what was taken is still there.
     pub fn give(&self, sink: &Leg) -> io::Result<bool> {
-        let before = self.way.passed_on();
-        self.way.drain(sink, self.pool)?;
-        if self.way.passed_on() > before {
+        let before = self.direction.passed_on();
+        self.direction.drain(sink, self.pool)?;
+        if self.direction.passed_on() > before {
             crash::at(Point::SynData);
             return Ok(true);
         }
@@ -85,6 +85,6 @@ impl FirstBytes<'_> {
 
     /// Whether any has left for the server: then no other connection can carry them.
     pub fn gone(&self) -> bool {
-        self.way.passed_on() > 0
+        self.direction.passed_on() > 0
     }
 }

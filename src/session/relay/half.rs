@@ -27,7 +27,7 @@ pub enum Step {
 
 /// Where a direction stands: plain, so that another process can take it up from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Half {
+pub struct DirectionState {
     in_pipe: usize,
     stage: Stage,
     passed_on: u64,
@@ -41,7 +41,7 @@ enum Stage {
     SinkShut,
 }
 
-impl Half {
+impl DirectionState {
     /// A direction that goes on where another process left it: `in_pipe` bytes in its pipe, `passed_on` bytes before them.
     /// What had ended shows itself again: a source at its EOF reads as EOF.
     pub const fn resume(in_pipe: usize, passed_on: u64) -> Self {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn eof_behind_a_full_pipe_drains_before_it_shuts_the_write_side() {
-        let mut half = Half::default();
+        let mut half = DirectionState::default();
         half.filled(bytes(10));
         half.filled(Moved::Eof);
         assert_eq!(half.step(), Step::Drain(NonZeroUsize::new(10).unwrap()));
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_direction_taken_over_empties_its_pipe_first() {
-        let half = Half::resume(7, 100);
+        let half = DirectionState::resume(7, 100);
         assert_eq!((half.step(), half.passed_on()), (Step::Drain(NonZeroUsize::new(7).unwrap()), 100));
     }
 
@@ -159,7 +159,7 @@ mod tests {
 
     impl Model {
         /// Does what `half` says, as far as the kernel lets it.
-        fn turn(&mut self, half: &mut Half, readable: usize, writable: usize) {
+        fn turn(&mut self, half: &mut DirectionState, readable: usize, writable: usize) {
             match half.step() {
                 Step::Fill => {
                     assert!(self.pipe.is_empty(), "filled a pipe that was not empty");
@@ -195,7 +195,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_byte_in_order_once_and_the_fin_behind_the_last(ops in proptest::collection::vec(op(), 0..200)) {
-            let (mut model, mut half, mut sent) = (Model::default(), Half::default(), 0_u32);
+            let (mut model, mut half, mut sent) = (Model::default(), DirectionState::default(), 0_u32);
             for op in ops {
                 match op {
                     Op::Arrive(n) if !model.fin => {
@@ -205,7 +205,7 @@ mod tests {
                     Op::Arrive(_) => {}
                     Op::Fin => model.fin = true,
                     Op::Turn { readable, writable } => model.turn(&mut half, readable.into(), writable.into()),
-                    Op::TakeOver if !model.shut => half = Half::resume(model.pipe.len(), model.sink.len() as u64),
+                    Op::TakeOver if !model.shut => half = DirectionState::resume(model.pipe.len(), model.sink.len() as u64),
                     Op::TakeOver => {}
                 }
             }

@@ -16,10 +16,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 pub use self::direction::{Direction, Directions};
-use self::half::{Half, Moved, Step};
+use self::half::{DirectionState, Moved, Step};
 use self::pool::Pool;
 use self::watch::Watch;
-use crate::session::leg::{Leg, lacks};
+use crate::session::leg::{Leg, is_out_of_resources};
 use crate::state::crash::{self, Point};
 use crate::state::flow::Side;
 use crate::state::record::{End, Phase};
@@ -46,13 +46,13 @@ struct Failed {
 pub fn run<'a>(
     client: &'a Leg,
     server: &'a Leg,
-    way: &'a Directions,
+    directions: &'a Directions,
     watch: Option<Box<Watch>>,
     pool: &'a Pool,
 ) -> impl Future<Output = End> {
-    let session = Session { client, server, way, pool };
+    let session = Session { client, server, directions, pool };
     // Most sessions have none, and need no room for it.
-    let struck = watch.map(|watch| Box::pin(watch.strikes(client, server, way)));
+    let struck = watch.map(|watch| Box::pin(watch.strikes(client, server, directions)));
     async move {
         let relayed = match struck {
             None => both(&session).await,
@@ -62,7 +62,7 @@ pub fn run<'a>(
             },
         };
         match relayed {
-            Ok(()) => End::in_order(way.first_eof.get().unwrap_or(Side::Client)),
+            Ok(()) => End::in_order(directions.first_eof.get().unwrap_or(Side::Client)),
             Err(failed) => End::failed(failed.side, Phase::Relay, &failed.err),
         }
     }
@@ -72,7 +72,7 @@ pub fn run<'a>(
 struct Session<'a> {
     client: &'a Leg,
     server: &'a Leg,
-    way: &'a Directions,
+    directions: &'a Directions,
     pool: &'a Pool,
 }
 
@@ -80,10 +80,11 @@ async fn both(session: &Session<'_>) -> Result<(), Failed> {
     let mut client_failure = pin!(session.client.failure());
     let mut server_failure = pin!(session.server.failure());
     poll_fn(move |cx| {
-        let Session { client, server, way, pool } = *session;
-        let first_eof = &way.first_eof;
-        let up = Pump { way: &way.up, source: client, sink: server, first_eof, pool };
-        let down = Pump { way: &way.down, source: server, sink: client, first_eof, pool };
+        let Session { client, server, directions, pool } = *session;
+        let first_eof = &directions.first_eof;
+        let up = DirectionRelay { direction: &directions.up, source: client, sink: server, first_eof, pool };
+        let down =
+            DirectionRelay { direction: &directions.down, source: server, sink: client, first_eof, pool };
         let (up_polled, down_polled) = (up.poll(cx), down.poll(cx));
         let first = match (up_polled, down_polled) {
             (Poll::Ready(Err(failed)), _) | (_, Poll::Ready(Err(failed))) => failed,
@@ -102,36 +103,36 @@ async fn both(session: &Session<'_>) -> Result<(), Failed> {
 }
 
 /// Drives one direction. All that is to be remembered between two polls is in `way`.
-struct Pump<'a> {
-    way: &'a Direction,
+struct DirectionRelay<'a> {
+    direction: &'a Direction,
     source: &'a Leg,
     sink: &'a Leg,
     first_eof: &'a Cell<Option<Side>>,
     pool: &'a Pool,
 }
 
-impl Pump<'_> {
+impl DirectionRelay<'_> {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         let mut bytes = 0;
         for _ in 0..TURN_STEPS {
-            ready!(self.way.poll_pause(cx));
+            ready!(self.direction.poll_pause(cx));
             if self.sink.is_half_open() {
                 self.sink.push();
             }
-            match self.way.half.get().step() {
+            match self.direction.state.get().step() {
                 Step::Fill => bytes += ready!(self.poll_fill(cx))?,
                 Step::Drain(_) => {
-                    let drained = self.sink.poll_write(cx, || self.way.drain(self.sink, self.pool));
+                    let drained = self.sink.poll_write(cx, || self.direction.drain(self.sink, self.pool));
                     self.settle(self.sink, ready!(drained))?;
                     if self.sink.is_half_open() {
-                        self.way.pause(HALF_OPEN);
+                        self.direction.pause(HALF_OPEN);
                     }
                 }
                 Step::Shut => {
-                    self.way.journal.shut();
+                    self.direction.journal.shut();
                     self.sink.shut_write().map_err(|err| failed(self.sink, err))?;
                     crash::at(Point::Shut);
-                    self.way.update(Half::shut);
+                    self.direction.update(DirectionState::shut);
                 }
                 Step::Done => return Poll::Ready(Ok(())),
             }
@@ -145,23 +146,23 @@ impl Pump<'_> {
 
     /// Waits for something to read and for a place where it can go, holding no pipe meanwhile, and moves it into one.
     fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Failed>> {
-        let Self { way, source, sink, pool, .. } = *self;
+        let Self { direction, source, sink, pool, .. } = *self;
         ready!(self.poll_give_urgent(cx))?;
         ready!(source.poll_readable(cx)).map_err(|err| failed(source, err))?;
         let room = ready!(sink.poll_room(cx)).map_err(|err| failed(sink, err))?;
-        let Ok(pipe) = way.take_pipe(pool) else {
-            way.pause(SHORTAGE);
+        let Ok(pipe) = direction.take_pipe(pool) else {
+            direction.pause(SHORTAGE);
             return Poll::Ready(Ok(0));
         };
         let filled = splice::fill(source, &pipe, room.min(pipe.capacity()));
         let (asked, moved) = match self.settle(source, filled) {
             Ok(Some(filled)) => filled,
             nothing => {
-                way.give_pipe(pool, pipe);
+                direction.give_pipe(pool, pipe);
                 return Poll::Ready(nothing.map(|_| 0));
             }
         };
-        way.update(|half| half.filled(moved));
+        direction.update(|state| state.filled(moved));
         match moved {
             Moved::Bytes(n) => {
                 crash::at(Point::Filled);
@@ -169,16 +170,16 @@ impl Pump<'_> {
                 if n.get() < asked.min(pipe.slots()) && !source.is_urgent() {
                     source.clear_readable(cx);
                 }
-                way.pipe.set(Some(pipe));
+                direction.pipe.set(Some(pipe));
                 return Poll::Ready(Ok(n.get()));
             }
             Moved::Eof => {
                 crash::at(Point::Eof);
                 self.first_eof.set(self.first_eof.get().or(Some(source.side())));
-                way.give_pipe(pool, pipe);
+                direction.give_pipe(pool, pipe);
             }
             Moved::NotReady => {
-                way.give_pipe(pool, pipe);
+                direction.give_pipe(pool, pipe);
                 self.look_for_urgent(cx)?;
             }
         }
@@ -189,8 +190,8 @@ impl Pump<'_> {
     fn settle<T>(&self, leg: &Leg, result: io::Result<T>) -> Result<Option<T>, Failed> {
         match result {
             Ok(done) => Ok(Some(done)),
-            Err(err) if lacks(&err) => {
-                self.way.pause(SHORTAGE);
+            Err(err) if is_out_of_resources(&err) => {
+                self.direction.pause(SHORTAGE);
                 Ok(None)
             }
             Err(err) => Err(failed(leg, err)),
@@ -199,25 +200,25 @@ impl Pump<'_> {
 
     /// Nothing could be read: splice() stops at an urgent byte, which is taken another way; else it is time to wait for news.
     fn look_for_urgent(&self, cx: &mut Context<'_>) -> Result<(), Failed> {
-        let Self { way, source, .. } = *self;
+        let Self { direction, source, .. } = *self;
         let seen = |byte| {
-            way.journal.urgent(Some(Urgent::Seen(byte)));
+            direction.journal.urgent(Some(Urgent::Seen(byte)));
             crash::at(Point::UrgentSeen);
         };
         let taken = splice::take_urgent(source, seen).map_err(|err| failed(source, err))?;
-        way.urgent(taken);
+        direction.urgent(taken);
         if taken.is_some() {
             crash::at(Point::UrgentTaken);
         }
-        if way.urgent.get().is_none() && !source.clear_readable(cx) {
-            way.pause(PAUSE);
+        if direction.urgent.get().is_none() && !source.clear_readable(cx) {
+            direction.pause(PAUSE);
         }
         Ok(())
     }
 
     fn poll_give_urgent(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        let Self { way, sink, .. } = *self;
-        if let Some(byte) = way.urgent.get() {
+        let Self { direction, sink, .. } = *self;
+        if let Some(byte) = direction.urgent.get() {
             let given = ready!(sink.poll_write(cx, || splice::give_urgent(sink, byte)));
             if self.settle(sink, given)?.is_none() {
                 cx.waker().wake_by_ref();
@@ -225,8 +226,8 @@ impl Pump<'_> {
             }
             crash::at(Point::UrgentGiven);
             // In this order: whoever takes over asks the sink how much it was given, but could not tell this byte from the next.
-            way.urgent(None);
-            way.update(Half::passed_urgent);
+            direction.urgent(None);
+            direction.update(DirectionState::passed_urgent);
         }
         Poll::Ready(Ok(()))
     }

@@ -35,23 +35,23 @@ impl Watch {
     }
 
     /// Waits until one of them strikes.
-    pub(super) async fn strikes(self: Box<Self>, client: &Leg, server: &Leg, way: &Directions) -> End {
+    pub(super) async fn strikes(self: Box<Self>, client: &Leg, server: &Leg, directions: &Directions) -> End {
         let Self { silence, client: on_client, server: on_server } = *self;
-        let on_client = pin!(stalled(on_client, client, &way.down));
-        let on_server = pin!(stalled(on_server, server, &way.up));
+        let on_client = pin!(stalled(on_client, client, &directions.down));
+        let on_server = pin!(stalled(on_server, server, &directions.up));
         let stalled = select(on_client, on_server);
-        match select(pin!(too_silent(silence, way)), stalled).await {
+        match select(pin!(too_silent(silence, directions)), stalled).await {
             Either::Left((which, _)) => End::timeout(Phase::Relay, which),
             Either::Right((Either::Left((end, _)) | Either::Right((end, _)), _)) => end,
         }
     }
 }
 
-async fn too_silent(silence: Option<Silence>, way: &Directions) -> Timeout {
+async fn too_silent(silence: Option<Silence>, directions: &Directions) -> Timeout {
     let Some(mut silence) = silence else { return pending().await };
     loop {
         tokio::time::sleep(silence.tick()).await;
-        if let Some(struck) = silence.at_tick(way.moved(), way.half_closed()) {
+        if let Some(struck) = silence.at_tick(directions.moved(), directions.half_closed()) {
             return struck;
         }
     }

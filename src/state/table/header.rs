@@ -20,17 +20,17 @@ const KIND: usize = 0;
 const LAYOUT_WORD: usize = 1;
 const SLOTS: usize = 2;
 const SLOT_SIZE: usize = 3;
-const LIFE: usize = 4;
+const GENERATION: usize = 4;
 const SESSIONS: usize = 5;
 const CRASH_POINTS: usize = 6;
-const CONTROL_BEAT: usize = 7;
-const HOST_BEAT: usize = 8;
+const CONTROL_HEARTBEAT: usize = 7;
+const HOST_HEARTBEAT: usize = 8;
 const COUNTERS: usize = 64;
 const FIRST_THREAD: usize = 192;
 /// A cache line for each thread, so that none waits for another's.
 const THREAD: usize = 8;
-const BEAT: usize = 0;
-const DRIVEN: usize = 1;
+const HEARTBEAT: usize = 0;
+const CURRENT_SESSION: usize = 1;
 
 const _: () = assert!(Counters::COUNT <= FIRST_THREAD - COUNTERS && FIRST_THREAD + THREADS * THREAD <= WORDS);
 
@@ -86,14 +86,14 @@ impl Header {
     }
 
     /// Another worker begins; gives its number, from 1 on.
-    pub fn begin_life(&self) -> u64 {
-        self.set(LIFE, self.life() + 1);
-        self.life()
+    pub fn begin_generation(&self) -> u64 {
+        self.set(GENERATION, self.generation() + 1);
+        self.generation()
     }
 
     /// The number of the present worker.
-    pub fn life(&self) -> u64 {
-        self.get(LIFE)
+    pub fn generation(&self) -> u64 {
+        self.get(GENERATION)
     }
 
     /// How many sessions there are, as the worker last said.
@@ -102,28 +102,28 @@ impl Header {
     }
 
     /// So many sessions there are.
-    pub fn say_sessions(&self, sessions: u32) {
+    pub fn set_sessions(&self, sessions: u32) {
         self.set(SESSIONS, sessions.into());
     }
 
     /// The worker's control thread is alive.
-    pub fn control_beat(&self) {
-        self.0[CONTROL_BEAT].fetch_add(1, Ordering::Relaxed);
+    pub fn control_heartbeat(&self) {
+        self.0[CONTROL_HEARTBEAT].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often the control threads of all workers have said so.
-    pub fn control_beats(&self) -> u64 {
-        self.get(CONTROL_BEAT)
+    pub fn control_heartbeats(&self) -> u64 {
+        self.get(CONTROL_HEARTBEAT)
     }
 
     /// The thread that changes the host is alive.
-    pub fn host_beat(&self) {
-        self.0[HOST_BEAT].fetch_add(1, Ordering::Relaxed);
+    pub fn host_heartbeat(&self) {
+        self.0[HOST_HEARTBEAT].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often the host threads of all workers have said so.
-    pub fn host_beats(&self) -> u64 {
-        self.get(HOST_BEAT)
+    pub fn host_heartbeats(&self) -> u64 {
+        self.get(HOST_HEARTBEAT)
     }
 
     /// What is counted, for all workers' lives.
@@ -153,22 +153,22 @@ impl Header {
 
 impl Thread {
     /// It goes on.
-    pub fn beat(&self) {
-        self.0[BEAT].fetch_add(1, Ordering::Relaxed);
+    pub fn heartbeat(&self) {
+        self.0[HEARTBEAT].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often it has said so.
-    pub fn beats(&self) -> u64 {
-        self.0[BEAT].load(Ordering::Relaxed)
+    pub fn heartbeats(&self) -> u64 {
+        self.0[HEARTBEAT].load(Ordering::Relaxed)
     }
 
     /// It drives the session with this number, or none.
-    pub fn drives(&self, session: Option<usize>) {
-        self.0[DRIVEN].store(session.map_or(0, |slot| slot as u64 + 1), Ordering::Relaxed);
+    pub fn set_current_session(&self, session: Option<usize>) {
+        self.0[CURRENT_SESSION].store(session.map_or(0, |slot| slot as u64 + 1), Ordering::Relaxed);
     }
 
     /// The session that it drives.
-    pub fn driven(&self) -> Option<usize> {
-        usize::try_from(self.0[DRIVEN].load(Ordering::Relaxed)).ok()?.checked_sub(1)
+    pub fn current_session(&self) -> Option<usize> {
+        usize::try_from(self.0[CURRENT_SESSION].load(Ordering::Relaxed)).ok()?.checked_sub(1)
     }
 }

@@ -22,7 +22,7 @@ pub struct Journal(&'static [AtomicU64; WORDS]);
 
 /// A direction as its slot has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SeenWay {
+pub struct ObservedDirection {
     /// The pipe's ends: where bytes come out, where they go in.
     pub pipe: Option<(RawFd, RawFd)>,
     /// Bytes that were passed on.
@@ -82,7 +82,7 @@ impl Journal {
     }
 
     /// Another worker goes on from here.
-    pub fn resumed(&self, way: &SeenWay) {
+    pub fn resumed(&self, way: &ObservedDirection) {
         self.urgent(way.urgent);
         self.passed_on(way.passed_on);
         match way.pipe {
@@ -92,7 +92,7 @@ impl Journal {
     }
 
     /// What it says; `None`: nothing that this program has written.
-    pub(super) fn read(&self) -> Option<SeenWay> {
+    pub(super) fn read(&self) -> Option<ObservedDirection> {
         let mask = (1 << FD_BITS) - 1;
         let fd = |bits: u64| RawFd::try_from(bits & mask).ok();
         let pipe = match self.get(PIPE) {
@@ -113,7 +113,7 @@ impl Journal {
             TAKEN => Some(Urgent::Taken(byte)),
             _ => return None,
         };
-        Some(SeenWay { pipe, passed_on: self.get(PASSED_ON), shut, urgent })
+        Some(ObservedDirection { pipe, passed_on: self.get(PASSED_ON), shut, urgent })
     }
 
     fn get(&self, word: usize) -> u64 {

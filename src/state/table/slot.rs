@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::state::flow::{Flow, OrigDst};
 use crate::state::record::{Dialled, Opening};
 
-pub use super::journal::{Journal, SeenWay, Urgent};
+pub use super::journal::{Journal, ObservedDirection, Urgent};
 use super::word::{YES, seal, store};
 
 /// Words of a slot: three cache lines.
@@ -27,7 +27,7 @@ const SERVER: usize = 10;
 const SERVER_COOKIE: usize = 11;
 const DIALLED: usize = 12;
 const CONNECT: usize = 13;
-const BLAMED: usize = 14;
+const SUSPECT_GENERATION: usize = 14;
 const UP: usize = 16;
 const DOWN: usize = 20;
 
@@ -53,14 +53,14 @@ pub enum Content {
         cookie: u64,
     },
     /// This session's.
-    Session(Seen),
+    Session(ObservedSession),
     /// Nothing that this program has written.
     Garbage,
 }
 
 /// A session as its slot has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedSession {
     /// The client leg's SO_COOKIE.
     pub cookie: u64,
     /// Who talks to whom.
@@ -72,11 +72,11 @@ pub struct Seen {
     /// How the server leg came about, once it did: then both legs are relayed between.
     pub dialled: Option<(Dialled, Opening, Duration)>,
     /// In which worker's life it was last being driven when that ended badly; 0: in none.
-    pub blamed: u64,
+    pub suspect_generation: u64,
     /// From the client to the server.
-    pub up: SeenWay,
+    pub up: ObservedDirection,
     /// From the server to the client.
-    pub down: SeenWay,
+    pub down: ObservedDirection,
 }
 
 impl Slot {
@@ -120,8 +120,8 @@ impl Slot {
     }
 
     /// It was being driven when its worker's life, this one, ended badly.
-    pub fn blamed(&self, life: u64) {
-        self.set(BLAMED, life);
+    pub fn suspect_generation(&self, generation: u64) {
+        self.set(SUSPECT_GENERATION, generation);
     }
 
     /// From the client to the server.
@@ -163,7 +163,7 @@ impl Slot {
         }
     }
 
-    fn session(&self, dialled: Option<(Dialled, Opening, Duration)>) -> Option<Seen> {
+    fn session(&self, dialled: Option<(Dialled, Opening, Duration)>) -> Option<ObservedSession> {
         let cookie = self.get(COOKIE);
         let [a, b, c, d, ports, scopes] = [0, 1, 2, 3, 4, 5].map(|n| self.get(FLOW + n));
         let flow = Flow {
@@ -178,8 +178,17 @@ impl Slot {
         let [up, down] = [self.up(), self.down()].map(|journal| journal.read());
         let fixed: [u64; SEAL - COOKIE] = std::array::from_fn(|n| self.get(COOKIE + n));
         let sealed = self.get(SEAL) == seal(&fixed);
-        let (up, down, blamed) = (up?, down?, self.get(BLAMED));
-        sealed.then_some(Seen { cookie, flow, accepted, server, dialled, blamed, up, down })
+        let (up, down, suspect_generation) = (up?, down?, self.get(SUSPECT_GENERATION));
+        sealed.then_some(ObservedSession {
+            cookie,
+            flow,
+            accepted,
+            server,
+            dialled,
+            suspect_generation,
+            up,
+            down,
+        })
     }
 
     #[cfg(test)]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::Table;
 use super::header::{LAYOUT, Unreadable};
-use super::slot::{Content, Seen, SeenWay, Slot, Urgent, WORDS};
+use super::slot::{Content, ObservedDirection, ObservedSession, Slot, Urgent, WORDS};
 use super::word::fuse;
 use crate::state::flow::{Flow, OrigDst};
 use crate::state::metrics::Counters;
@@ -20,7 +20,7 @@ enum Step {
     Dialling(i32, u64),
     Relaying(Dialled, Opening, Duration),
     Ended,
-    Blamed(u64),
+    Suspected(u64),
     Pipe(bool, i32, i32),
     NoPipe(bool),
     PassedOn(bool, u64),
@@ -36,7 +36,7 @@ impl Step {
             Self::Dialling(fd, cookie) => slot.dialling(fd, cookie),
             Self::Relaying(dialled, opening, connect) => slot.relaying(dialled, opening, connect),
             Self::Ended => slot.ended(),
-            Self::Blamed(life) => slot.blamed(life),
+            Self::Suspected(generation) => slot.suspect_generation(generation),
             Self::Pipe(up, read, write) => way(up).pipe(read, write),
             Self::NoPipe(up) => way(up).no_pipe(),
             Self::PassedOn(up, bytes) => way(up).passed_on(bytes),
@@ -49,14 +49,14 @@ impl Step {
     fn expected(self, before: Content) -> Option<Content> {
         let mut seen = match (self, before) {
             (Self::Accepted(cookie, flow, accepted), Content::Vacant | Content::Ended { .. }) => {
-                let way = SeenWay::default();
-                let seen = Seen {
+                let way = ObservedDirection::default();
+                let seen = ObservedSession {
                     cookie,
                     flow,
                     accepted,
                     server: None,
                     dialled: None,
-                    blamed: 0,
+                    suspect_generation: 0,
                     up: way,
                     down: way,
                 };
@@ -66,7 +66,7 @@ impl Step {
             (_, Content::Session(seen)) => seen,
             _ => return None,
         };
-        let way = |seen: &mut Seen, up, change: &dyn Fn(&mut SeenWay)| {
+        let way = |seen: &mut ObservedSession, up, change: &dyn Fn(&mut ObservedDirection)| {
             change(if up { &mut seen.up } else { &mut seen.down });
         };
         match self {
@@ -76,7 +76,7 @@ impl Step {
             Self::Relaying(..) if seen.server.is_none() => return None,
             Self::Relaying(dialled, opening, connect) => seen.dialled = Some((dialled, opening, connect)),
             Self::Ended => return Some(Content::Ended { cookie: seen.cookie }),
-            Self::Blamed(life) => seen.blamed = life,
+            Self::Suspected(generation) => seen.suspect_generation = generation,
             Self::Pipe(up, read, write) => way(&mut seen, up, &|way| way.pipe = Some((read, write))),
             Self::NoPipe(up) => way(&mut seen, up, &|way| way.pipe = None),
             Self::PassedOn(up, bytes) => way(&mut seen, up, &|way| way.passed_on = bytes),
@@ -109,7 +109,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (fd.clone(), any::<u64>()).prop_map(|(fd, cookie)| Step::Dialling(fd, cookie)),
         3 => (how, time).prop_map(|((dialled, opening), connect)| Step::Relaying(dialled, opening, connect)),
         1 => Just(Step::Ended),
-        1 => any::<u64>().prop_map(Step::Blamed),
+        1 => any::<u64>().prop_map(Step::Suspected),
         3 => (any::<bool>(), fd.clone(), fd).prop_map(|(up, read, write)| Step::Pipe(up, read, write)),
         1 => any::<bool>().prop_map(Step::NoPipe),
         2 => any::<(bool, u64)>().prop_map(|(up, bytes)| Step::PassedOn(up, bytes)),
@@ -167,7 +167,7 @@ proptest! {
 /// One socket takes another's place in two stores, and between them there is none.
 fn without_server(content: Content) -> Option<Content> {
     match content {
-        Content::Session(seen) => Some(Content::Session(Seen { server: None, ..seen })),
+        Content::Session(seen) => Some(Content::Session(ObservedSession { server: None, ..seen })),
         _ => None,
     }
 }
@@ -183,12 +183,12 @@ fn a_table_that_another_program_made_is_read_if_it_has_this_layout() {
     let (table, file) = Table::new(64).unwrap();
     let counters = table.header().counters();
     counters.accepted.count();
-    table.header().thread(3).drives(Some(0));
+    table.header().thread(3).set_current_session(Some(0));
     let again = Table::open(file.as_fd()).unwrap();
     assert_eq!(again.header().counters().accepted.get(), 1);
-    assert_eq!(again.header().thread(3).driven(), Some(0));
-    assert_eq!(again.header().thread(4).driven(), None);
-    assert_eq!((again.header().begin_life(), table.header().begin_life()), (1, 2));
+    assert_eq!(again.header().thread(3).current_session(), Some(0));
+    assert_eq!(again.header().thread(4).current_session(), None);
+    assert_eq!((again.header().begin_generation(), table.header().begin_generation()), (1, 2));
     assert!(table.slot(63).is_some() && table.slot(64).is_none() && table.slot(-1).is_none());
 }
 

@@ -7,11 +7,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
 use sys::Registered;
 
-use super::door::{Caller, Command};
+use super::control_socket::{Caller, Command};
 use super::handover::{Handover, Previous, own_arguments, replace};
-use super::held::{Held, in_child};
+use super::resources::{Resources, in_child};
 use super::upgrade::{self, Trial};
-use super::{Guardian, State, Step, TO_REST, TO_STOP, fallback};
+use super::{Guardian, State, Step, TO_QUIESCE, TO_STOP, fallback};
 use crate::config::Sigterm;
 use crate::exit::Fatal;
 use crate::process::daemon::{interception, os};
@@ -22,16 +22,18 @@ impl Guardian {
     pub(super) fn wait(&self) {
         let next = self.next.as_ref().map(|(at, ..)| *at);
         let state = match &self.state {
-            State::Resting { until, .. } | State::Stopping { until } => Some(*until),
+            State::Quiescing { until, .. } | State::Stopping { until } => Some(*until),
             // The end of a trial comes as a signal.
             State::Watching | State::Trying(_) => None,
         };
         let until = [next, state].into_iter().flatten().fold(self.tick, Instant::min);
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        let door = (self.ready && self.door.accepts()).then_some(self.held.lock.as_fd());
-        let awaited = [self.held.signals.as_fd(), self.held.own.channel.guardian().as_fd()].into_iter();
-        let awaited = awaited.chain(door).chain(self.door.waiting());
+        let control_socket =
+            (self.ready && self.control_socket.accepts()).then_some(self.resources.lock.as_fd());
+        let awaited =
+            [self.resources.signals.as_fd(), self.resources.own.channel.guardian().as_fd()].into_iter();
+        let awaited = awaited.chain(control_socket).chain(self.control_socket.waiting());
         let mut fds: Vec<_> = awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         // Whatever it says, everything is looked at.
         let _ = poll(&mut fds, Some(&left));
@@ -52,7 +54,7 @@ impl Guardian {
             }
             super::HUP => {
                 self.service_manager.reloading();
-                self.held.log.log().reopen();
+                self.resources.log.log().reopen();
                 self.service_manager.ready();
             }
             _ => {}
@@ -60,7 +62,7 @@ impl Guardian {
     }
 
     pub(super) fn command(&mut self, command: Command, mut caller: Caller) {
-        let left = self.held.table.header().sessions();
+        let left = self.resources.table.header().sessions();
         caller.say(&match &command {
             Command::Upgrade(_) => format!("trying the new program, with {left} sessions"),
             Command::Drain => format!("draining: {left} sessions are left"),
@@ -86,7 +88,7 @@ impl Guardian {
         self.abandon_upgrade("the daemon stops");
         self.service_manager.stopping();
         self.state = State::Stopping { until: Instant::now() + TO_STOP };
-        self.held.own.channel.tell(&Message::Stop(why.to_owned()));
+        self.resources.own.channel.tell(&Message::Stop(why.to_owned()));
     }
 
     fn drain(&mut self, why: &str) {
@@ -98,7 +100,7 @@ impl Guardian {
         // What ends beyond what a clock can say never does.
         self.draining =
             Some(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(u32::MAX.into())));
-        self.held.own.channel.tell(&Message::Drain(why.to_owned()));
+        self.resources.own.channel.tell(&Message::Drain(why.to_owned()));
     }
 
     fn upgrade(&mut self, binary: Option<PathBuf>, caller: Option<Caller>) {
@@ -119,14 +121,14 @@ impl Guardian {
             }
         };
         let handover = self.handover(None);
-        match self.held.own.reserve.lend(|| Trial::start(binary, &handover, caller)) {
+        match self.resources.own.reserve.lend(|| Trial::start(binary, &handover, caller)) {
             Ok(trial) => self.state = State::Trying(trial),
             Err((why, caller)) => not_upgraded(&why, caller),
         }
     }
 
     fn abandon_upgrade(&mut self, why: &str) {
-        if let State::Trying(mut trial) | State::Resting { mut trial, .. } =
+        if let State::Trying(mut trial) | State::Quiescing { mut trial, .. } =
             std::mem::replace(&mut self.state, State::Watching)
         {
             not_upgraded(why, trial.caller.take());
@@ -140,34 +142,37 @@ impl Guardian {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trial: false,
             config: self.setup.text.clone(),
-            lock: self.held.lock.as_fd().as_raw_fd(),
-            table: self.held.table_file.as_raw_fd(),
-            listeners: self.held.listeners.iter().map(numbers).collect(),
+            lock: self.resources.lock.as_fd().as_raw_fd(),
+            table: self.resources.table_file.as_raw_fd(),
+            listeners: self.resources.listeners.iter().map(numbers).collect(),
             caller,
-            limit: self.held.limit,
-            ours: self.held.ours,
-            log_writers: self.held.log.processes().map(|process| process.as_raw_nonzero().get()).collect(),
-            previous: Some(Previous { binary: self.held.own.binary.as_raw_fd(), arguments: own_arguments() }),
+            limit: self.resources.limit,
+            ours: self.resources.ours,
+            log_writers: self.resources.log.process_numbers(),
+            previous: Some(Previous {
+                binary: self.resources.own.binary.as_raw_fd(),
+                arguments: own_arguments(),
+            }),
             failed: None,
         }
     }
 
     /// What goes on by itself.
-    pub(super) fn go_on(&mut self) -> Step {
+    pub(super) fn advance(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Watching) {
             State::Watching => {}
             State::Trying(mut trial) => match trial.outcome() {
                 None => self.state = State::Trying(trial),
                 Some(Ok(fit)) => {
                     tracing::info!("{} is fit to go on: {fit}", trial.binary.display());
-                    self.held.own.channel.tell(&Message::Rest);
-                    self.state = State::Resting { trial, until: Instant::now() + TO_REST };
+                    self.resources.own.channel.tell(&Message::Quiesce);
+                    self.state = State::Quiescing { trial, until: Instant::now() + TO_QUIESCE };
                 }
                 Some(Err(why)) => not_upgraded(&why, trial.caller.take()),
             },
-            State::Resting { trial, .. } if self.worker.is_none() => self.replace(trial),
+            State::Quiescing { trial, .. } if self.worker.is_none() => self.replace(trial),
             State::Stopping { .. } if self.worker.is_none() => return Step::End,
-            waiting @ (State::Resting { until, .. } | State::Stopping { until }) => {
+            waiting @ (State::Quiescing { until, .. } | State::Stopping { until }) => {
                 if Instant::now() >= until {
                     tracing::error!("the worker has not done as it was told, and is killed");
                     self.kill();
@@ -175,7 +180,7 @@ impl Guardian {
                 self.state = waiting;
             }
         }
-        Step::GoOn
+        Step::Continue
     }
 
     /// There is no worker: another program takes this one's place.
@@ -183,7 +188,7 @@ impl Guardian {
         let caller = trial.caller.take();
         let handover = self.handover(caller.as_ref().map(Caller::descriptor));
         // The new program finds room for its first steps in a full descriptor table: what it does not get is closed by execve().
-        self.held.own.reserve.release();
+        self.resources.own.reserve.release();
         let err = replace(&trial.binary, &own_arguments(), &handover);
         not_upgraded(&format!("{} cannot be run: {err}", trial.binary.display()), caller);
         let now = Instant::now();
@@ -191,12 +196,12 @@ impl Guardian {
     }
 
     pub(super) fn tick(&mut self) {
-        self.held.log.tick();
-        let header = self.held.table.header();
+        self.resources.log.tick();
+        let header = self.resources.table.header();
         self.check_pulse();
         if self.ready {
-            self.held.own.reserve.refill();
-            self.door.retry();
+            self.resources.own.reserve.refill();
+            self.control_socket.retry();
         }
         let left = header.sessions();
         let status = if let Some(deadline) = self.draining {
@@ -205,28 +210,28 @@ impl Guardian {
             }
             format!("draining: {left} sessions are left")
         } else {
-            format!("{left} of {} sessions", self.held.limit)
+            format!("{left} of {} sessions", self.resources.limit)
         };
-        if self.draining.is_some() && status != self.said {
+        if self.draining.is_some() && status != self.last_status {
             self.callers.iter_mut().for_each(|caller| caller.say(&status));
         }
-        if status != self.said {
+        if status != self.last_status {
             self.service_manager.status(&status);
         }
         self.service_manager.tick(self.ready || self.next.is_some());
-        self.said = status;
+        self.last_status = status;
     }
 
     /// Ends it all: nothing stays open, and nothing of ours stays on the host.
     pub(super) fn end(mut self, result: Result<(), Fatal>) -> Result<(), Fatal> {
         // A worker that still runs would have its descriptors closed.
         self.end_worker();
-        let Self { setup, held, door, state, callers, service_manager, .. } = self;
-        let Held { lock, table_file, listeners, signals: _signals, log, ours, own, .. } = held;
+        let Self { setup, resources, control_socket, state, callers, service_manager, .. } = self;
+        let Resources { lock, table_file, listeners, signals: _signals, log, ours, own, .. } = resources;
         if let Err(fatal) = &result {
             tracing::error!("{fatal}");
         }
-        drop((own, door, state, table_file, listeners, service_manager));
+        drop((own, control_socket, state, table_file, listeners, service_manager));
         // The sockets of the sessions are closed here, and that resets both ends.
         let closed = sys::close_unregistered().map_err(os("closing the sockets of the sessions"));
         let undone = in_child(log.log(), || interception::undo(&setup.config, ours).map(|()| true));

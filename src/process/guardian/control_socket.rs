@@ -96,13 +96,13 @@ impl Caller {
 
 /// The control connections on which no command has come yet.
 #[derive(Debug, Default)]
-pub struct Door {
+pub struct ControlSocket {
     waiting: Vec<(Registered<UnixStream>, Vec<u8>, Instant)>,
     /// There was no descriptor for a connection: polling the lock would return at once, again and again.
     full: bool,
 }
 
-impl Door {
+impl ControlSocket {
     /// Whether a connection can be accepted: whether to wait for one.
     pub fn accepts(&self) -> bool {
         !self.full

@@ -11,7 +11,7 @@ pub const PROTOCOL: u8 = 156;
 
 /// `ip rule add iif lo fwmark MARK lookup TABLE priority PRIORITY`: `iif lo` is what this host sends itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lead {
+pub struct SteeringRule {
     /// IPv4 or IPv6.
     pub family: Family,
     /// Of server legs, or of client legs.
@@ -35,7 +35,7 @@ pub struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
     /// One of ours.
-    Lead(Lead),
+    SteeringRule(SteeringRule),
     /// Every packet that comes so far looks up the main table.
     Main,
     /// Anything else.
@@ -50,15 +50,16 @@ pub fn moved(rules: &[Rule], family: Family, own: OwnMark, table: NonZeroU32) ->
     let main = rules.iter().position(|rule| rule.does == Does::Main)?;
     let priority = rules[main].priority.checked_sub(1)?;
     // Between rules of one priority there is no place.
-    let beside = |rule: &Rule| rule.priority > priority && !matches!(rule.does, Does::Lead(_));
+    let beside = |rule: &Rule| rule.priority > priority && !matches!(rule.does, Does::SteeringRule(_));
     if rules[..main].iter().any(beside) {
         return None;
     }
-    let lead = |bit| Some(Lead { family, mark: Mark::new(bit, own.mask())?, table, priority });
-    let wanted = [lead(own.server())?, lead(own.client())?];
+    let steering = |bit| Some(SteeringRule { family, mark: Mark::new(bit, own.mask())?, table, priority });
+    let wanted = [steering(own.server())?, steering(own.client())?];
     let ours = ours(rules);
     let before = &rules[main.saturating_sub(wanted.len())..main];
-    let in_place = |lead: &Lead| before.iter().any(|rule| rule.does == Does::Lead(*lead));
+    let in_place =
+        |steering: &SteeringRule| before.iter().any(|rule| rule.does == Does::SteeringRule(*steering));
     if ours.len() == wanted.len() && wanted.iter().all(in_place) {
         return Some(Move::default());
     }
@@ -66,22 +67,23 @@ pub fn moved(rules: &[Rule], family: Family, own: OwnMark, table: NonZeroU32) ->
 }
 
 /// Those of ours.
-pub fn ours(rules: &[Rule]) -> Vec<Lead> {
-    let lead = |rule: &Rule| if let Does::Lead(lead) = rule.does { Some(lead) } else { None };
-    rules.iter().filter_map(lead).collect()
+pub fn ours(rules: &[Rule]) -> Vec<SteeringRule> {
+    let steering =
+        |rule: &Rule| if let Does::SteeringRule(steering) = rule.does { Some(steering) } else { None };
+    rules.iter().filter_map(steering).collect()
 }
 
 /// Rules of ours that go and come.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Move {
     /// What has to go first.
-    pub away: Vec<Lead>,
+    pub away: Vec<SteeringRule>,
     /// What comes instead.
-    pub here: Vec<Lead>,
+    pub here: Vec<SteeringRule>,
 }
 
 /// What follows `ip rule add` or `delete`.
-impl fmt::Display for Lead {
+impl fmt::Display for SteeringRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mark, table, priority, .. } = self;
         write!(f, "iif lo fwmark {mark} lookup {table} priority {priority} protocol {PROTOCOL}")

@@ -14,11 +14,11 @@ use super::{Look, UNMANAGED, events, look, remove};
 /// A mirror that is kept.
 pub struct Mirror {
     socket: Socket,
-    keeping: Keeping,
+    synced: Synced,
     next: Next,
 }
 
-struct Keeping {
+struct Synced {
     wan: Wan,
     own: OwnMark,
     /// What has been said last.
@@ -33,20 +33,20 @@ impl Mirror {
     /// rules. What fails is said in the log, and tried again.
     pub fn start(config: &Config, managed: bool) -> Option<Self> {
         clear(config.rules.own_mark);
-        Self::keep(config, managed)
+        Self::sync(config, managed)
     }
 
     /// Goes on with what a process before this one, in the same daemon, has made: no route or policy rule that is still wanted goes, not
     /// for a moment.
     pub fn resume(config: &Config, managed: bool) -> Option<Self> {
-        let kept = Self::keep(config, managed);
+        let kept = Self::sync(config, managed);
         if kept.is_none() {
             clear(config.rules.own_mark);
         }
         kept
     }
 
-    fn keep(config: &Config, managed: bool) -> Option<Self> {
+    fn sync(config: &Config, managed: bool) -> Option<Self> {
         if config.wan.devices.is_empty() {
             return None;
         }
@@ -64,19 +64,19 @@ impl Mirror {
             }
         };
         let (wan, own) = (config.wan.clone(), config.rules.own_mark);
-        let mut keeping = Keeping { wan, own, told: Vec::new(), failing: None, pause: Pause::default() };
-        let next = keeping.look(&socket);
-        Some(Self { socket, keeping, next })
+        let mut synced = Synced { wan, own, told: Vec::new(), failing: None, pause: Pause::default() };
+        let next = synced.look(&socket);
+        Some(Self { socket, synced, next })
     }
 
     /// Follows the main table for ever.
     pub async fn follow(self) {
-        let Self { socket, mut keeping, next } = self;
-        let failed = follow(socket, next, |socket| keeping.look(socket)).await;
+        let Self { socket, mut synced, next } = self;
+        let failed = follow(socket, next, |socket| synced.look(socket)).await;
         tracing::error!(
             "initial window: the routes are removed, as changes are no longer heard of: {failed}"
         );
-        clear(keeping.own);
+        clear(synced.own);
     }
 }
 
@@ -88,7 +88,7 @@ pub fn clear(own: OwnMark) {
     }
 }
 
-impl Keeping {
+impl Synced {
     fn look(&mut self, socket: &Socket) -> Next {
         match look(&self.wan, self.own, socket) {
             Ok(found) => self.found(found),

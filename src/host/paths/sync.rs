@@ -15,11 +15,11 @@ use super::{Look, Ours, SWITCHED_OFF, host, look, remove};
 /// Paths that are kept.
 pub struct Paths {
     socket: Socket,
-    keeping: Keeping,
+    synced: Synced,
     next: Next,
 }
 
-struct Keeping {
+struct Synced {
     mptcp: Mptcp,
     /// `None`: not yet known.
     ours: Option<Ours>,
@@ -33,7 +33,7 @@ impl Paths {
     /// tried again.
     pub fn start(config: &Config) -> Option<Self> {
         clear(config);
-        Self::keep(&config.mptcp)
+        Self::sync(&config.mptcp)
     }
 
     /// Goes on with what a process before this one, in the same daemon, has made: what is still wanted stays as it is, as connections use
@@ -42,10 +42,10 @@ impl Paths {
         if config.mptcp.paths.is_empty() {
             clear(config);
         }
-        Self::keep(&config.mptcp)
+        Self::sync(&config.mptcp)
     }
 
-    fn keep(mptcp: &Mptcp) -> Option<Self> {
+    fn sync(mptcp: &Mptcp) -> Option<Self> {
         if mptcp.paths.is_empty() {
             return None;
         }
@@ -56,16 +56,16 @@ impl Paths {
                 return None;
             }
         };
-        let mut keeping =
-            Keeping { mptcp: mptcp.clone(), ours: None, told: Vec::new(), pause: Pause::default() };
-        let next = keeping.look(&socket);
-        Some(Self { socket, keeping, next })
+        let mut synced =
+            Synced { mptcp: mptcp.clone(), ours: None, told: Vec::new(), pause: Pause::default() };
+        let next = synced.look(&socket);
+        Some(Self { socket, synced, next })
     }
 
     /// Follows the addresses for ever.
     pub async fn follow(self) {
-        let Self { socket, mut keeping, next } = self;
-        let failed = follow(socket, next, |socket| keeping.look(socket)).await;
+        let Self { socket, mut synced, next } = self;
+        let failed = follow(socket, next, |socket| synced.look(socket)).await;
         tracing::error!("paths: left as they are, as changes are no longer heard of: {failed}");
     }
 }
@@ -82,7 +82,7 @@ pub fn clear(config: &Config) {
     }
 }
 
-impl Keeping {
+impl Synced {
     fn look(&mut self, socket: &Socket) -> Next {
         let mut waited = None;
         let (mut lines, failures) = match look(&self.mptcp, &mut self.ours, socket) {

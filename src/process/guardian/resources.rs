@@ -9,9 +9,9 @@ use rustix::thread::set_name;
 use socket2::Socket;
 use sys::{Fork, Registered, Signals};
 
-use super::door::Caller;
+use super::control_socket::Caller;
 use super::handover::{Handover, Inherited};
-use super::{CHILD, HUP, INT, TERM, USR2};
+use super::{CHILD, HUP, INT, TERM, USR2, fallback};
 use crate::exit::{Exit, Fatal};
 use crate::host::kernel::Kernel;
 use crate::host::reserve::Reserve;
@@ -33,7 +33,7 @@ pub struct Upgraded {
 }
 
 /// The guardian's resources: all that outlives a worker.
-pub struct Held {
+pub struct Resources {
     pub lock: Lock,
     pub table: Table,
     pub table_file: Registered<OwnedFd>,
@@ -45,11 +45,11 @@ pub struct Held {
     pub limit: u32,
     /// Whether the daemon removes the rules when it ends.
     pub ours: bool,
-    pub own: Own,
+    pub own: OwnResources,
 }
 
 /// What a guardian makes for itself and hands to no other program.
-pub struct Own {
+pub struct OwnResources {
     pub channel: Channel,
     /// Its process.
     pub process: Registered<OwnedFd>,
@@ -59,7 +59,7 @@ pub struct Own {
     pub reserve: Reserve,
 }
 
-impl Own {
+impl OwnResources {
     /// Makes them.
     pub fn new() -> Result<Self, Fatal> {
         let channel = Channel::new().map_err(os("making the worker's channel"))?;
@@ -71,7 +71,7 @@ impl Own {
     }
 }
 
-impl Held {
+impl Resources {
     /// Makes everything for a daemon that starts.
     pub fn new(setup: &Setup) -> Result<Self, Fatal> {
         let lock = Lock::take()?;
@@ -92,7 +92,7 @@ impl Held {
                 "{by} holds the abstract socket @tcp-intercept: the daemon uses @{name}, where commands find it"
             );
         }
-        let own = Own::new()?;
+        let own = OwnResources::new()?;
         let ours = in_child(log.log(), || {
             // It is of no use to anybody if the guardian is gone before it has begun.
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(os("being bound to the guardian"))?;
@@ -117,7 +117,8 @@ impl Held {
         let kernel = Arc::new(Kernel::probe(&setup.config)?);
         let signals = watch_signals()?;
         let log = log::resume(&setup.config.log, &handover.log_writers)?;
-        let own = Own::new()?;
+        fallback::set_log_writers(log.process_numbers());
+        let own = OwnResources::new()?;
 
         let lock = Lock::held(inherited.take(handover.lock)?);
         let table_file = Registered::new(inherited.take(handover.table)?);
@@ -126,8 +127,8 @@ impl Held {
         let listeners = handover.listeners.iter().map(&mut listen).collect::<Result<_, _>>()?;
         let caller = handover.caller.and_then(|number| inherited.take(number).ok()).map(Caller::resumed);
         let Handover { limit, ours, version, failed, .. } = handover;
-        let held = Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours, own };
-        Ok((held, Upgraded { version, failed, caller }))
+        let resources = Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours, own };
+        Ok((resources, Upgraded { version, failed, caller }))
     }
 }
 
