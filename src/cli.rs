@@ -1,4 +1,4 @@
-//! The command line: what is asked, and where the answer goes. WIRING; the only module that prints.
+//! The command line: parses it, runs the command, and prints the result. WIRING; the only module that prints.
 #![allow(clippy::disallowed_macros, reason = "standard output belongs to this module")]
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -19,13 +19,14 @@ use crate::process::daemon::Setup;
 use crate::process::guardian::handover::Inherited;
 use crate::process::guardian::{self, control_socket};
 
-/// Accelerates the TCP connections that pass through this machine, for endpoints that know nothing of it.
+/// Accelerates the TCP connections that pass through this machine; the endpoints need not know of it.
 ///
-/// With a subcommand it does what that says. Without one, with the options of tcp-intercept 1.1.0 or none, it does what 1.1.0 did:
-/// it installs no rules, listens where -b says, and goes into the background.
+/// Without a subcommand it behaves as tcp-intercept 1.1.0 did, and takes the options of that version. It then installs
+/// no rules, listens on the address of -b, and goes into the background.
 #[derive(Debug, Parser)]
 #[command(name = "tcp-intercept", version, args_conflicts_with_subcommands = true)]
-// As with getopt_long(3), which 1.1.0 used: the last of several counts, and a long name may be cut short.
+// As with getopt_long(3), which 1.1.0 used: the last occurrence of an option counts, and a long name may be
+// abbreviated.
 #[command(args_override_self = true, infer_long_args = true)]
 struct Cli {
     #[command(subcommand)]
@@ -36,9 +37,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Intercept, in the foreground, until SIGINT or SIGTERM.
+    /// Intercept connections in the foreground, until SIGINT or SIGTERM.
     Run(ConfigArgs),
-    /// What is wrong with the configuration or the host, why it matters, and the command that mends it.
+    /// Report problems with the configuration and the host, why each matters, and the command that fixes it.
     Check {
         #[command(flatten)]
         config: ConfigArgs,
@@ -46,38 +47,38 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The rules that bring connections to the listener.
+    /// Manage the rules that lead connections to the listener.
     Rules {
         #[command(subcommand)]
         action: RulesAction,
     },
-    /// Replace the running daemon's program, with every connection going on.
+    /// Replace the program of the running daemon; every connection continues.
     ///
-    /// The new one is tried first; one that cannot go on changes nothing. SIGUSR2 does the same.
+    /// The new program is tried first. If the trial fails, nothing changes. SIGUSR2 also starts an upgrade.
     Upgrade {
-        /// The new program [default: what is now where the daemon was started from]
+        /// The new program [default: the file at the path that the daemon was started from]
         #[arg(value_name = "BINARY")]
         binary: Option<PathBuf>,
     },
-    /// Have new connections routed past the daemon, which ends when its last session has, or at stop.drain-deadline.
+    /// Route new connections past the daemon, which ends with its last session, or at stop.drain-deadline.
     Drain,
-    /// End the daemon now: every session is reset, at both ends.
+    /// End the daemon now; every session is reset at both ends.
     Stop,
 }
 
 #[derive(Debug, Subcommand)]
 enum RulesAction {
-    /// Install them; what is right already is not touched.
+    /// Install the rules; correct ones stay untouched.
     Install(ConfigArgs),
-    /// Take away exactly what is ours.
+    /// Remove the rules of this program, and nothing else.
     Remove(ConfigArgs),
-    /// Compare what is installed with the configuration; exit 69 when it differs.
+    /// Compare the installed rules with the configuration; exit with status 69 if they differ.
     Status(ConfigArgs),
     /// Show what install does.
     Print {
         #[command(flatten)]
         config: ConfigArgs,
-        /// "nft": what nft gets; "iptables": commands for a shell on a host that has only iptables
+        /// "nft": input for nft; "iptables": shell commands for a host that has only iptables
         #[arg(long, value_enum, default_value_t = PrintFormat::Nft)]
         format: PrintFormat,
     },
@@ -89,28 +90,28 @@ enum PrintFormat {
     Iptables,
 }
 
-/// Where the configuration comes from.
+/// The source of the configuration.
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// The configuration file [default: /etc/tcp-intercept/config.toml if it exists, else every default]
+    /// The configuration file [default: /etc/tcp-intercept/config.toml if it exists, else the built-in defaults]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Override one key, as in server.congestion-control=cubic; may be repeated
+    /// Override one key, for example server.congestion-control=cubic; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// The command line as clap knows it: what the manual page is made from.
+/// Returns clap's description of the command line, from which the manual page is generated.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Does what the command line asks.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => {
-            // Nobody is left to tell when the terminal is gone.
+            // Ignore write errors: the terminal may be gone.
             let _ = err.print();
             let asked_for = matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
@@ -120,7 +121,7 @@ pub fn main() -> ExitCode {
         Ok((text, exit)) => {
             match io::stdout().write_all(text.as_bytes()) {
                 Ok(()) => exit.into(),
-                // Whoever reads has read enough, as `head` does.
+                // The reader has closed the pipe, as `head` does.
                 Err(err) if err.kind() == io::ErrorKind::BrokenPipe => exit.into(),
                 Err(err) => {
                     eprintln!("tcp-intercept: writing to standard output: {err}");
@@ -129,7 +130,7 @@ pub fn main() -> ExitCode {
             }
         }
         Err(fatal) => {
-            // Of an upgrade that has failed: then the previous program runs in this one's place.
+            // If this program was to replace another one, the previous program runs again in its place.
             guardian::fallback::go_back(&fatal.message);
             complain(&fatal);
             fatal.exit.into()
@@ -137,7 +138,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints why the program ends. A daemon must end also beside a standard error that nobody reads: this waits a second for room there.
+/// Prints why the program ends. Waits up to a second until standard error is writable: a daemon must end even if nobody
+/// reads it.
 fn complain(fatal: &Fatal) {
     let mut room = [PollFd::from_borrowed_fd(stderr(), PollFlags::OUT)];
     if !matches!(poll(&mut room, Some(&Timespec { tv_sec: 1, tv_nsec: 0 })), Ok(0)) {
@@ -165,7 +167,7 @@ fn answer(cli: Cli) -> Result<(String, Exit), Fatal> {
 }
 
 fn ask(command: &control_socket::Command) -> Result<(String, Exit), Fatal> {
-    // Nobody is harmed when whoever asked does not listen.
+    // Ignore write errors: the reader may have closed the pipe.
     cmd::control::ask(command, |text| drop(writeln!(io::stdout(), "{text}"))).map(|text| (text, Exit::Ok))
 }
 
@@ -184,7 +186,8 @@ impl RulesAction {
 }
 
 impl ConfigArgs {
-    /// What `run` is to do. What a program goes on with that takes another's place is as that has read it.
+    /// Returns the setup for `run`. A program that replaces another one uses the configuration text that the other has
+    /// read.
     fn setup(&self, inherited: Option<&Inherited>) -> Result<Setup, Fatal> {
         let text = match inherited {
             Some(Inherited { handover, .. }) => handover.config.clone(),

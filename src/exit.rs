@@ -1,21 +1,21 @@
-//! How the program ends: the codes of sysexits.h, as 1.1.0 used them. PURE.
+//! The exit statuses of the program: the codes of sysexits.h, as in 1.1.0. PURE.
 use std::process::ExitCode;
 
 /// An exit status of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Ok = 0,
     /// The command line is wrong.
     Usage = 64,
     /// A value on the command line is wrong (1.1.0's `-b` and `-B`).
     DataErr = 65,
-    /// What is needed is taken or missing: a port, `nft`, a kernel feature.
+    /// A required resource is in use or missing: a port, `nft`, a kernel feature.
     Unavailable = 69,
-    /// Ours to mend.
+    /// A defect in this program.
     Software = 70,
-    /// The system refused what it should grant.
+    /// The kernel refused a request that normally succeeds.
     OsErr = 71,
     /// A file cannot be written.
     CantCreat = 73,
@@ -26,7 +26,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The one that a process has ended with, if this program ends so.
+    /// Returns the variant with the exit status `status`; `None` if this program never exits with it.
     pub fn from_status(status: i32) -> Option<Self> {
         use Exit::{CantCreat, Config, DataErr, NoPerm, Ok, OsErr, Software, Unavailable, Usage};
         let all = [Ok, Usage, DataErr, Unavailable, Software, OsErr, CantCreat, NoPerm, Config];
@@ -40,18 +40,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why the program ends, in a sentence for its user, and the status it ends with.
+/// A fatal error: a sentence for the user, and the exit status.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Fatal {
-    /// What failed, with which value, why, and what to do.
+    /// The step that failed, the value, the reason, and the remedy.
     pub message: String,
     /// The exit status.
     pub exit: Exit,
 }
 
 impl Fatal {
-    /// A reason to end.
+    /// Creates a fatal error.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { message: message.into(), exit }
     }

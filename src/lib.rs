@@ -1,8 +1,8 @@
-//! tcp-intercept: transparent TCP acceleration for endpoints that know nothing of it.
+//! tcp-intercept: transparent TCP acceleration for endpoints that do not know of it.
 //!
-//! `docs/architecture.md` describes the modules. Each says in its first lines to which of three tiers it belongs: PURE modules decide,
-//! EFFECT modules touch the kernel, WIRING puts them together. `tests/structure.rs` keeps the tiers and the folders apart. One connection,
-//! from accept to its record, is in `session`.
+//! `docs/architecture.md` describes the modules. The first lines of each module name its tier: PURE modules decide,
+//! EFFECT modules touch the kernel, WIRING puts them together. `tests/structure.rs` keeps the tiers and the folders
+//! apart. The module `session` follows one connection from accept to its close record.
 #![forbid(unsafe_code)]
 
 pub mod check;

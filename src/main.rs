@@ -1,4 +1,4 @@
-//! The program's entry. WIRING.
+//! The entry point of the program. WIRING.
 #![forbid(unsafe_code)]
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Quantities with names, so that mixing them up does not compile. PURE.
+//! Types for quantities, so that mixing them up does not compile. PURE.
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct Port(NonZeroU16);
 
 impl Port {
-    /// `None` for 0, which no TCP listener can have.
+    /// Returns `None` for 0, which no TCP listener can have.
     pub const fn new(port: u16) -> Option<Self> {
         match NonZeroU16::new(port) {
             Some(port) => Some(Self(port)),
@@ -16,7 +16,7 @@ impl Port {
         }
     }
 
-    /// The port as the number that sockets take.
+    /// Returns the port number.
     pub const fn get(self) -> u16 {
         self.0.get()
     }
@@ -28,7 +28,7 @@ impl fmt::Display for Port {
     }
 }
 
-/// A packet mark: the bits in `mask` have the value `value`; all others belong to somebody else.
+/// A packet mark. The bits in `mask` have the value `value`; other programs use the other bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     value: u32,
@@ -36,7 +36,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// `None` when `value` is 0 or has bits outside `mask`: such a mark would match unmarked packets or nothing.
+    /// Returns `None` if `value` is 0 or has bits outside `mask`. Such a mark would match unmarked packets, or none.
     pub const fn new(value: u32, mask: u32) -> Option<Self> {
         match NonZeroU32::new(mask) {
             Some(mask) if value != 0 && value & !mask.get() == 0 => Some(Self { value, mask }),
@@ -44,12 +44,12 @@ impl Mark {
         }
     }
 
-    /// The bits that are compared and set.
+    /// Returns the bits that are compared and set.
     pub const fn value(self) -> u32 {
         self.value
     }
 
-    /// The bits that are ours.
+    /// Returns the mask of the bits that this program uses.
     pub const fn mask(self) -> u32 {
         self.mask.get()
     }
@@ -61,9 +61,9 @@ impl fmt::Display for Mark {
     }
 }
 
-/// Why a text is no [`Mark`].
+/// The error of parsing a [`Mark`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a mark is VALUE/MASK, as in 0x1/0x1; VALUE is not 0 and has no bit that MASK has not")]
+#[error("a mark is VALUE/MASK, as in 0x1/0x1; VALUE must not be 0 or have bits outside MASK")]
 pub struct BadMark;
 
 impl FromStr for Mark {
@@ -79,7 +79,8 @@ impl FromStr for Mark {
     }
 }
 
-/// The marks of our own sockets: two bits under one mask, the lower on server legs, the higher on client legs.
+/// The marks of the program's own sockets. They are two bits under one mask: the lower for server legs, the higher
+/// for client legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnMark {
     server: u32,
@@ -87,7 +88,7 @@ pub struct OwnMark {
 }
 
 impl OwnMark {
-    /// `None` unless `mark` is exactly two bits, both set.
+    /// Returns `None` unless `mark` consists of exactly two bits, both set.
     pub const fn new(mark: Mark) -> Option<Self> {
         if mark.value() != mark.mask() || mark.mask().count_ones() != 2 {
             return None;
@@ -96,17 +97,17 @@ impl OwnMark {
         Some(Self { server, client: mark.mask() & !server })
     }
 
-    /// Both bits: what is compared to tell our sockets from others'.
+    /// Returns both bits. They tell the program's sockets from all others.
     pub const fn mask(self) -> u32 {
         self.server | self.client
     }
 
-    /// The mark (SO_MARK) of server legs.
+    /// Returns the mark (SO_MARK) of server legs.
     pub const fn server(self) -> u32 {
         self.server
     }
 
-    /// The mark (SO_MARK) of listeners, which client legs inherit.
+    /// Returns the mark (SO_MARK) of listeners, which client legs inherit.
     pub const fn client(self) -> u32 {
         self.client
     }

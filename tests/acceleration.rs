@@ -1,4 +1,4 @@
-//! What `make demo` and `make lab` stand on: each way over a WAN carries each object, and what it says of that is so.
+//! Tests of `make demo` and `make lab`: each way over a WAN carries each object, and the reported results are correct.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn each_way_carries_each_object_and_the_results_have_them_in_order() {
         for measured in &comparison.measured {
             assert!(matches!(measured.outcomes[..], [Outcome::Done(_)]), "{measured:?}");
         }
-        // One in each direction on each way, seen to its end, with the socket that sends over the WAN.
+        // One trace in each direction on each way, complete, with the socket that sends over the WAN.
         assert_eq!(comparison.traces.len(), 2 * Way::ALL.len());
         for trace in &comparison.traces {
             assert_eq!(trace.samples.last().unwrap().bytes, 20_000_000, "{} {}", trace.object, trace.way);
@@ -47,7 +47,7 @@ fn each_way_carries_each_object_and_the_results_have_them_in_order() {
 #[test]
 fn what_takes_too_long_is_cut_and_its_rate_is_known() {
     netns(|| {
-        // With loss the ways run beside each other.
+        // With loss, the ways run in parallel.
         let cut = Duration::from_secs(5);
         let compared = acceleration::compare(&profile(8, Loss::Random(0.001)), &plan(cut), |_| {});
         assert_eq!(compared.wrong, Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! The benchmark measures what it says it measures: every figure, for every way. How fast anything is decides nothing.
+//! The benchmark measures every figure for every way. No test depends on the speed.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use lab::bench::{self, Measurement, Plan};
 use lab::netns;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 
-/// As short as it can be; the same program twice stands for two revisions.
+/// Returns the shortest possible plan. The same program twice stands for two revisions.
 fn plan(only: &[Measurement]) -> Plan {
     Plan {
         rounds: 1,
@@ -23,7 +23,7 @@ fn figures(results: &Value) -> impl Iterator<Item = &Value> {
     results["figures"].as_array().unwrap().iter()
 }
 
-/// What a way had of a figure in each round; nothing when it has none of it.
+/// Returns the values of a figure for a way, one per round; empty if the way has no such figure.
 fn rounds<'a>(results: &'a Value, name: &str, way: &str) -> Vec<&'a Value> {
     let figure = figures(results).find(|figure| figure["name"] == name);
     let figure = figure.unwrap_or_else(|| panic!("there is no figure {name}: {results:#}"));
@@ -49,7 +49,7 @@ fn every_figure_is_measured_for_every_way() {
         for name in ["bulk1-cpu", "bulk8-cpu", "kib-20"] {
             assert_eq!(rounds(&results, name, "tcp-intercept").len(), 1, "{name}");
             assert_eq!(rounds(&results, name, "haproxy").len(), 1, "{name}");
-            assert_eq!(rounds(&results, name, "routing").len(), 0, "{name}: nothing does the routing");
+            assert_eq!(rounds(&results, name, "routing").len(), 0, "{name}: routing has no process");
         }
         assert_eq!(rounds(&results, "bulk8", "haproxy-splice").len(), 1);
         assert_eq!(rounds(&results, "rtt", "haproxy-splice").len(), 0);
@@ -67,7 +67,7 @@ fn what_is_counted_is_what_there_was() {
             assert_eq!(rounds(&results, "sessions-20", way), [20.0], "{way}");
             assert_eq!(rounds(&results, "conn-failed", way), [0.0], "{way}");
         }
-        // 16 addresses with 100 ports each, and every one more than once.
+        // 16 addresses with 100 ports each, and each of them used more than once.
         let tried = rounds(&results, "conn-tried", "routing");
         assert!(tried.iter().all(|tried| tried.as_f64().unwrap() > 1600.0), "{tried:?}");
     });

@@ -1,4 +1,4 @@
-//! `check` on real hosts: each problem is made, found, mended by exactly the command that is offered, and gone.
+//! `check` on real hosts: each test causes a problem, `check` reports it, and exactly the suggested command fixes it.
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tcp_intercept::cmd;
 use tcp_intercept::config::Config;
 use tcp_intercept::exit::Exit;
 
-/// What `check` says on `host`, and its exit status.
+/// Returns the findings of `check` on `host`, and its exit status.
 fn check(host: &Host, config: &str) -> (Vec<Value>, Exit) {
     let (text, exit) = host.enter(|| cmd::check::report(Config::parse(config, &[]), true));
     let all: Value = serde_json::from_str(&text).expect("check --json prints JSON");
@@ -19,7 +19,7 @@ fn check(host: &Host, config: &str) -> (Vec<Value>, Exit) {
     (all["findings"].as_array().expect("a list").clone(), exit)
 }
 
-/// The one finding that is not `ok` and whose `what` begins so.
+/// Returns the only finding that is not `ok` and whose `what` begins with this text.
 fn find(findings: &[Value], what: &str) -> Option<Value> {
     let found = findings.iter().filter(|finding| finding["level"] != "ok");
     let found: Vec<_> =
@@ -36,7 +36,7 @@ fn mend(host: &Host, finding: &Value) {
     }
 }
 
-/// `make` makes a problem of this `level`; the commands that `check` offers for it make it go away.
+/// Causes a problem of this `level` by `make`, and checks that the commands that `check` suggests fix it.
 fn found_and_mended(host: &Host, config: &str, level: &str, what: &str, make: impl FnOnce()) {
     make();
     let (findings, exit) = check(host, config);
@@ -49,7 +49,7 @@ fn found_and_mended(host: &Host, config: &str, level: &str, what: &str, make: im
     assert_eq!(find(&findings, what), None, "still there after {}", found["fix"]);
 }
 
-/// A host on which `check` has nothing to warn of.
+/// Makes a host on which `check` has nothing to report.
 fn mended_host() -> Host {
     let host = Host::new("box");
     for (key, value) in
@@ -214,7 +214,7 @@ fn of_the_options_of_an_mptcp_leg_none_is_left_out() {
         nothing_to_mend(&host, &format!("[client]\n{options}"));
         let (findings, exit) = check(&host, &format!("[client]\nmptcp = true\n{options}"));
         assert_eq!(exit, Exit::Ok);
-        // MPTCP sockets refuse TCP_USER_TIMEOUT, and the relay does it.
+        // MPTCP sockets refuse TCP_USER_TIMEOUT; the relay enforces the timeout itself.
         assert!(find(&findings, "client.user-timeout").is_none(), "{findings:?}");
     });
 }
@@ -250,7 +250,7 @@ fn a_bridge_with_several_ports_is_told_of_and_one_with_a_single_port_is_not() {
     lab::netns(|| {
         let host = mended_host();
         host.enter(|| {
-            // What /sys/class/net shows is decided when it is mounted.
+            // A sysfs mount shows the devices of the namespace in which it was mounted.
             let mounted = Command::new("mount").args(["-t", "sysfs", "none", "/sys"]).status();
             assert!(mounted.expect("mount starts").success());
         });
@@ -290,7 +290,7 @@ fn src_valid_mark_is_found_and_without_its_mending_nothing_is_intercepted() {
         let config = "rules.interfaces = ['lan0']";
         let _listener = transparent_listener(&lab.gateway);
         intercept(&lab.gateway, config);
-        assert!(!connects(&lab), "src_valid_mark does no harm any more: then check need not tell of it");
+        assert!(!connects(&lab), "src_valid_mark is harmless now: check need not report it");
         found_and_mended(&lab.gateway, config, "error", "src_valid_mark = 1 on all", || {});
         assert!(connects(&lab));
     });
@@ -313,7 +313,7 @@ fn an_input_chain_loses_what_is_intercepted_until_the_offered_rule_is_in_it() {
     });
 }
 
-/// A listener as the daemon has one; nobody accepts, the kernel's answer is enough.
+/// Makes a listener like the daemon's. No process accepts from it; the kernel's handshake is enough.
 fn transparent_listener(host: &Host) -> Socket {
     let listener = || -> std::io::Result<Socket> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -334,7 +334,7 @@ fn intercept(host: &Host, config: &str) {
     .expect("the rules are installed");
 }
 
-/// The server does not listen: a connection is the listener's on the box, or none.
+/// Returns whether a connection succeeds. The server does not listen, so only the box's listener can complete it.
 fn connects(lab: &Lab) -> bool {
     let to = lab.server_at(lab::Ip::V4, 80);
     lab.client().enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))).is_ok()

@@ -1,4 +1,4 @@
-//! What a configuration may say: its faults, its defaults, and the texts that are shipped with it.
+//! Configuration files: their faults, their defaults, and the shipped texts about them.
 use std::time::Duration;
 
 use insta::assert_snapshot;
@@ -192,7 +192,7 @@ fn values_that_contradict_each_other_are_told_at_what_was_written() {
     ];
     assert_snapshot!(texts.map(faults).join("\n"));
     let refused = faults("[rules]\nmark = 'x'\nown-mark = '0x3/0x3'");
-    assert_eq!(refused.lines().count(), 1, "a refused value is compared with nothing: {refused}");
+    assert_eq!(refused.lines().count(), 1, "a rejected value is not compared: {refused}");
     parse("rules.table = 6");
 }
 
@@ -300,7 +300,7 @@ fn faults_of_the_file_come_before_those_of_the_command_line_and_name_the_file() 
     assert_snapshot!(both.in_file("/etc/tcp-intercept/config.toml".as_ref()));
 }
 
-/// What is shown of a default: lines that begin with `#` and a key.
+/// Returns the defaults that the texts show: the lines that begin with `#` and a key.
 fn shown_defaults() -> String {
     let shown = |line: &str| match line.strip_prefix('#') {
         Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),

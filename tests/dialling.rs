@@ -1,4 +1,5 @@
-//! Where server legs come from: the client's own address and port, whatever else has them, and what is done where that cannot be.
+//! The source of server legs: the client's own address and port even if another socket uses them, and the fallbacks
+//! where that is impossible.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,13 +12,13 @@ use socket2::{Domain, Socket, Type};
 const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 const SOON: Duration = Duration::from_secs(30);
 
-/// A connection that stays, and the address that the server sees.
+/// A connection that stays open, and the peer address that the server sees.
 struct Held {
     _stream: TcpStream,
     seen: SocketAddr,
 }
 
-/// Connects from a chosen address and asks a `whoami` server what it sees.
+/// Connects from a chosen address, and asks a `whoami` server for the address that it sees.
 fn ask(client: &Host, from: SocketAddr, to: SocketAddr) -> Held {
     let mut stream = client.connect_from(from, to).unwrap();
     let mut text = String::new();
@@ -25,7 +26,7 @@ fn ask(client: &Host, from: SocketAddr, to: SocketAddr) -> Held {
     Held { _stream: stream, seen: text.parse().unwrap() }
 }
 
-/// Says who asks, and holds the connection as long as the client does.
+/// Starts a server that reports its peer's address and keeps the connection as long as the client does.
 fn whoami(lab: &Lab, to: SocketAddr) -> Server {
     Server::start(&lab.server, to, peers::whoami)
 }
@@ -66,7 +67,7 @@ fn trap_2_a_client_may_use_the_port_that_the_listener_has() {
         let lab = Lab::new();
         let _daemon = Daemon::start(&lab.gateway, BIN, &[]);
         for ip in BOTH {
-            // Both ends use it, so nothing distinguishes this flow from one to the listener but the addresses.
+            // Both ends use it, so only the addresses distinguish this flow from one to the listener.
             let server = whoami(&lab, lab.server_at(ip, 5000));
             let from = lab.client_at(0, ip, 5000);
             assert_eq!(ask(lab.client(), from, server.address).seen, from);
@@ -74,7 +75,7 @@ fn trap_2_a_client_may_use_the_port_that_the_listener_has() {
     });
 }
 
-/// Uses one client port twice, the server leg of the first use being in TIME_WAIT; gives how the second was dialled.
+/// Uses one client port twice, with the first server leg in TIME_WAIT. Returns how the second connection was dialled.
 fn again_behind_time_wait(lab: &Lab, daemon: &Daemon, ip: Ip) -> String {
     let (from, to) = (lab.client_at(0, ip, 40000), lab.server_at(ip, 8000));
     let listener = lab.server.listen(to);
@@ -93,7 +94,8 @@ fn again_behind_time_wait(lab: &Lab, daemon: &Daemon, ip: Ip) -> String {
             return format!("{}: the {port} port", words(record, "dialled"));
         }
         drop((client, server));
-        // Whoever closes first has the TIME_WAIT: the box has one of its own, and the client may not be kept by his.
+        // The active closer enters TIME_WAIT. The box has its own; remove the client's, because it would block the
+        // client's port.
         lab.client().ss("-K state time-wait");
         let time_wait = || !lab.gateway.ss(&format!("-tan state time-wait dst '{to}'")).is_empty();
         wait_until("the server leg is in TIME_WAIT", SOON, time_wait);
@@ -108,7 +110,8 @@ fn trap_4_a_client_may_use_its_port_again_at_once_whatever_tcp_tw_reuse_says() {
         let daemon = Daemon::start(&lab.gateway, BIN, &[]);
         for (reuse, ip) in ["0", "1", "2"].iter().flat_map(|reuse| BOTH.map(|ip| (reuse, ip))) {
             lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", reuse);
-            // A bound port is free again at once where both ends have timestamps: tcp_twsk_unique() in net/ipv4/tcp_ipv4.c.
+            // A bound port is free again immediately if both ends use timestamps: tcp_twsk_unique() in
+            // net/ipv4/tcp_ipv4.c.
             assert_eq!(again_behind_time_wait(&lab, &daemon, ip), "first: the same port", "{reuse}");
             lab.gateway.ss("-K state time-wait");
         }
@@ -129,7 +132,7 @@ fn trap_4_without_timestamps_time_wait_costs_the_port_and_not_the_connection() {
     });
 }
 
-/// A socket of another program on the box that has this address; `to` is whom it is connected to.
+/// A socket of another program on the box that has this address. `to` is the peer that it connects to.
 fn squatter(lab: &Lab, at: SocketAddr, to: Option<SocketAddr>) -> Socket {
     lab.gateway.enter(|| {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap();
@@ -139,12 +142,12 @@ fn squatter(lab: &Lab, at: SocketAddr, to: Option<SocketAddr>) -> Socket {
             socket.set_ip_transparent_v6(true)
         };
         foreign.unwrap();
-        // Where it is connected, only the one server is taken; where it is not, every one.
+        // A connected socket blocks the address for that server only; an unconnected one blocks it for every server.
         socket.set_reuse_address(to.is_some()).unwrap();
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         socket.bind(&at.into()).unwrap();
         socket.set_nonblocking(true).unwrap();
-        // Nobody answers it: what it sends has no mark, and the answer is not for the box.
+        // Its SYN is never answered: it has no mark, and the answer is not addressed to the box.
         to.map(|to| socket.connect(&to.into()).unwrap_err());
         socket
     })
@@ -183,7 +186,7 @@ fn a_port_that_is_taken_for_a_moment_only_is_dialled_from_again() {
             let client = lab.client().connect_from(from, server.address).unwrap();
             drop(squatter);
             drop(client);
-            // Which of the attempts finds it gone is chance; that one of the later ones does is what is waited for.
+            // It is random which attempt finds the port free. The test waits until a later attempt does.
             let how = words(&daemon.record_of(from, server.address), "dialled");
             (how == "again").then_some(how)
         });
@@ -264,7 +267,7 @@ fn the_source_may_be_one_address_and_port_which_then_carries_one_connection_to_e
         }
         let ended = words(&daemon.record_of(from[2], servers[0].address), "phase cause");
         assert_eq!(ended, "connect address-in-use");
-        // The other family has no such address: it is dialled as by "gateway".
+        // This address belongs to the other family, so this server leg uses the box's address, as with "gateway".
         let server = whoami(&lab, lab.server_at(Ip::V6, 8000));
         let seen = ask(lab.client(), lab.client_at(0, Ip::V6, 40000), server.address).seen;
         assert_eq!(seen.ip().to_string(), "fd02::1");

@@ -1,13 +1,14 @@
-//! The drop-in: 1.1.0's options on real hosts, judged by `ss`, /proc, the terminal, the log and the traffic.
+//! The drop-in replacement: 1.1.0's options on real hosts, judged by `ss`, /proc, the terminal, the log and the
+//! traffic.
 //!
-//! | what 1.1.0 did | where it is tested |
+//! | behaviour of 1.1.0 | where it is tested |
 //! |---|---|
-//! | `-h`, `-V`, an unknown option, how options may be written | `options` |
-//! | `-k`, `-n`; what hangs | `legs` |
-//! | `-f`; into the background; exit codes; SIGINT and SIGTERM; privileges | `background` |
+//! | `-h`, `-V`, an unknown option, spellings of options | `options` |
+//! | `-k`, `-n`; dead peers | `legs` |
+//! | `-f`; running in the background; exit codes; SIGINT and SIGTERM; privileges | `background` |
 //! | `-p` | `pid_file` |
-//! | `-b` as it is written: brackets, names, several addresses | `names` |
-//! | `-b` as it acts: which addresses, IPv6, the wildcard, a connection to the listener itself (trap 2) | `listening` |
+//! | syntax of `-b`: brackets, names, several addresses | `names` |
+//! | effect of `-b`: which addresses, IPv6, the wildcard, a connection to the listener itself (trap 2) | `listening` |
 //! | `-B`; the destination's own family; ports that are taken (traps 1, 2 and 4) | `outgoing` |
 //! | `-l`, SIGHUP | `log` |
 //! | EOF, a refused server, errors on one side | `sessions` |

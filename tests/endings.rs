@@ -1,4 +1,5 @@
-//! Every way in which a connection can fail, as the other end sees it: never a clean end that is none, never silence.
+//! Every failure of a connection, as the other end sees it: a failure never looks like an orderly end, and is never
+//! silent.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,7 +13,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 const SOON: Duration = Duration::from_secs(30);
 const ENDED: &str = "by phase cause";
 
-/// Both ends of a connection through the box, the client's first.
+/// Opens a connection through the box and returns both ends, the client's first.
 fn pair(lab: &Lab, to: SocketAddr) -> (TcpStream, TcpStream) {
     let (client, server, _) = peers::pair(lab.client(), &lab.server, to);
     (client, server)
@@ -26,7 +27,7 @@ fn read_to_eof(mut stream: &TcpStream) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// What remains on the box of connections to or from `port`: `ss` lists every state.
+/// Returns the box's remaining sockets of connections to or from `port`, in every state that `ss` lists.
 fn leftovers(lab: &Lab, port: u16) -> String {
     lab.gateway.ss(&format!("-tan '( sport = :{port} or dport = :{port} )'"))
 }
@@ -39,7 +40,7 @@ fn nothing_is_left(lab: &Lab, port: u16) {
     });
 }
 
-/// What happens before one end, `from`, resets a connection to the other.
+/// The preparation before one end, `from`, resets a connection to the other.
 type Before = fn(from: &TcpStream, to: &TcpStream);
 
 const PHASES: [(&str, Before); 5] = [
@@ -69,7 +70,7 @@ fn resets_pass(by: &str) {
             peers::reset(from);
             eprintln!("{ip:?}: {phase}");
             expect_reset(&other);
-            // A reset right behind the handshake may find the daemon still dialling: the phase is not looked at.
+            // A reset directly after the handshake may find the daemon still dialling, so the phase is not checked.
             let ended = words(&daemon.record_of(flow, to), "by cause");
             assert_eq!(ended, format!("{by} reset"), "{ip:?}: {phase}");
             nothing_is_left(&lab, port);
@@ -110,7 +111,7 @@ fn what_was_sent_before_a_reset_arrives_before_it() {
     });
 }
 
-/// A connection of the client to a port where `obstacle`, a rule of nftables on the server, is in the way.
+/// Connects the client to a port that `obstacle`, an nftables rule on the server, blocks.
 fn meets(lab: &Lab, ip: Ip, obstacle: &str) -> (io::Result<TcpStream>, SocketAddr, SocketAddr) {
     lab.server.nft(&format!(
         "table inet way {{}}; delete table inet way
@@ -122,7 +123,7 @@ fn meets(lab: &Lab, ip: Ip, obstacle: &str) -> (io::Result<TcpStream>, SocketAdd
     (lab.client().connect_from(from, to), from, to)
 }
 
-/// A reset may be here before connect() has returned.
+/// The reset may arrive before connect() returns.
 fn expect_reset_soon(client: io::Result<TcpStream>) {
     match client {
         Ok(client) => expect_reset(&client),
@@ -165,7 +166,8 @@ fn a_server_without_a_route_resets_the_client() {
         let daemon = Daemon::start(&lab.gateway, BIN, &[]);
         for ip in BOTH {
             let to = lab.server_at(ip, 7001);
-            // Only the box itself finds no way: what it forwards still has one, or tproxy would never see the SYN.
+            // Only the box itself lacks a route. Forwarded packets still have one; otherwise tproxy would never see the
+            // SYN.
             let family = if ip == Ip::V4 { "-4" } else { "-6" };
             lab.gateway.ip(&format!("{family} rule add priority 10 iif lo to {} unreachable", to.ip()));
             let from = lab.client_at(0, ip, 40001);
@@ -222,7 +224,7 @@ fn what_a_client_says_and_ends_while_the_server_is_dialled_arrives() {
     });
 }
 
-/// A download and an upload that never end by themselves, in both families; some bytes of each have passed.
+/// Starts a download and an upload without end, in both families. Some bytes of each have passed.
 fn endless(lab: &Lab) -> Vec<TcpStream> {
     let streams = BOTH.iter().flat_map(|&ip| {
         let (down, giver) = pair(lab, lab.server_at(ip, 7001));

@@ -1,4 +1,4 @@
-//! Many connections, spoofed ones, stuck ones, and a kernel that has nothing left.
+//! Many connections, spoofed ones, stuck ones, and a kernel without free resources.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 
 #[path = "endurance/bench.rs"]

@@ -1,4 +1,4 @@
-//! When the daemon ends, however it ends, connections are routed at once: traps 13 and 22.
+//! When the daemon ends, for whatever reason, connections are routed immediately: traps 13 and 22.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 mod intercepting;
 
@@ -26,7 +26,7 @@ fn rules_are_there(lab: &Lab) -> bool {
     lab.gateway.run("nft list tables").contains("tcp_intercept")
 }
 
-/// Both ends of a connection from the client's port `port`.
+/// Opens a connection from the client's port `port` and returns both ends.
 fn from_port(lab: &Lab, ip: Ip, port: u16) -> (TcpStream, TcpStream) {
     let listener = lab.server.listen(lab.server_at(ip, 7));
     let near = lab.client().connect_from(lab.client_at(0, ip, port), lab.server_at(ip, 7)).unwrap();
@@ -35,7 +35,7 @@ fn from_port(lab: &Lab, ip: Ip, port: u16) -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-/// `first` ends the connection in order, then `second` does.
+/// Ends the connection in order: `first` closes first, then `second`.
 fn end(mut first: TcpStream, mut second: TcpStream) {
     first.write_all(b"last words").unwrap();
     first.shutdown(std::net::Shutdown::Write).unwrap();
@@ -44,12 +44,12 @@ fn end(mut first: TcpStream, mut second: TcpStream) {
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
 }
 
-/// The ports of sessions that ended by the client first, by the server first, and of one that goes on.
+/// The client ports of three sessions: ended by the client first, ended by the server first, and still open.
 const ENDED_BY_CLIENT: u16 = 4001;
 const ENDED_BY_SERVER: u16 = 4002;
 const GOES_ON: u16 = 4003;
 
-/// Leaves one of each, and whatever they leave on the box.
+/// Opens one session of each kind in both families, so that the ended ones leave their TIME_WAIT on the box.
 fn sessions(lab: &Lab, daemon: &Daemon) -> Vec<(TcpStream, TcpStream)> {
     let go_on = BOTH.map(|ip| {
         let (near, far) = from_port(lab, ip, ENDED_BY_CLIENT);
@@ -60,14 +60,14 @@ fn sessions(lab: &Lab, daemon: &Daemon) -> Vec<(TcpStream, TcpStream)> {
     });
     daemon.wait_for_records(4);
     assert!(go_on.iter().all(|(near, _)| lab.legs(near) == 2));
-    // The ends' own TIME_WAIT would refuse the port, with or without a box between them.
+    // TIME_WAIT at the ends would block the port, with or without a box between them.
     for host in [lab.client(), &lab.server] {
         host.run("ss -KHtan state time-wait >&2");
     }
     go_on.into()
 }
 
-/// The daemon is gone: what it cut is reset, and all its sessions' ports are good for a new connection.
+/// Checks the state after the daemon's end: cut sessions are reset, and all of their ports work for a new connection.
 fn ports_just_used_are_routed(lab: &Lab, cut: Vec<(TcpStream, TcpStream)>) {
     for stream in cut.into_iter().flat_map(|(near, far)| [near, far]) {
         let read = (&stream).read(&mut [0]);
@@ -177,13 +177,13 @@ fn when_the_operator_flushes_all_rules_new_connections_are_routed() {
     });
 }
 
-/// What became of the connections that clients open as fast as they can.
+/// Clients that open connections as fast as they can, and their results.
 #[derive(Default)]
 struct Load {
     opened: AtomicUsize,
-    /// The daemon ends by SIGKILL, and cannot end what it has begun.
+    /// SIGKILL ends the daemon, which then cannot finish the connections that it has begun.
     killed: bool,
-    /// The daemon is gone: from here on nobody cuts anything.
+    /// The daemon is gone; from here on no connection may be cut.
     ended: AtomicBool,
     over: AtomicBool,
     failed: Mutex<Vec<std::io::Error>>,
@@ -200,10 +200,10 @@ impl Load {
         while !self.over.load(Ordering::SeqCst) {
             let ended = self.ended.load(Ordering::SeqCst);
             match connect_and_read(server) {
-                // It was let in by a SYN-ACK, and cut when the daemon ended: in SYN-SENT a reset is "refused", and
-                // silence is "timed out".
+                // A SYN-ACK admitted the connection, and the daemon's end cut it. In SYN-SENT a reset would be
+                // "refused", and silence would be "timed out".
                 Err(err) if err.kind() == ErrorKind::ConnectionReset && !ended => {}
-                // Silence behind the SYN-ACK: the ACK came when the listener was gone.
+                // Silence after the SYN-ACK: the ACK arrived when the listener was gone.
                 Err(err) if err.kind() == ErrorKind::WouldBlock && !ended && self.killed => {}
                 Err(err) => self.failed.lock().unwrap().push(err),
                 Ok(_) => {}
@@ -252,7 +252,7 @@ fn nobody_is_refused_while_the_daemon_is_killed_under_load() {
     netns(|| nobody_is_refused_while_the_daemon_ends_by(Signal::KILL));
 }
 
-/// What the client answers to a SYN-ACK gets lost until this is dropped.
+/// Drops the client's answers to SYN-ACKs until this is dropped.
 struct LostAcks<'l>(&'l Lab);
 
 impl<'l> LostAcks<'l> {
@@ -279,7 +279,8 @@ fn a_client_whose_handshake_ends_while_the_daemon_stops_is_told() {
             let _server = Server::start(&lab.server, lab.server_at(ip, 7), peers::banner);
             let mut daemon = Daemon::start(&lab.gateway, BIN, place);
             let lost = LostAcks::of(&lab);
-            // For the client it stands; it waits for the server to speak, as one of SSH or SMTP does.
+            // For the client the connection is established. It waits for the server to speak, as SSH and SMTP clients
+            // do.
             let stream = lab.client().connect(lab.server_at(ip, 7)).unwrap();
             assert_eq!(lab.gateway.ss("-tn state syn-recv").lines().count(), 1);
             daemon.signal(Signal::TERM);
@@ -301,17 +302,17 @@ fn what_a_session_has_left_when_the_daemon_stops_is_delivered() {
         for (place, ip) in WHERE.iter().flat_map(|place| BOTH.map(|ip| (place, ip))) {
             let daemon = Daemon::start(&lab.gateway, BIN, place);
             let (mut near, mut far) = from_port(&lab, ip, 4004);
-            // More than the client's window, and less than that and the box's send buffer.
+            // More than the client's window, but less than the window and the box's send buffer together.
             far.write_all(&vec![9; 200 << 10]).unwrap();
             near.shutdown(std::net::Shutdown::Write).unwrap();
             drop(far);
             let record = &daemon.wait_for_records(1)[0];
             assert_eq!(lab::words(record, "cause to_client"), format!("eof {}", 200 << 10));
             let left = lab.gateway.ss("-tn state last-ack");
-            assert_eq!(left.lines().count(), 1, "what is left waits for the client to read");
+            assert_eq!(left.lines().count(), 1, "the remaining data waits for the client");
             daemon.signal(Signal::TERM);
             wait_until("its sessions are gone", SOON, || daemon.log().contains("stopped: "));
-            // Long enough for what is left to be destroyed, were it not waited for.
+            // Long enough to destroy the remaining data if the daemon did not wait for it.
             thread::sleep(Duration::from_millis(300));
             let mut came = Vec::new();
             near.set_read_timeout(Some(SOON)).unwrap();

@@ -1,6 +1,7 @@
-//! TCP Fast Open between two boxes: what the SYNs between them carry, and what both ends get. Where it fails: `fast_open_fails.rs`.
+//! TCP Fast Open between two boxes: what their SYNs carry, and what both ends receive. `fast_open_fails.rs` tests its
+//! failures.
 //!
-//! Judged by counters of nftables and the kernel on the far box, by checksums, and by the close records.
+//! Judged by counters of nftables and of the kernel on the far box, by checksums, and by the close records.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -23,7 +24,7 @@ fn with_a_cookie_the_first_bytes_travel_in_the_syn() {
             let server = Server::start(&pair.server, pair.server_at(ip, PORT), peers::echo);
             let (passive, active) = ("TcpExtTCPFastOpenPassive", "TcpExtTCPFastOpenActive");
             let before = (pair.far.counter(passive), pair.near.counter(active));
-            // The first asks for a cookie, with an ordinary SYN otherwise.
+            // The first connection requests a cookie; its SYN is otherwise ordinary.
             for (nth, (seen, openings)) in
                 [([1, 1, 0], "asked no"), ([1, 1, 1], "data data"), ([1, 1, 1], "data data")]
                     .into_iter()
@@ -59,8 +60,8 @@ fn without_cookies_the_first_bytes_travel_in_the_first_syn() {
     });
 }
 
-/// Loses all but SYNs on the way to the far box, and says whether an answer of the server comes through within `limit` all
-/// the same: then it was dialled when the SYN came, and not a round trip later.
+/// Drops everything except SYNs towards the far box. Returns the client's address if the server's answer still arrives
+/// within `limit`: then the far box dialled at the SYN, and not a round trip later.
 fn answered_at_the_syn(
     pair: &Pair,
     boxes: &Boxes,
@@ -87,7 +88,7 @@ fn the_server_answers_before_the_handshake_ends() {
             let server = Server::start(&pair.server, pair.server_at(ip, PORT), peers::echo);
             let answered =
                 |limit| answered_at_the_syn(&pair, &boxes, server.address, b"hello", limit).is_some();
-            // Without a cookie it cannot, which shows that nothing but SYNs comes through.
+            // Without a cookie no answer arrives, which shows that only SYNs pass.
             assert!(!answered(Duration::from_millis(500)));
             boxes.ask(&pair.client, server.address, b"hello");
             assert!(answered(SOON));
@@ -100,7 +101,7 @@ fn a_first_flight_goes_out_whole_before_the_handshake_ends() {
     const REPLY: usize = 60_000;
     netns(|| {
         let pair = Pair::plain(1);
-        // By pieces, one right behind the other: pacing puts off all but the first.
+        // In pieces, directly one after another: pacing delays all but the first.
         let pieces = "client.notsent-lowat=16384";
         let far = [FAR, "client.congestion-control=bbr", "wan.devices=[\"wan0\"]", pieces];
         let boxes = Boxes::start(&pair, &[NEAR], &far);
@@ -111,7 +112,7 @@ fn a_first_flight_goes_out_whole_before_the_handshake_ends() {
                 std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
             });
             boxes.ask(&pair.client, pair.server_at(ip, PORT), b"hello");
-            // Nothing but SYNs reaches the far box any more: what its client leg sends is a first flight, or nothing.
+            // Only SYNs reach the far box from here on, so its client leg can send nothing but a first flight.
             obstruct(&pair.far, "tcp flags & (syn|ack) != syn drop");
             let mut client =
                 boxes.spoken(|| pair.client.connect(server.address), |mut stream| stream.write_all(b"hello"));

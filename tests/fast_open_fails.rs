@@ -1,5 +1,5 @@
-//! Where TCP Fast Open between two boxes fails, or what it stands on does: nobody's connection is worse off for it, and what fails is
-//! remembered.
+//! Failures of TCP Fast Open between two boxes, and of what it depends on. No connection is worse off for it, and
+//! failures are remembered.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,7 +25,7 @@ use tcp_intercept::state::table::slot::Slot;
 
 mod boxes;
 
-/// Keys of net.ipv4.tcp_fastopen_key.
+/// Keys for net.ipv4.tcp_fastopen_key.
 const OTHER_KEYS: [&str; 2] = ["00000000-00000000-00000000-00000001", "00000000-00000000-00000000-00000002"];
 
 #[test]
@@ -57,7 +57,7 @@ fn a_client_that_gives_up_while_its_bytes_are_waited_for_leaves_nothing_behind()
             let (near, far) = (format!("server.fast-open={mode}"), format!("client.fast-open={mode}"));
             let boxes = Boxes::start(&pair, &[&near], &[&far]);
             let server = Server::start(&pair.server, pair.server_at(Ip::V4, PORT), peers::deaf);
-            // Which of them are gone before they are accepted, and which only later, is chance.
+            // It is random which clients are gone before their connection is accepted, and which only later.
             let caught = (0..500).any(|_| {
                 peers::reset(pair.client.connect(server.address).unwrap());
                 let records = boxes.near.close_records();
@@ -118,7 +118,7 @@ fn a_cookie_that_is_outdated_costs_nothing_but_the_round_trip_once() {
         for ip in BOTH {
             let server = Server::start(&pair.server, pair.server_at(ip, PORT), peers::echo);
             boxes.ask(&pair.client, server.address, b"for the cookie");
-            // As after a reboot.
+            // The state after a reboot.
             pair.far.sysctl(
                 "net.ipv4.tcp_fastopen_key",
                 if ip == Ip::V4 { OTHER_KEYS[0] } else { OTHER_KEYS[1] },
@@ -176,8 +176,8 @@ fn what_loses_syns_with_the_option_or_answers_them_with_a_reset_is_remembered_to
     });
 }
 
-/// A socket of another program on the near box that has the client's address; connected, it has it for one server only, and
-/// the near box learns of it as late as connect(), the client's first bytes in hand.
+/// A socket of another program on the near box that has the client's address. A connected one blocks the address for
+/// one server only; the near box then notices as late as connect(), when it already has the client's first bytes.
 fn squatter(pair: &Pair, from: SocketAddr, to: Option<SocketAddr>) -> Socket {
     pair.near.enter(|| {
         let socket = Socket::new(Domain::for_address(from), Type::STREAM, None).unwrap();
@@ -199,7 +199,7 @@ fn a_port_that_is_taken_costs_the_port_and_no_byte() {
     netns(|| {
         let pair = Pair::plain(1);
         let boxes = Boxes::start(&pair, &[NEAR_NO_COOKIE], &[FAR_NO_COOKIE]);
-        // What the squatter sends.
+        // Drop the squatter's packets.
         obstruct(&pair.far, "tcp sport { 40000, 40001 } drop");
         for ip in BOTH {
             let server = Server::start(&pair.server, pair.server_at(ip, PORT), peers::echo);
@@ -220,7 +220,7 @@ fn a_port_that_is_taken_costs_the_port_and_no_byte() {
     });
 }
 
-/// A socket that is to send its SYN with data as soon as it has a cookie, and what connect() said.
+/// Makes a socket that sends its SYN with data as soon as it has a cookie. Returns it with the result of connect().
 fn fast_opening(to: SocketAddr) -> (Socket, io::Result<()>) {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None).unwrap();
     sys::set_fast_open_connect(socket.as_fd()).unwrap();
@@ -228,7 +228,8 @@ fn fast_opening(to: SocketAddr) -> (Socket, io::Result<()>) {
     (socket, connected)
 }
 
-/// Has the kernel of the near box see a connection with Fast Open time out, so that it leaves Fast Open out for an hour.
+/// Makes a connection with Fast Open time out in the near box's kernel, so that the kernel suspends Fast Open for an
+/// hour.
 fn pause_for_the_whole_host(pair: &Pair, to: SocketAddr) {
     obstruct(&pair.far, "drop");
     let (lost, put_off) = fast_opening(to);
@@ -269,7 +270,7 @@ fn where_the_kernel_stops_fast_open_between_connect_and_the_syn_no_byte_is_lost(
                 first.wait().await;
                 assert!(first.take().unwrap());
                 let sink = Leg::new(socket, Side::Server, &options).unwrap();
-                assert!(!first.give(&sink).unwrap(), "an ordinary SYN takes nothing along");
+                assert!(!first.give(&sink).unwrap(), "an ordinary SYN carries no data");
                 assert!(way.holds_pipe() && !first.gone());
                 sink.connected().await.unwrap();
             });
@@ -296,7 +297,7 @@ fn on_a_host_that_has_it_switched_off_it_is_left_out_and_said() {
     });
 }
 
-/// Sends and receives at once, the client from its first moment on.
+/// Sends and receives at the same time; the client starts immediately.
 fn exchange(pair: &Pair, to: SocketAddr, bytes: u64) {
     let listener = pair.server.listen(to);
     let client = pair.client.connect(to).unwrap();
@@ -345,6 +346,6 @@ fn two_hundred_connections_on_a_link_that_loses_packets_are_whole() {
         };
         let (near, far) =
             (with_data(&boxes.near, "server_fast_open"), with_data(&boxes.far, "client_fast_open"));
-        assert!(near > 0 && far >= near, "{near} were sent with data, {far} were taken");
+        assert!(near > 0 && far >= near, "{near} SYNs had data, {far} were accepted");
     });
 }

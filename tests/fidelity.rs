@@ -1,4 +1,4 @@
-//! A connection through the box is the connection that it would have been without it: its bytes, its ends, its failures.
+//! A connection through the box equals the connection without it: its bytes, its ends, its failures.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -25,7 +25,7 @@ fn record(daemon: &Daemon, client: SocketAddr, server: SocketAddr, keys: &str) -
     words(&daemon.record_of(client, server), keys)
 }
 
-/// Both ends of a connection through the box, and its flow.
+/// Opens a connection through the box and returns both ends and its flow.
 fn pair(lab: &Lab, ip: Ip, port: u16) -> (TcpStream, TcpStream, (SocketAddr, SocketAddr)) {
     let (client, server, peer) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, port));
     let flow = (client.local_addr().unwrap(), lab.server_at(ip, port));
@@ -159,7 +159,7 @@ fn urgent_data_arrives_urgent() {
             for (from, to) in [(&client, &server), (&server, &client)] {
                 SockRef::from(from).send(b"before").unwrap();
                 SockRef::from(from).send_out_of_band(b"!").unwrap();
-                // Not in line here: only a byte that is marked urgent can be had this way.
+                // Read out of band: only a byte that is marked urgent arrives this way.
                 let mut urgent = [std::mem::MaybeUninit::uninit()];
                 let mut came = || SockRef::from(to).recv_out_of_band(&mut urgent).is_ok();
                 wait_until("an urgent byte", SOON, &mut came);

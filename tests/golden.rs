@@ -1,5 +1,5 @@
-//! The formats that one version of the program leaves to another: the table of sessions, and the handover. Images of both, as an earlier
-//! revision wrote them, are in tests/golden/.
+//! The formats that one version of the program passes to another: the session table and the handover. tests/golden/ has
+//! images of both, written by an earlier revision.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,17 +19,17 @@ use tcp_intercept::state::table::header::{LAYOUT, Unreadable};
 use tcp_intercept::state::table::slot::{Content, ObservedDirection, ObservedSession, Urgent};
 use tcp_intercept::state::table::{Table, TableError};
 
-/// The table has slots for the descriptors below this number.
+/// The table has slots for descriptors below this number.
 const SLOTS: usize = 8;
 
-/// An image: the numbers of words and their values. All other words are 0.
+/// An image: word indices and values. All other words are 0.
 type Image = Vec<(usize, u64)>;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// Reads lines like `64  0000000000000001  # accepted`.
+/// Parses lines like `64  0000000000000001  # accepted`.
 fn parse(text: &str) -> Image {
     let lines = text.lines().filter_map(|line| line.split('#').next());
     let words = lines.map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
@@ -37,7 +37,7 @@ fn parse(text: &str) -> Image {
     words.map(|line| (line[0].parse().unwrap(), u64::from_str_radix(line[1], 16).unwrap())).collect()
 }
 
-/// The words of a table that are not 0.
+/// Returns the words of a table that are not 0.
 fn image_of(file: OwnedFd) -> Image {
     let file = File::from(file);
     let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
@@ -46,7 +46,7 @@ fn image_of(file: OwnedFd) -> Image {
     words.enumerate().filter(|(_, value)| *value != 0).collect()
 }
 
-/// A file with these words.
+/// Makes a file with these words.
 fn file_of(image: &Image) -> OwnedFd {
     const WORDS: usize = 1024 + SLOTS * 24;
     let file = memfd_create("golden", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
@@ -71,7 +71,7 @@ fn ipv6() -> Flow {
     flow("[fe80::1%3]:40001", "[2001:db8::2]:80")
 }
 
-/// Every counter with the value that it has in the image.
+/// Returns every counter with its value in the image.
 fn counters(table: Table) -> [(tcp_intercept::state::metrics::Counter, u64); 22] {
     let all = table.header().counters();
     let mut n = 100;
@@ -105,7 +105,7 @@ fn counters(table: Table) -> [(tcp_intercept::state::metrics::Counter, u64); 22]
     })
 }
 
-/// Writes the table of the image with today's code.
+/// Writes the image's table with the current code.
 fn write() -> OwnedFd {
     let (table, file) = Table::new(SLOTS).unwrap();
     let header = table.header();
@@ -138,7 +138,7 @@ fn write() -> OwnedFd {
     file
 }
 
-/// Checks every field of the table of the image.
+/// Checks every field of the image's table.
 fn check(table: Table) {
     let header = table.header();
     assert_eq!((header.slots(), header.generation(), header.sessions()), (Ok(SLOTS), 3, 3));
@@ -243,7 +243,7 @@ fn show(image: &Image) -> String {
     image.iter().map(|(word, value)| format!("\n{word:>4}  {value:016x}")).collect()
 }
 
-/// The handover of an earlier revision.
+/// Returns the handover of an earlier revision.
 fn handover() -> Value {
     serde_json::from_str(&fs::read_to_string(golden().join("handover.json")).unwrap()).unwrap()
 }
@@ -266,7 +266,7 @@ fn a_handover_of_an_earlier_revision_is_read() {
 fn an_earlier_revision_can_read_the_handover() {
     let file = read(handover()).write().unwrap();
     let written: Value = serde_json::from_reader(file).unwrap();
-    // An earlier revision ignores fields that it does not know.
+    // An earlier revision ignores unknown fields.
     for (field, value) in handover().as_object().unwrap() {
         assert_eq!(&written[field], value, "{field}");
     }

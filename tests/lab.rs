@@ -1,4 +1,5 @@
-//! The lab holds the daemon as the other tests expect it to: ready when it says so, heard, gone when it is dropped.
+//! The lab controls the daemon as the other tests expect: it waits until the daemon is ready, captures its log, and
+//! ends it on drop.
 use lab::stream::{self, Pace};
 use lab::{BOTH, Daemon, Lab, peers};
 

@@ -1,4 +1,4 @@
-//! What each leg of a session is like, as the kernel shows it and as a peer that is gone finds out.
+//! The properties of each leg of a session, as the kernel reports them and as the detection of dead peers shows them.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(30);
 const PORT: u16 = 8000;
 const MPTCP: &str = "client_mptcp server_mptcp";
 
-/// A connection through the box: both its ends, and both its legs as `ss` on the box finds them.
+/// A connection through the box: both ends, and both legs as `ss` on the box lists them.
 struct Line {
     client: TcpStream,
     server: TcpStream,
@@ -31,13 +31,13 @@ impl Line {
         line
     }
 
-    /// What `ss` on the box says of one leg; its own address is that of the far end.
+    /// Returns the box's `ss` output for one leg, whose own address is that of the far end.
     fn leg(&self, lab: &Lab, leg: &str, options: &str) -> String {
         let own = if leg == "client" { self.to } else { self.from };
         lab.gateway.ss(&format!("-tn{options} state established src '{own}'"))
     }
 
-    /// The end that one leg of the box is connected to, its host, and the other end.
+    /// Returns the end that one leg of the box is connected to, its host, and the other end.
     fn beyond<'a>(&'a self, lab: &'a Lab, leg: &str) -> (&'a TcpStream, &'a Host, &'a TcpStream) {
         match leg {
             "client" => (&self.client, lab.client(), &self.server),
@@ -45,7 +45,7 @@ impl Line {
         }
     }
 
-    /// Ends it with a reset, so that nothing of it is left, and gives its flow.
+    /// Ends the connection with a reset, so that nothing of it remains, and returns its flow.
     fn end(self) -> (SocketAddr, SocketAddr) {
         peers::reset(self.client);
         (self.from, self.to)
@@ -58,7 +58,7 @@ impl Line {
 
 const LEGS: [&str; 2] = ["client", "server"];
 
-/// Each leg in each family.
+/// Returns each leg in each family.
 fn legs() -> impl Iterator<Item = (&'static str, Ip)> {
     LEGS.into_iter().flat_map(|leg| BOTH.map(|ip| (leg, ip)))
 }
@@ -131,7 +131,7 @@ fn an_unknown_congestion_control_is_refused_with_those_there_are() {
     });
 }
 
-/// Drops on `host` all that arrives and is no reset, and counts it.
+/// Drops and counts everything that arrives at `host` except resets.
 fn cut_off(host: &Host) {
     host.nft(
         "table inet cut {
@@ -202,8 +202,8 @@ fn the_user_timeout_ends_a_session_with_a_peer_that_confirms_nothing() {
     });
 }
 
-/// Sends a byte and then another to the end beyond `leg`, whose confirmations are lost. Tail loss probes, which send
-/// what Nagle's algorithm keeps back, are off.
+/// Sends a byte and then another to the end beyond `leg`, whose acknowledgements are lost. Tail loss probes are off,
+/// because they would send what Nagle's algorithm holds back.
 fn two_bytes(lab: &Lab, line: &Line, leg: &str) {
     let (mut end, host, mut other_end) = line.beyond(lab, leg);
     lab.gateway.sysctl("net.ipv4.tcp_early_retrans", "0");
@@ -246,7 +246,7 @@ fn without_no_delay_it_waits() {
     });
 }
 
-/// A socket of Multipath TCP, listening or connected.
+/// Makes a Multipath TCP socket, listening or connected.
 fn mptcp(host: &Host, at: SocketAddr, set_up: fn(&Socket, SocketAddr)) -> Socket {
     host.enter(|| {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::from(262))).unwrap();
@@ -265,7 +265,8 @@ fn connect(socket: &Socket, to: SocketAddr) {
     socket.connect(&to.into()).unwrap();
 }
 
-/// Connects, with Multipath TCP where `client` and `server` say so, exchanges data, and gives the record's words.
+/// Connects, with Multipath TCP at the ends that `client` and `server` select, exchanges data, and returns the words of
+/// the record.
 fn exchange(lab: &Lab, daemon: &Daemon, ip: Ip, [client, server]: [bool; 2]) -> String {
     let to = lab.server_at(ip, PORT);
     let listener = match server {
@@ -285,7 +286,7 @@ fn exchange(lab: &Lab, daemon: &Daemon, ip: Ip, [client, server]: [bool; 2]) -> 
     words(&record, MPTCP)
 }
 
-/// What the kernel of `host` counted under `name`.
+/// Returns the kernel counter `name` of `host`.
 fn counted(host: &Host, name: &str) -> u64 {
     let line = host.run(&format!("nstat -asz {name} | grep {name}"));
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
@@ -300,7 +301,7 @@ fn a_multipath_client_reaches_a_plain_server_and_a_plain_client_a_multipath_serv
         let daemon = Daemon::start(&lab.gateway, BIN, &BOTH_MPTCP);
         let mut sessions = 0;
         for ip in BOTH {
-            // Where it has worked, two failures are not enough to spare the server the next.
+            // After a success, two failures are not enough to avoid Multipath TCP with this server.
             for ends in [[false, true], [true, true], [true, false], [false, false]] {
                 let word = |mptcp| if mptcp { "yes" } else { "fallback" };
                 let expected = ends.map(word).join(" ");
@@ -309,7 +310,7 @@ fn a_multipath_client_reaches_a_plain_server_and_a_plain_client_a_multipath_serv
             }
         }
         assert_eq!(sessions, 8);
-        // The ends' own kernels agree: four sessions of each were Multipath TCP to the last.
+        // The ends' own kernels agree: four sessions at each end were Multipath TCP until the end.
         assert_eq!(counted(lab.client(), "MPTcpExtMPCapableSYNACKRX"), 4);
         assert_eq!(counted(&lab.server, "MPTcpExtMPCapableACKRX"), 4);
         for host in [lab.client(), &lab.server] {
@@ -355,11 +356,11 @@ fn when_mptcp_is_switched_off_meanwhile_sessions_go_on_with_tcp() {
         assert_eq!(exchange(&lab, &daemon, Ip::V4, [true, true]), "yes yes");
         lab.gateway.sysctl("net.mptcp.enabled", "0");
         for ip in BOTH {
-            // The listener is what it was; what is dialled is new.
+            // The existing listener is unchanged; new server legs are affected.
             assert_eq!(exchange(&lab, &daemon, ip, [true, true]), "yes refused");
         }
         let log = daemon.log();
-        assert_eq!(log.matches("the kernel refuses MPTCP sockets now").count(), 1, "{log}");
+        assert_eq!(log.matches("the kernel no longer makes MPTCP sockets").count(), 1, "{log}");
     });
 }
 
@@ -372,7 +373,7 @@ fn trap_14_what_an_mptcp_listener_refuses_its_tcp_clients_legs_have() {
         let log = daemon.log();
         assert!(!log.contains("left out"), "the relay does it on MPTCP sockets: {log}");
         for ip in BOTH {
-            // This client has no Multipath TCP, so its leg is a TCP socket and can have all that was asked for.
+            // This client does not use Multipath TCP, so its leg is a TCP socket and can have all configured options.
             let line = Line::new(&lab, ip);
             let shown = line.leg(&lab, "client", "io");
             assert!(shown.contains(" reno ") && shown.contains("timer:(keepalive,"), "{shown}");

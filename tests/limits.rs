@@ -1,4 +1,4 @@
-//! What ends a session when nothing else does, and what a session may cost when a peer does not read.
+//! The timeouts that end a session, and the resources that a session uses when a peer does not read.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use lab::{BOTH, Daemon, Ip, Lab, becomes, netns, wait_until, words};
 const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 const SOON: Duration = Duration::from_secs(30);
 
-/// Both ends of a connection through the box, the client's first, and its flow.
+/// Opens a connection through the box and returns both ends, the client's first, and its flow.
 fn pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream, (SocketAddr, SocketAddr)) {
     let to = lab.server_at(ip, 8000);
     let (client, server, from) = peers::pair(lab.client(), &lab.server, to);
@@ -36,7 +36,7 @@ fn the_idle_timeout_ends_a_silent_session_and_no_other() {
             let (client, server, silent) = pair(&lab, ip);
             let (speaker, listener, _) = pair(&lab, ip);
             passes(&client, &server);
-            // As long as the one is there, the other speaks.
+            // The other session carries data until the one has ended.
             let over = becomes(SOON, || {
                 passes(&speaker, &listener);
                 client.take_error().unwrap().is_some()
@@ -63,7 +63,7 @@ fn the_half_closed_timeout_ends_a_session_that_is_silent_behind_one_end_and_no_o
                 expect_reset(early);
                 expect_reset(late);
                 assert_eq!(ended(&daemon, half), "us relay half-closed-timeout");
-                // Just as silent, and older: but nobody has ended anything there.
+                // This session is equally silent and older, but neither end has closed its direction.
                 passes(&open, &other);
             }
         }
@@ -83,7 +83,7 @@ fn by_default_nothing_but_the_kernels_keepalive_watches_a_session() {
             let timers = || lab.gateway.ss("-tno");
             let calm = becomes(SOON, || timers().lines().all(|leg| leg.contains("timer:(keepalive,")));
             assert!(calm && timers().lines().count() >= 4, "{}", timers());
-            // Of a timer of our own it can only be seen that it does not strike.
+            // A timer of the daemon itself is not visible, so the test only shows that it does not fire.
             thread::sleep(Duration::from_secs(2));
             passes(&idle, &peer);
             passes(&other, &half);
@@ -93,18 +93,19 @@ fn by_default_nothing_but_the_kernels_keepalive_watches_a_session() {
     });
 }
 
-/// What the kernel says of a process, in KiB.
+/// Returns the resident memory of a process in KiB.
 fn resident(lab: &Lab, pid: u32) -> u64 {
     let line = lab.gateway.run(&format!("grep VmRSS /proc/{pid}/status"));
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// How many pipes a process has open, both ends counted.
+/// Returns how many pipe ends a process has open.
 fn pipe_ends(lab: &Lab, pid: u32) -> usize {
     lab.gateway.run(&format!("ls -l /proc/{pid}/fd | grep -c ' -> pipe:' || true")).trim().parse().unwrap()
 }
 
-/// Bytes of kernel memory that the sockets on the box hold: `r`, `t`, `w` and `bl` of ss's skmem, and its limits.
+/// Returns the bytes of kernel memory that the box's sockets hold (`r`, `t`, `w` and `bl` of ss's skmem), and their
+/// limits.
 fn socket_memory(lab: &Lab) -> (u64, u64) {
     let (mut held, mut limit) = (0, 0);
     for memory in lab.gateway.ss("-tnm").split("skmem:(").skip(1) {
@@ -136,19 +137,19 @@ fn peers_that_do_not_read_cost_bounded_memory_and_no_pipe_and_stop_nobody() {
         let senders: Vec<_> = (0..DEAF).map(connect).collect();
         thread::scope(|scope| senders.iter().for_each(|sender| drop(scope.spawn(|| peers::fill(sender)))));
 
-        // A worker keeps four pipes for the next need; none is held by a session that waits.
+        // A worker keeps four idle pipes; a waiting session holds none.
         let workers = thread::available_parallelism().unwrap().get();
         let now = pipe_ends(&lab, pid);
         assert!(now <= pipes + workers * 4 * 2, "{pipes} pipe ends, then {now}");
         let grown = resident(&lab, pid).saturating_sub(memory);
         assert!(grown < 20 * DEAF as u64 + 4096, "{grown} KiB more for {DEAF} sessions");
         let (held, limit) = socket_memory(&lab);
-        assert!(held > 0 && held <= limit, "{held} bytes in sockets that may have {limit}");
+        assert!(held > 0 && held <= limit, "{held} bytes in sockets, the limit is {limit}");
         for _ in 0..100 {
             key.write_all(b"k").unwrap();
             key.read_exact(&mut [0]).unwrap();
         }
-        // And each of them is still whole: who is gone is noticed although nobody reads.
+        // Each session still works: the daemon notices that a peer is gone although the other does not read.
         senders.into_iter().for_each(peers::reset);
         let gone = |daemon: &Daemon| daemon.close_records().len() == DEAF;
         wait_until("all of them have ended", SOON, || gone(&daemon));

@@ -1,4 +1,5 @@
-//! The name by which an instance keeps others out and commands find it: any local user may take it first.
+//! The name of the control socket excludes other instances and lets commands find the daemon. Any local user may bind
+//! it first.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 const SOON: Duration = Duration::from_secs(30);
 const NAME: &str = "tcp-intercept";
 
-/// Binds an abstract name and then does `then`.
+/// Binds an abstract name and then runs `then`.
 fn holder(host: &Host, uid: &str, name: &str, then: &str) -> Proc {
     let program = format!(
         "use Socket; $| = 1; my $name = pack_sockaddr_un(\"\\0{name}\"); \
@@ -25,20 +26,20 @@ fn stranger(host: &Host, name: &str, then: &str) -> Proc {
     holder(host, "65534", name, then)
 }
 
-/// Answers every command as a daemon does that has done it.
+/// Answers every command with success, like a daemon that has executed it.
 const ANSWERS: &str =
     "listen($s, 16) or die; fork or do { while (accept(my $c, $s)) { print $c \"ok fooled\\n\"; close $c } }";
-/// Listens, and takes no connection: two of its own fill the queue.
+/// Listens without accepting; two connections of its own fill the queue.
 const FULL: &str = "listen($s, 0) or die; connect($own = unix(), $name) or die $!";
-/// Binds the name alone.
+/// Only binds the name.
 const SILENT: &str = "1";
 
-/// Runs the program on `host`; what it printed, and how it ended. A command that hangs ends with 124.
+/// Runs the program on `host` and returns its output and exit status. A command that hangs ends with 124.
 fn command(host: &Host, arguments: &str) -> String {
     host.run(&format!("timeout 20 {BIN} {arguments} 2>&1 && echo exit=0 || echo exit=$?"))
 }
 
-/// A second instance is refused, and names the process of the first.
+/// Checks that a second instance is refused and names the process of the first.
 fn second_is_refused(lab: &Lab, first: &Daemon) {
     let said = command(&lab.gateway, "run --set listen.port=5001");
     let another = format!("another tcp-intercept (pid {}) runs", first.guardian());
@@ -55,7 +56,7 @@ fn starts_beside(then: &str) {
     second_is_refused(&lab, &daemon);
     let answer = command(&lab.gateway, "upgrade");
     assert!(answer.contains("upgraded from") && answer.contains("exit=0"), "{answer}");
-    // The name of the first choice is free now, and the daemon has another one.
+    // The preferred name is free now, but the daemon uses another one.
     stranger.kill();
     wait_until("the name is free", SOON, || {
         !lab.gateway.run("cat /proc/net/unix").contains("@tcp-intercept\n")

@@ -1,4 +1,4 @@
-//! The log: a process of its own writes it, and nothing else waits for its target.
+//! The log: a separate process writes it, and nothing else waits for its target.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -19,13 +19,13 @@ fn make_fifo(lab: &Lab) {
     lab.gateway.run(&format!("mkfifo {FIFO}"));
 }
 
-/// The FIFO, open for reading, without a byte being read.
+/// Opens the FIFO for reading without reading a byte.
 fn open_fifo() -> File {
-    // For reading alone, opening it would wait for a writer.
+    // An open for reading only would wait for a writer.
     File::options().read(true).write(true).open(FIFO).unwrap()
 }
 
-/// Writes to the FIFO until nothing fits into it any more.
+/// Writes to the FIFO until it is full.
 fn fill_fifo() {
     let mut fifo = OpenOptions::new();
     let fifo = fifo.write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
@@ -40,7 +40,7 @@ fn fill_fifo() {
     }
 }
 
-/// The lines of the FIFO from now on, as they come.
+/// Returns a function that gives the lines that arrive in the FIFO from now on.
 fn read_fifo(mut fifo: File) -> impl Fn() -> String {
     let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let copy = text.clone();
@@ -53,7 +53,7 @@ fn read_fifo(mut fifo: File) -> impl Fn() -> String {
     move || String::from_utf8_lossy(&text.lock().unwrap()).into_owned()
 }
 
-/// Waits until the daemon takes connections, which it may not be able to say.
+/// Waits until the daemon intercepts connections; it may be unable to log that it is ready.
 fn wait_until_ready(lab: &Lab, daemon: &Proc) {
     wait_until("a worker", SOON, || find_worker(daemon.pid()).is_some());
     let server = Server::start(&lab.server, lab.server_at(Ip::V4, 7), echo);
@@ -63,19 +63,19 @@ fn wait_until_ready(lab: &Lab, daemon: &Proc) {
     });
 }
 
-/// Starts it with `command`, whose log goes to the FIFO, and stops it when that is full.
+/// Starts the daemon with `command`, whose log goes to the FIFO, and stops the daemon when the FIFO is full.
 fn stops_in_time(lab: &Lab, command: &str) {
     let mut daemon = lab.gateway.spawn("sh", &["-c", command]);
     wait_until_ready(lab, &daemon);
     fill_fifo();
     let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V6, 80));
-    // Its own output goes elsewhere.
+    // The output of `stop` itself goes elsewhere.
     let said = lab.gateway.run(&format!("{BIN} stop"));
     assert!(said.contains("stopped"), "{said}");
     assert!(daemon.wait(SOON).success());
     assert_eq!(lab.gateway.run("nft list tables"), "");
     [near, far].iter().for_each(expect_reset);
-    // An orphan that was killed stays a zombie, as the test does not wait for it.
+    // A killed orphan stays a zombie, because the test does not reap it.
     let running = || lab.gateway.run("ps -eo stat=,comm= | grep -v ^Z");
     wait_until("no process of it is left", SOON, || !running().contains("tcp-int"));
 }
@@ -131,7 +131,7 @@ fn lines_of_a_worker_that_is_killed_while_the_target_is_full_are_written_later()
     });
 }
 
-/// What the log writer has open, by name.
+/// Returns the names of the log writer's open files.
 fn open_in_writer(guardian: u32) -> Vec<String> {
     let writer = find_log_writer(guardian).unwrap();
     let open = fs::read_dir(format!("/proc/{writer}/fd")).unwrap();
@@ -146,7 +146,7 @@ fn is_one_pipe_and_standard_error(open: &[String]) -> bool {
     open.len() == 4 && pipes == 2 && open[..2] == ["/dev/null", "/dev/null"]
 }
 
-/// A session, and its close record.
+/// Opens and ends a session, and checks its close record.
 fn records_a_session(lab: &Lab, daemon: &Daemon) {
     let to = lab.server_at(Ip::V6, 81);
     let (near, far, from) = peers::pair(lab.client(), &lab.server, to);
@@ -174,7 +174,7 @@ fn a_log_writer_that_is_killed_is_replaced_and_no_log_writer_has_a_session_open(
         let guardian = daemon.guardian();
         let first = find_log_writer(guardian).unwrap();
         assert!(is_one_pipe_and_standard_error(&open_in_writer(guardian)), "{:?}", open_in_writer(guardian));
-        // What ends a daemon in a terminal or a service does not end its log.
+        // Signals that end a daemon in a terminal or a service do not end its log writer.
         [Signal::INT, Signal::TERM, Signal::HUP]
             .iter()
             .for_each(|&signal| daemon.signal_process(first, signal));
@@ -189,7 +189,7 @@ fn a_log_writer_that_is_killed_is_replaced_and_no_log_writer_has_a_session_open(
         wait_until("it is said", SOON, || {
             daemon.log().contains(&format!("the log writer (pid {first}) died of signal 9"))
         });
-        assert_eq!(children_named(guardian, "tcp-int-log"), 1, "the dead one is no zombie");
+        assert_eq!(children_named(guardian, "tcp-int-log"), 1, "the killed one was reaped");
     });
 }
 
@@ -212,8 +212,8 @@ fn a_program_that_replaces_another_has_a_log_writer_of_its_own_and_the_last_one_
     });
 }
 
-/// The fields of an entry in the journal's native protocol, which systemd documents: `FIELD=value`, or the field's name, a line feed, the
-/// value's length as 64 bits in little-endian order, and the value.
+/// Parses the fields of an entry in the journal's native protocol, which systemd documents: either `FIELD=value`, or
+/// the field's name, a line feed, the value's length as a 64-bit little-endian number, and the value.
 fn journal_fields(mut entry: &[u8]) -> Vec<(String, String)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut fields = Vec::new();
@@ -241,7 +241,7 @@ fn the_journal_is_sent_a_message_of_several_lines_whole() {
         fs::create_dir_all("/run/systemd/journal").unwrap();
         let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
         journal.set_read_timeout(Some(SOON)).unwrap();
-        // An nft that complains in two lines as soon as there is a file.
+        // An nft that prints a two-line error once a certain file exists.
         fs::create_dir("/run/bin").unwrap();
         let nft = "#!/bin/sh\n[ -e /run/broken ] || exec /usr/sbin/nft \"$@\"\nprintf 'first line\\nPRIORITY=0\\n' >&2\nexit 1\n";
         fs::write("/run/bin/nft", nft).unwrap();

@@ -1,4 +1,5 @@
-//! The manual pages: the program's is made from its command line, and no reader of manual pages complains of either.
+//! The manual pages: the program's page is generated from its command line, and the manual page tools accept both
+//! pages.
 use std::env;
 use std::fs;
 use std::process::Command;
@@ -21,13 +22,10 @@ fn the_programs_page_has_every_command_and_option() {
         fs::write(PAGE, &made).expect("the page can be written");
     }
     let committed = fs::read_to_string(PAGE).unwrap_or_default();
-    assert!(
-        committed == made,
-        "docs/man/tcp-intercept.8 is not what the command line is now: run `make man`"
-    );
+    assert!(committed == made, "docs/man/tcp-intercept.8 does not match the command line: run `make man`");
 }
 
-/// The frame, with the options and commands as clap knows them.
+/// Renders the page's frame with the options and commands that clap knows.
 fn page() -> String {
     let command = tcp_intercept::cli::command().disable_help_subcommand(true);
     let root = command.clone().mut_args(|arg| arg.help_heading(None::<&str>));
@@ -42,7 +40,7 @@ fn page() -> String {
 fn commands(command: &clap::Command, above: &str) -> String {
     let subcommands = command.get_subcommands().map(|sub| {
         let name = format!("{above}{}", sub.get_name());
-        // Help is asked for in the same way everywhere.
+        // Every command has the same help option.
         let sub = sub.clone().disable_help_subcommand(true).disable_help_flag(true);
         let takes = if sub.has_subcommands() { "\\fIcommand\\fP" } else { "[\\fIoptions\\fP]" };
         let (about, options) = (about(sub.clone()), options(sub.clone()));
@@ -56,17 +54,17 @@ fn about(command: clap::Command) -> String {
 }
 
 fn options(command: clap::Command) -> String {
-    // Where there are few values, the text names them.
+    // If an option has few values, its text names them.
     let command = command
         .mut_args(|arg| if arg.get_action().takes_values() { arg.hide_possible_values(true) } else { arg });
     section(|text| Man::new(command).render_options_section(text))
 }
 
-/// A section without its heading, and without what is before it.
+/// Renders a section without its heading and without the preamble.
 fn section(render: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
     let mut text = Vec::new();
     render(&mut text).expect("a Vec takes all");
-    // What is before it defines this string, for readers older than any that knows MPTCP.
+    // The preamble defines this string for old formatters, all older than MPTCP.
     let text = String::from_utf8(text).expect("UTF-8").replace("\\*(Aq", "\\(aq");
     text.split_once(".SH ")
         .and_then(|(_, rest)| Some(rest.split_once('\n')?.1.to_owned()))

@@ -1,4 +1,4 @@
-//! Two boxes with several paths between them: what each path carries, what `ip mptcp` shows, and what becomes of a connection whose
+//! Two boxes with several paths: what each path carries, what `ip mptcp` shows, and what happens to a connection whose
 //! paths are cut.
 //!
 //! Judged by `ip mptcp`, `ss`, counters of devices and of the kernel, and checksums.

@@ -1,4 +1,5 @@
-//! The worker is killed and the program replaced under load: nobody's connection ends, not a byte is lost, doubled or out of order.
+//! The worker is killed and the program replaced under load: no connection ends, and no byte is lost, duplicated or
+//! reordered.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 
 #[path = "never_drop/crash_points.rs"]

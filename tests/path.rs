@@ -1,4 +1,4 @@
-//! What the box in the path intercepts, and what it leaves alone.
+//! The connections that the box in the path intercepts, and those that it leaves alone.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 mod intercepting;
 
@@ -161,7 +161,7 @@ fn connections_to_the_listener_itself_are_refused_with_a_warning_now_and_then() 
 fn the_listener_cannot_be_reached_from_outside() {
     netns(|| {
         let lab = Lab::new();
-        // A client that does with 127.0.0.1 as with any other address.
+        // A client that treats 127.0.0.1 like any other address.
         lab.client().sysctl("net.ipv4.conf.eth0.route_localnet", "1");
         lab.client().ip("route del local 127.0.0.0/8 dev lo table local");
         lab.client().ip("route del local 127.0.0.1 dev lo table local");
@@ -180,8 +180,8 @@ fn the_listener_cannot_be_reached_from_outside() {
     });
 }
 
-/// The box's route to the server leads through another router, which sends it back to the box. Its own mark does not
-/// come back with it; what ends it is that nobody finishes the second handshake.
+/// The box's route to the server leads through another router, which sends the packets back to the box. They return
+/// without the box's own mark. The loop ends because the second handshake is never completed.
 #[test]
 fn a_server_leg_that_comes_back_to_the_box_is_not_intercepted_again_and_again() {
     netns(|| {

@@ -1,4 +1,4 @@
-//! The close record: one line a connection, at its end, in each form and at each target; nothing on the way.
+//! The close record: one line per connection, at its end, in each format and at each target, and no line before that.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::fs;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ fn run(lab: &Lab, target: &str) -> Proc {
     lab.gateway.spawn(BIN, &["run", "--set", &target])
 }
 
-/// Five bytes each way.
+/// Sends five bytes each way.
 fn asks(mut stream: &TcpStream) {
     stream.write_all(b"hello").unwrap();
     stream.read_exact(&mut [0; 5]).unwrap();

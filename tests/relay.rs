@@ -1,4 +1,4 @@
-//! The relay between real sockets on loopback, from every state that a session can be in. No privileges needed.
+//! The relay between real sockets on loopback, from every state of a session. It needs no privileges.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::future::Future;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use tcp_intercept::state::flow::Side;
 use tcp_intercept::state::record::{By, Cause, End, Phase, Timeout};
 use tcp_intercept::state::table::slot::Slot;
 
-/// A connected pair: the end that a test holds, and the one that the relay holds.
+/// Returns a connected pair: the test's end and the relay's end.
 fn pair() -> (TcpStream, Socket) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -31,7 +31,7 @@ fn pair() -> (TcpStream, Socket) {
     (outer, inner)
 }
 
-/// A leg that was configured in no way.
+/// Returns the options of a leg without configuration.
 fn plain() -> LegOptions {
     Kernel::probe(&Config::default()).unwrap().client
 }
@@ -41,7 +41,7 @@ fn on_a_worker<T>(work: impl Future<Output = T>) -> T {
     rt.block_on(async { tokio::time::timeout(Duration::from_secs(20), work).await.expect("it ends in time") })
 }
 
-/// Runs a relay in a thread, from `way` on, and ends its legs as a session does.
+/// Runs a relay in a thread, starting from `way`, and closes its legs as a session does.
 fn relay_from(
     way: impl FnOnce(&Pool) -> Directions + Send + 'static,
     timeouts: Timeouts,
@@ -141,7 +141,7 @@ fn a_reset_behind_an_end_is_still_a_reset() {
     assert_eq!(read_all(&server).unwrap(), b"");
     reset(client);
     is_reset(loop {
-        // The kernel may take a write or two before it knows.
+        // The kernel may accept a write or two before it has seen the reset.
         match server.write(b"more") {
             Ok(_) => std::thread::sleep(Duration::from_millis(5)),
             Err(err) if Errno::from_io_error(&err) == Some(Errno::PIPE) => {
@@ -189,7 +189,7 @@ fn urgent_data_stays_urgent_and_in_its_place() {
 
     let (client, server, relay) = relay_new();
     SockRef::from(&client).send_out_of_band(b"!").unwrap();
-    // Not in line here: only a byte that is marked urgent can be had this way.
+    // Read out of band: only a byte that is marked urgent arrives this way.
     let mut urgent = [std::mem::MaybeUninit::uninit()];
     let got = (0..1000).find_map(|_| {
         std::thread::sleep(Duration::from_millis(1));
@@ -203,13 +203,13 @@ fn urgent_data_stays_urgent_and_in_its_place() {
 #[test]
 fn no_byte_of_a_stream_that_comes_in_crumbs_is_taken_for_an_urgent_one() {
     let (client, server, relay) = relay_new();
-    // More bytes than a pipe has slots: after each, the relay looks whether that was all.
+    // More pieces than a pipe has slots: after each, the relay checks whether that was all.
     let (crumb, crumbs) = ([7; 1000], 50_000);
     client.set_nodelay(true).unwrap();
     let writer = std::thread::spawn(move || {
         for n in 0..crumbs {
             (&client).write_all(&crumb).unwrap();
-            // So long that one comes at every moment of the relay's look for the next.
+            // Varies the delay, so that the next write arrives at every moment of the relay's check.
             (0..n * 7919 % 601).for_each(|_| std::hint::spin_loop());
         }
         client.shutdown(Shutdown::Write).unwrap();
@@ -247,7 +247,7 @@ fn a_relay_finds_again_what_had_ended_before_it_took_over() {
     client.shutdown(Shutdown::Write).unwrap();
     let mut end = [std::mem::MaybeUninit::uninit()];
     while client_leg.recv(&mut end).is_err() {}
-    // The one before has read the FIN, passed it on, and died.
+    // The previous worker has read the FIN, passed it on, and died.
     server_leg.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&server).unwrap(), b"");
     server.write_all(b"answer").unwrap();

@@ -1,4 +1,4 @@
-//! The daemon as a service: what it tells the service manager, and what it does when it is full.
+//! The daemon as a service: its messages to the service manager, and its behaviour at the session limit.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ fn speaks(mut stream: &TcpStream) {
     assert_eq!(&answer, b"hello");
 }
 
-/// Waits until the service manager is told so.
+/// Waits until the service manager receives this message.
 fn hear(manager: &UnixDatagram, what: &str) {
     let mut heard = Vec::new();
     while !heard.iter().any(|message: &String| message.lines().any(|line| line.starts_with(what))) {
@@ -33,7 +33,7 @@ fn hear(manager: &UnixDatagram, what: &str) {
     }
 }
 
-/// The program that a unit file executes.
+/// Returns the program that a unit file executes.
 fn executed_by(unit: &str) -> &str {
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     command.split(' ').next().unwrap()
@@ -68,11 +68,11 @@ fn the_service_manager_hears_when_it_is_ready_how_it_is_and_when_it_stops() {
         );
         hear(&manager, "STATUS=0 of ");
         hear(&manager, "WATCHDOG=1");
-        // `systemctl reload` is no reason to end, be there a log to open again or not.
+        // `systemctl reload` does not end the daemon, whether or not there is a log file to reopen.
         daemon.signal(Signal::HUP);
         hear(&manager, "RELOADING=1");
         hear(&manager, "READY=1");
-        // Whoever goes on is the same to it.
+        // The new worker reports to the same service manager.
         daemon.signal(Signal::USR2);
         daemon.wait_for("upgraded from", SOON);
         hear(&manager, "WATCHDOG=1");
@@ -82,14 +82,14 @@ fn the_service_manager_hears_when_it_is_ready_how_it_is_and_when_it_stops() {
     });
 }
 
-/// A service manager at /run/notify.
+/// Binds a service manager's socket at /run/notify.
 fn manager() -> UnixDatagram {
     let manager = UnixDatagram::bind("/run/notify").unwrap();
     manager.set_read_timeout(Some(SOON)).unwrap();
     manager
 }
 
-/// A daemon that tells `socket` what it does.
+/// Starts a daemon that reports to `socket`.
 fn run(lab: &Lab, socket: &str) -> Proc {
     let mut command = lab.gateway.cmd(BIN);
     command.arg("run").env("NOTIFY_SOCKET", socket);
@@ -106,7 +106,7 @@ fn a_service_manager_that_does_not_read_holds_nothing_up_and_hears_everything_la
         while other.send_to(b"OTHER=1", "/run/notify").is_ok() {}
         let mut daemon = run(&lab, "/run/notify");
         daemon.wait_for("ready: ", SOON);
-        // The guardian still answers.
+        // The guardian still answers commands.
         let answer = lab.gateway.run(&format!("timeout 10 {BIN} upgrade /bin/true 2>&1 || true"));
         assert!(answer.contains("nothing has changed"), "{answer}");
         daemon.signal(Signal::HUP);
@@ -135,7 +135,7 @@ fn the_watchdog_hears_of_a_daemon_that_has_as_many_descriptors_as_it_may() {
         let manager = manager();
         let daemon = run(&lab, "/run/notify");
         hear(&manager, "READY=1");
-        // All lower numbers are taken.
+        // All lower descriptor numbers are in use.
         let limit = Rlimit { current: Some(10), maximum: Some(10) };
         prlimit(Pid::from_raw(daemon.pid().cast_signed()), Resource::Nofile, limit).unwrap();
         (0..4).for_each(|_| hear(&manager, "WATCHDOG=1"));
@@ -190,7 +190,7 @@ fn when_it_is_almost_full_new_connections_are_routed_until_there_is_room() {
         for ip in BOTH {
             let server = Server::start(&lab.server, lab.server_at(ip, 80), echo);
             let mut streams: Vec<TcpStream> = Vec::new();
-            // 19 of 20 are 95 %: behind them, the gate closes.
+            // 19 of 20 sessions are 95 %: above that the gate closes.
             for n in 1..=19 {
                 streams.push(lab.client().connect(server.address).unwrap());
                 wait_until("the session is there", SOON, || sessions() == n);
@@ -200,18 +200,18 @@ fn when_it_is_almost_full_new_connections_are_routed_until_there_is_room() {
             speaks(&routed);
             streams.iter().for_each(speaks);
             assert_eq!(sessions(), 19, "the twentieth is routed");
-            // 18 of 20 are 90 %: there is room again.
+            // 18 of 20 sessions are 90 %: there is room again.
             streams.pop();
             wait_until("the gate is open", SOON, || !status(&lab).contains("the gate is closed"));
             streams.push(lab.client().connect(server.address).unwrap());
             streams.iter().for_each(speaks);
             speaks(&routed);
-            assert_eq!(sessions(), 19, "and so the next one is intercepted");
+            assert_eq!(sessions(), 19, "the next one is intercepted");
             drop(streams);
             wait_until("all have ended", SOON, || sessions() == 0);
             wait_until("the gate is open again", SOON, || !status(&lab).contains("the gate is closed"));
         }
-        // Twice for each family: the nineteenth session, and the one that took its place.
+        // Twice for each family: at the nineteenth session, and at the session that replaced it.
         let log = daemon.stop().1;
         assert!(log.contains("gate-closed=4"), "{log}");
     });

@@ -1,4 +1,4 @@
-//! What keeps the daemon from starting: one clear message, the right exit code, and nothing left behind.
+//! Conditions that prevent a start: one clear message, the right exit code, and nothing left behind.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::fs;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use lab::{Daemon, Lab, netns};
 
 const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 
-/// Runs `command`, which must end by itself with `code`, say all of `words` in its message, and change nothing.
+/// Runs `command`, which must exit by itself with `code`, print all of `words` in its message, and change nothing.
 fn refused(lab: &Lab, command: &[&str], code: i32, words: &[&str]) {
     let before = host(lab);
     let output = lab.gateway.cmd(command[0]).args(&command[1..]).output().unwrap();
@@ -23,7 +23,7 @@ fn run_refused(lab: &Lab, arguments: &[&str], code: i32, words: &[&str]) {
     refused(lab, &[&[BIN, "run"], arguments].concat(), code, words);
 }
 
-/// What a start changes when it succeeds.
+/// Returns the state that a successful start changes.
 fn host(lab: &Lab) -> String {
     lab.gateway.run(
         "nft -st list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
@@ -42,7 +42,7 @@ fn a_wrong_command_line_ends_with_64() {
 }
 
 #[test]
-fn whoever_reads_the_answer_may_stop_reading_and_whoever_cannot_take_it_is_told() {
+fn a_reader_may_stop_and_a_full_disk_is_reported() {
     let print = |to: Stdio| {
         let output = Command::new(BIN).args(["rules", "print"]).stdout(to).stderr(Stdio::piped()).output();
         let output = output.unwrap();
@@ -96,7 +96,7 @@ fn a_second_instance_ends_with_69_and_names_the_first() {
         let mut daemon = Daemon::start(&lab.gateway, BIN, &[]);
         let first = format!("pid {}", daemon.process().pid());
         run_refused(&lab, &["--set", "listen.port=5001"], 69, &["another tcp-intercept", &first]);
-        // In another network namespace there is room for another.
+        // Another instance can run in another network namespace.
         let _other = Daemon::start(&lab.server, BIN, &[]);
     });
 }

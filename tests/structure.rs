@@ -1,5 +1,5 @@
-//! The structure of src/ is kept: three tiers (PURE decides, EFFECT touches the kernel, WIRING puts them together), folders that use only
-//! those below them, and no circles. An `unsafe` outside sys/ and a file that has grown too long fail here too.
+//! Checks the structure of src/: three tiers (PURE decides, EFFECT touches the kernel, WIRING connects them), folders
+//! that use only those below them, and no cycles. Also rejects `unsafe` outside sys/ and files that are too long.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ enum Tier {
     Wiring,
 }
 
-/// The modules at the top of src/, from the bottom up: each uses only those above it in this list, and its own.
+/// The top modules of src/, from the bottom up. Each uses only those before it in this list, and its own.
 const FLOORS: [&[&str]; 9] = [
     &["exit", "units"],
     &["config"],
@@ -24,13 +24,13 @@ const FLOORS: [&[&str]; 9] = [
     &["cli"],
 ];
 
-/// What PURE may use besides std; humantime, strsim and serde_json turn text into values and do nothing else.
+/// The crates that PURE may use besides std. humantime, strsim and serde_json only convert text to values.
 const PURE_CRATES: [&str; 7] = ["serde", "serde_json", "toml", "ipnet", "thiserror", "humantime", "strsim"];
 
-/// Single values of other crates that PURE may name: a number with a name.
+/// Single items of other crates that PURE may name: plain named numbers.
 const PURE_ITEMS: [&str; 1] = ["rustix::io::Errno"];
 
-/// What PURE must not do although std offers it: look at the clock, the file system, the environment, the network.
+/// Parts of std that PURE must not use: the clock, the file system, the environment, the network.
 const IMPURE: [&str; 15] = [
     "std::fs",
     "std::env",
@@ -65,7 +65,7 @@ fn a_folder_uses_only_those_below_it() {
     };
     let mut wrong = Vec::new();
     for (name, module) in modules() {
-        // They declare and start the program.
+        // These two only declare and start the program.
         if ["lib", "main"].contains(&name.as_str()) {
             continue;
         }
@@ -99,7 +99,7 @@ fn the_modules_of_a_folder_do_not_use_each_other_in_a_circle() {
                 .or_default()
                 .extend(used.filter(|used| *used != own && children.contains(used)));
         }
-        // What uses nothing is taken away, until nothing is left but circles.
+        // Modules without dependencies are removed repeatedly, until only cycles are left.
         while let Some(end) = uses.iter().find(|(_, used)| used.is_empty()).map(|(own, _)| own.clone()) {
             uses.remove(&end);
             for used in uses.values_mut() {
@@ -188,18 +188,18 @@ struct Module {
     code: String,
 }
 
-/// The modules of src/ by path (`session::relay::half`).
+/// Returns the modules of src/ by path (`session::relay::half`).
 fn modules() -> BTreeMap<String, Module> {
     let module = |file: PathBuf| {
         let text = fs::read_to_string(&file).expect("readable");
         (module_of(&file), Module { tier: tier_of(&text), code: code(&text) })
     };
     let modules = rust_files(&root().join("src")).into_iter().map(module);
-    // A file that is only tests (`#[cfg(test)] mod tests;`) belongs to no tier, and lib.rs only declares.
+    // A file with only tests (`#[cfg(test)] mod tests;`) belongs to no tier, and lib.rs only declares.
     modules.filter(|(name, _)| !name.ends_with("::tests") && name != "lib").collect()
 }
 
-/// The tier that the first paragraph of a module's documentation names.
+/// Returns the tier that the first paragraph of a module's documentation names.
 fn tier_of(text: &str) -> Option<Tier> {
     let paragraph = text.lines().map_while(|line| line.strip_prefix("//! "));
     let words = [("PURE", Tier::Pure), ("EFFECT", Tier::Effect), ("WIRING", Tier::Wiring)];
@@ -220,13 +220,13 @@ fn rust_files(dir: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
-/// Without comments, and without the tests at the end.
+/// Returns the code without comments and without the tests at the end.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The tier of the module that `path` leads into.
+/// Returns the tier of the module that `path` leads into.
 fn tier(modules: &BTreeMap<String, Module>, path: &str) -> Option<Tier> {
     let mut name = path;
     loop {
@@ -237,7 +237,7 @@ fn tier(modules: &BTreeMap<String, Module>, path: &str) -> Option<Tier> {
     }
 }
 
-/// Every path into the crate that `code` names; main.rs and its modules may name it by the crate's name.
+/// Returns every path into the crate that `code` names. main.rs and its modules may use the crate's name.
 fn internal_paths(module: &str, code: &str) -> Vec<String> {
     let parent = module.rsplit_once("::").map(|(parent, _)| format!("{parent}::")).unwrap_or_default();
     let starts = [("crate::", ""), ("tcp_intercept::", ""), ("super::", parent.as_str())];
@@ -247,7 +247,8 @@ fn internal_paths(module: &str, code: &str) -> Vec<String> {
     paths.collect()
 }
 
-/// The paths of the use tree at the start of `text`, and what follows it: `a::{b, c::d}` gives `a::b` and `a::c::d`.
+/// Expands the use tree at the start of `text` into its paths, and returns the rest of the text: `a::{b, c::d}` gives
+/// `a::b` and `a::c::d`.
 fn expand<'t>(prefix: &str, text: &'t str) -> (Vec<String>, &'t str) {
     let end = text.find(|c: char| c != '_' && c != ':' && !c.is_alphanumeric()).unwrap_or(text.len());
     let (path, mut rest) = (format!("{prefix}{}", &text[..end]), &text[end..]);
@@ -263,14 +264,14 @@ fn expand<'t>(prefix: &str, text: &'t str) -> (Vec<String>, &'t str) {
     (paths, rest.strip_prefix('}').unwrap_or(rest))
 }
 
-/// The dependencies of the product, as code names them.
+/// Returns the dependencies of the product, as code names them.
 fn dependencies() -> Vec<String> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
     let manifest: toml::Table = manifest.parse().expect("Cargo.toml is TOML");
     manifest["dependencies"].as_table().expect("a table").keys().map(|name| name.replace('-', "_")).collect()
 }
 
-/// Whether `path` stands in `code` at the start of a path.
+/// Returns whether `path` occurs in `code` at the start of a path.
 fn names(code: &str, path: &str) -> bool {
     let inner = |c: char| c == '_' || c == ':' || c.is_alphanumeric();
     code.match_indices(path).any(|(at, _)| !code[..at].ends_with(inner))

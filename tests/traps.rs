@@ -1,4 +1,4 @@
-//! The traps that a transparent proxy's packets can fall into, each named after what it shows.
+//! The traps that the packets of a transparent proxy can fall into. Each test is named after one of them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 mod intercepting;
 
@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The server's answer to who it talks to.
+/// Reads the server's answer, which is the peer address that it sees.
 fn asked(stream: &mut TcpStream) -> SocketAddr {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -131,7 +131,8 @@ fn is_some_invalid(word: &str) -> bool {
     word.strip_prefix("invalid=").is_some_and(|count| count != "0")
 }
 
-/// MTU 1280 somewhere in the path: a megabyte each way passes, judged by who had to learn of it.
+/// Checks an MTU of 1280 in the path: a megabyte passes each way, intercepted once over TCP and once over Multipath
+/// TCP.
 fn narrow(shape: Shape) {
     let lab = Lab::with(shape);
     intercepting(&lab, &[], |ip, _| assert_eq!(legs_of_a_new_connection(&lab, ip), 2));
@@ -147,8 +148,8 @@ fn narrow(shape: Shape) {
     });
 }
 
-/// Both ends of a connection of Multipath TCP from the client to the server, and the listener, without which joins are
-/// refused.
+/// Opens a Multipath TCP connection from the client to the server and returns both ends, and the listener, without
+/// which joins are refused.
 fn mptcp_pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream, TcpListener) {
     let address = lab.server_at(ip, 7);
     let socket = |host: &Host| {
@@ -276,7 +277,7 @@ fn fs_write(path: &str, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-/// TCP_MD5SIG is 14; its value is `struct tcp_md5sig` of include/uapi/linux/tcp.h.
+/// TCP_MD5SIG is 14. Its value is `struct tcp_md5sig` of include/uapi/linux/tcp.h.
 const MD5: &str = r#"
 import socket, struct, sys
 role, own, peer = sys.argv[1:]
@@ -316,7 +317,7 @@ fn trap_12_a_join_reaches_the_connection_that_was_routed_before_the_start() {
     });
 }
 
-/// Says hello to an echo server, and hears it.
+/// Sends "hello" to an echo server and reads it back.
 fn speaks(mut stream: &TcpStream) -> io::Result<()> {
     let mut answer = [0; 5];
     stream.write_all(b"hello")?;
@@ -324,7 +325,7 @@ fn speaks(mut stream: &TcpStream) -> io::Result<()> {
     (&answer == b"hello").then_some(()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// So many connections at once to a server that echoes, each saying hello; what went wrong.
+/// Opens `count` concurrent connections to an echo server, uses each once, and returns the errors.
 fn crowd(lab: &Lab, server: &Server, count: usize) -> Vec<io::Error> {
     let one = || speaks(&TcpStream::connect_timeout(&server.address, Duration::from_secs(60))?);
     lab.client().enter(|| {

@@ -1,4 +1,4 @@
-//! What waits in the box for a peer that does not read.
+//! The amount of unsent data that the box buffers for a peer that does not read.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::io::Write;
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 fn no_more_than_asked_for_waits_unsent_for_a_peer_that_does_not_read() {
     netns(|| {
         let lab = Lab::new();
-        // As after hours of good throughput: without the limit a send buffer takes all this.
+        // The state after hours of high throughput: without the limit, a send buffer would take all of this.
         lab.gateway.sysctl("net.ipv4.tcp_wmem", "4096 8388608 8388608");
         for (leg, ip) in [("client", Ip::V4), ("server", Ip::V6)] {
             let key = format!("{leg}.notsent-lowat");
@@ -28,7 +28,7 @@ fn no_more_than_asked_for_waits_unsent_for_a_peer_that_does_not_read() {
                 let (writer, reader_at) = if leg == "client" { (&server, from) } else { (&client, to) };
                 writer.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
                 let all = vec![0; 128 << 20];
-                assert!(taken(writer, &all) < all.len(), "somewhere it must stop");
+                assert!(taken(writer, &all) < all.len(), "it must stop somewhere");
                 let shown = lab.gateway.ss(&format!("-tni state established dst '{reader_at}'"));
                 let unsent: usize = number(&shown, "notsent:").unwrap_or_else(|| panic!("{shown}"));
                 assert!(expected.contains(&unsent), "{settings:?}: {shown}");
@@ -39,7 +39,7 @@ fn no_more_than_asked_for_waits_unsent_for_a_peer_that_does_not_read() {
     });
 }
 
-/// Writes until nothing more is taken for a second, and says how much was.
+/// Writes until no byte is accepted for a second, and returns the number of accepted bytes.
 fn taken(mut stream: &TcpStream, bytes: &[u8]) -> usize {
     let mut taken = 0;
     while let Ok(n @ 1..) = stream.write(&bytes[taken..]) {
@@ -48,7 +48,7 @@ fn taken(mut stream: &TcpStream, bytes: &[u8]) -> usize {
     taken
 }
 
-/// The number behind `name` in what `ss` says.
+/// Returns the number after `name` in the output of `ss`.
 fn number(shown: &str, name: &str) -> Option<usize> {
     shown.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok())
 }

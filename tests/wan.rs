@@ -1,4 +1,4 @@
-//! The initial window over the devices of `[wan]`, as the kernel applies it, and the routes that it is made of.
+//! The initial window over the devices of `[wan]`, as the kernel applies it, and the routes that implement it.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 #[path = "wan/flight.rs"]
 mod flight;

@@ -1,4 +1,4 @@
-//! The product's daemon as a guarded process: started, ready, asked what it recorded, ended.
+//! The tcp-intercept daemon as a guarded process: starts it, waits until it is ready, reads its log, stops it.
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,22 +15,23 @@ use crate::wait::becomes;
 const START: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(20);
 
-/// A running `tcp-intercept run`: its guardian, which was started, and its worker. Dropping it kills both, as `kill -9` does.
+/// A running `tcp-intercept run`: the guardian, which this process started, and its worker. Dropping it kills both with
+/// SIGKILL.
 #[derive(Debug)]
 pub struct Daemon {
     process: Proc,
 }
 
 impl Daemon {
-    /// Runs the program `binary` on `host` with `--set` for each of `settings` (`server.mptcp=true`), logging JSON to
-    /// standard error, and waits until it says that it is ready.
+    /// Runs the program `binary` on `host` with one `--set` for each of `settings` (`server.mptcp=true`). The daemon
+    /// logs JSON to standard error. Returns when the daemon reports that it is ready.
     pub fn start(host: &Host, binary: impl AsRef<Path>, settings: &[&str]) -> Self {
         let mut daemon = Self::launch(host, binary, settings);
         daemon.process.wait_for("ready", START);
         daemon
     }
 
-    /// As [`Daemon::start`], with `variables` in its environment.
+    /// Like [`Daemon::start`], with `variables` in the daemon's environment.
     pub fn start_with(
         host: &Host,
         binary: impl AsRef<Path>,
@@ -42,7 +43,7 @@ impl Daemon {
         daemon
     }
 
-    /// As [`Daemon::start`], without waiting: for a start that must fail.
+    /// Like [`Daemon::start`], without waiting: for a start that must fail.
     pub fn launch(host: &Host, binary: impl AsRef<Path>, settings: &[&str]) -> Self {
         Self::spawn(host, binary.as_ref(), settings, &[])
     }
@@ -57,26 +58,26 @@ impl Daemon {
         Self { process: Proc::start(&format!("{host}: tcp-intercept"), command) }
     }
 
-    /// Its log so far, as it wrote it.
+    /// Returns the log so far, as the daemon wrote it.
     pub fn log(&self) -> String {
         self.process.stderr()
     }
 
-    /// The close records so far: the JSON lines of the log that have a client and a server.
+    /// Returns the close records so far: the JSON lines of the log that have a client and a server.
     pub fn close_records(&self) -> Vec<Value> {
         let log = self.log();
         let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         records.filter(|record| record.get("client").is_some() && record.get("server").is_some()).collect()
     }
 
-    /// Waits until there are `count` close records; panics with the log when they do not come in time.
+    /// Waits until there are `count` close records. Panics with the log if they do not arrive in time.
     pub fn wait_for_records(&self, count: usize) -> Vec<Value> {
         let came = becomes(STOP, || self.close_records().len() >= count);
         assert!(came, "{count} close records did not come:\n{}", self.log());
         self.close_records()
     }
 
-    /// Waits for the close record of the connection from `client` to `server`; there must be exactly one.
+    /// Waits for the close record of the connection from `client` to `server`. Panics unless there is exactly one.
     pub fn record_of(&self, client: SocketAddr, server: SocketAddr) -> Value {
         let flow = format!("{client} {server}");
         let ours = || {
@@ -90,52 +91,52 @@ impl Daemon {
         records.remove(0)
     }
 
-    /// The process: its number, its output, its end.
+    /// Returns the guarded process of the guardian.
     pub fn process(&mut self) -> &mut Proc {
         &mut self.process
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the guardian.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Ends it as an operator does, and gives its exit status and its whole log.
+    /// Ends the daemon as an operator does, and returns its exit status and its whole log.
     pub fn stop(mut self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);
         let status = self.process.wait(STOP);
         (status, self.log())
     }
 
-    /// Ends all of it, guardian and worker, as `kill -9` does.
+    /// Kills the guardian and the worker with SIGKILL.
     pub fn kill9(self) {
         drop(self);
     }
 
-    /// Sends a signal to the process that has the sessions now.
+    /// Sends a signal to the current worker, which carries the sessions.
     pub fn signal_worker(&self, signal: Signal) {
         self.signal_process(self.worker(), signal);
     }
 
-    /// Sends a signal to one of its processes.
+    /// Sends a signal to one of the daemon's processes.
     pub fn signal_process(&self, pid: u32, signal: Signal) {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        // One that has just ended takes no signal.
+        // A process that has just ended takes no signal.
         let _ = pid.map(|pid| kill_process(pid, signal));
     }
 
-    /// The process that was started, and outlives the workers.
+    /// Returns the process ID of the guardian, which outlives the workers.
     pub fn guardian(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The process that has the sessions now; waits until there is one.
+    /// Returns the process ID of the current worker; waits until there is one.
     pub fn worker(&self) -> u32 {
         worker_of(self.process.pid())
     }
 }
 
-/// The worker of the daemon whose guardian is `pid`; waits until there is one.
+/// Returns the worker of the daemon whose guardian is `pid`; waits until there is one.
 pub fn worker_of(pid: u32) -> u32 {
     let mut worker = None;
     let there = becomes(START, || {
@@ -145,7 +146,7 @@ pub fn worker_of(pid: u32) -> u32 {
     worker.filter(|_| there).unwrap_or_else(|| panic!("process {pid} has no worker"))
 }
 
-/// What `record` has under each of `keys`, as in `words(&record, "by phase cause")`: `client relay eof`.
+/// Returns the values of `keys` in `record`: `words(&record, "by phase cause")` returns `client relay eof`.
 pub fn words(record: &Value, keys: &str) -> String {
     let word = |key| match &record[key] {
         Value::String(word) => word.clone(),
@@ -154,7 +155,7 @@ pub fn words(record: &Value, keys: &str) -> String {
     keys.split_ascii_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// `binary`, or the copy of it that the current user may run, when there had to be one.
+/// Returns `binary`, or the copy of it that the current user may execute, if one had to be made.
 pub fn reachable(binary: &Path) -> PathBuf {
     let copies = std::env::var_os(INSIDE).map(PathBuf::from).unwrap_or_default();
     match binary.file_name().map(|name| copies.join(name)) {

@@ -1,4 +1,4 @@
-//! `make demo` and `make lab`: what a bad link does to its users, and what tcp-intercept makes of it.
+//! `make demo` and `make lab`: shows how a bad link slows its users down, and how tcp-intercept improves it.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -10,10 +10,10 @@ use lab::wan::Profile;
 
 use crate::report::Report;
 
-/// Nobody waits longer for 20 MB to see that they do not come.
+/// Time limit of a transfer. It is long enough to show that 20 MB do not arrive in reasonable time.
 const CUT: Duration = Duration::from_secs(45);
 
-/// What is compared, and where the results are kept.
+/// The profiles to compare, the number of rounds, and the directory for the results.
 #[derive(Debug)]
 pub struct Kind {
     plan: Plan,
@@ -22,21 +22,21 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// The two WANs that show most, once, in less than two minutes.
+    /// Returns the short comparison: the two most instructive WANs, measured once, in less than two minutes.
     pub fn demo(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let profiles = vec![Profile::transatlantic(), Profile::bonded()];
         let plan = Plan { profiles, small_rounds: 3, large_rounds: 1, cut: CUT, binary: PathBuf::new() };
         Self { plan, out: "target/demo".into(), command: "make demo" }.with(words)
     }
 
-    /// All of them, with medians that may be quoted.
+    /// Returns the full comparison: all WANs, with enough rounds for medians that can be quoted.
     pub fn lab(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let profiles = Profile::all().into();
         let plan = Plan { profiles, small_rounds: 5, large_rounds: 5, cut: CUT, binary: PathBuf::new() };
         Self { plan, out: "target/lab".into(), command: "make lab" }.with(words)
     }
 
-    /// Changes what `PROFILE=clean,lte` and `OUT=DIRECTORY` name.
+    /// Applies the options `PROFILE=clean,lte` and `OUT=DIRECTORY`.
     fn with(mut self, words: impl Iterator<Item = String>) -> Result<Self, String> {
         options::read(words, &["PROFILE", "OUT"], |key, value| {
             if key == "OUT" {
@@ -57,7 +57,7 @@ fn profile(name: &str) -> Result<Profile, String> {
     })
 }
 
-/// Compares, and keeps the results.
+/// Runs the comparison and writes the results.
 pub fn run(binary: PathBuf, mut kind: Kind) -> ExitCode {
     kind.plan.binary = binary;
     let kind = &kind;
@@ -72,7 +72,7 @@ pub fn run(binary: PathBuf, mut kind: Kind) -> ExitCode {
     results.conditions.iter().for_each(|line| report.say(line));
     match keep(&results, &kind.out) {
         Ok(page) => report.say(&format!("\n  With curves over time: {}", page.display())),
-        Err(err) => report.check(false, &format!("the results are kept in {}: {err}", kind.out.display())),
+        Err(err) => report.check(false, &format!("the results are saved in {}: {err}", kind.out.display())),
     }
     report.end()
 }
@@ -85,9 +85,9 @@ fn introduce(report: &Report) {
         if user.is_root() { "root".to_owned() } else { format!("user {}, without root", user.as_raw()) };
     report.say(&format!("Network namespaces of {whose}; the network of this machine is not touched."));
     report.say(
-        "The client and the server are plain ones, with CUBIC. On the boxes there is nothing (end to end),",
+        "The client and the server use CUBIC and no accelerator. The boxes only route (end to end), or run",
     );
-    report.say("tcp-intercept on the near one (one box), or on both (a pair).");
+    report.say("tcp-intercept: on the near one (one box), or on both (a pair).");
 }
 
 fn show(report: &mut Report, plan: &Plan, profile: &Profile, frames: &mut Frames) -> Comparison {
@@ -99,7 +99,7 @@ fn show(report: &mut Report, plan: &Plan, profile: &Profile, frames: &mut Frames
     report.say("");
     report.table(&acceleration::rows(&comparison));
     report.say("");
-    report.check(wrong.is_empty(), "each object came whole, the server saw the client's own address,");
+    report.check(wrong.is_empty(), "each object arrived intact, the server saw the client's own address,");
     report.check(wrong.is_empty(), "and the boxes are as before");
     wrong.iter().for_each(|what| report.say(what));
     frames.add(some);
@@ -115,7 +115,7 @@ fn conditions(kind: &Kind, frames: Frames) -> Vec<String> {
         format!("{}, {}", String::from_utf8_lossy(&date).trim(), kind.command),
         format!("Linux {}, {processors} processors", kernel.split(['-', '\n']).next().unwrap_or_default()),
         format!(
-            "medians: {small_rounds} rounds, 20 MB {large_rounds}, end to end once; what takes longer than {} s is cut",
+            "medians: {small_rounds} rounds, 20 MB {large_rounds}, end to end once; transfers longer than {} s are cut",
             cut.as_secs()
         ),
         frames.to_string(),

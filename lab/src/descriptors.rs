@@ -1,14 +1,14 @@
-//! The descriptor table of another process: seen in /proc, and limited by prlimit(2).
+//! The descriptor table of another process: read from /proc, limited by prlimit(2).
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// The open descriptors of a process, in ascending order.
+/// Returns the open descriptors of a process, in ascending order.
 ///
 /// # Errors
-/// The process is gone, or belongs to somebody else.
+/// The process is gone or belongs to another user.
 pub fn open(pid: u32) -> io::Result<Vec<u64>> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd"))
         .map_err(|err| io::Error::new(err.kind(), format!("descriptors of process {pid}: {err}")))?;
@@ -18,26 +18,26 @@ pub fn open(pid: u32) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Leaves a process the descriptors that it has and `free` more, and returns its limit before. The limit is not a count: it is the
-/// lowest number that the process cannot get.
+/// Limits a process to its present descriptors and `free` more, and returns the previous limit. The limit is not a
+/// count: it is the lowest number that the process cannot get.
 ///
 /// # Errors
-/// The process is gone, or belongs to somebody else.
+/// The process is gone or belongs to another user.
 pub fn forbid_new(pid: u32, free: u64) -> io::Result<Rlimit> {
-    // A listing would take a number itself where the process is this one.
+    // If the process is this one, listing the directory would itself use a descriptor.
     let is_open = |number: &u64| Path::new(&format!("/proc/{pid}/fd/{number}")).is_symlink();
     limit(pid, (0..).take_while(is_open).count() as u64 + free)
 }
 
-/// Gives a process the limit back that it had before.
+/// Restores the limit that a process had before.
 ///
 /// # Errors
-/// The process is gone, or belongs to somebody else.
+/// The process is gone or belongs to another user.
 pub fn restore(pid: u32, before: Rlimit) -> io::Result<()> {
     set(pid, before).map(drop)
 }
 
-/// Sets the soft limit, keeps the hard one, and returns both as they were.
+/// Sets the soft limit, keeps the hard limit, and returns both previous values.
 pub(crate) fn limit(pid: u32, soft: u64) -> io::Result<Rlimit> {
     let maximum = fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let maximum = maximum.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -52,12 +52,12 @@ fn set(pid: u32, limit: Rlimit) -> io::Result<Rlimit> {
     prlimit(Some(process), Resource::Nofile, limit).map_err(|err| named(err.to_string()))
 }
 
-/// The lowest number that is not open.
+/// Returns the lowest number that is not open.
 pub(crate) fn first_free(open: &[u64]) -> u64 {
     (0..).zip(open).find(|(number, open)| number != *open).map_or(open.len() as u64, |(number, _)| number)
 }
 
-/// How many numbers below `soft` are not open.
+/// Returns how many numbers below `soft` are not open.
 pub(crate) fn free_below(open: &[u64], soft: u64) -> u64 {
     soft - open.iter().filter(|number| **number < soft).count() as u64
 }

@@ -1,5 +1,5 @@
-//! System calls that fail in a running program: `strace` injects their errors. What is global on a machine (files, memory) need
-//! not be used up for it.
+//! System calls that fail in a running program: `strace` injects their errors. This avoids using up resources that are
+//! global to a machine (files, memory).
 use std::fs;
 use std::time::Duration;
 
@@ -10,20 +10,21 @@ use crate::process::Proc;
 
 const ATTACHED: Duration = Duration::from_secs(20);
 
-/// A fault that lasts until it is [ended](Fault::end), or dropped.
+/// A fault that lasts until [`Fault::end`] or drop.
 #[derive(Debug)]
 pub struct Fault {
     tracer: Proc,
 }
 
 impl Fault {
-    /// From now on, system calls of the process `pid` fail as `what` says in strace's words: `accept4:error=ENFILE`,
-    /// `splice:error=ENOMEM:when=1+3`. All threads that it has now are concerned, and no child.
+    /// Makes system calls of the process `pid` fail as `what` says in strace's syntax: `accept4:error=ENFILE`,
+    /// `splice:error=ENOMEM:when=1+3`. Applies to all present threads of the process, and to no child.
     pub fn inject(host: &Host, pid: u32, what: &str) -> Self {
         Self::attach(host, pid, what, &[])
     }
 
-    /// As [`Fault::inject`], for the process and each process that it begins from now on. Each thread counts its calls by itself.
+    /// Like [`Fault::inject`], for the process and every process that it starts later. Each thread counts its calls
+    /// separately.
     pub fn inject_into_children(host: &Host, pid: u32, what: &str) -> Self {
         Self::attach(host, pid, what, &["--follow-forks"])
     }
@@ -46,12 +47,12 @@ impl Fault {
         Self { tracer }
     }
 
-    /// How many calls have failed so far.
+    /// Returns how many calls have failed so far.
     pub fn count(&self) -> usize {
         self.tracer.stderr().matches("(INJECTED)").count()
     }
 
-    /// Has the calls go through again, and says how many have failed.
+    /// Ends the fault and returns how many calls have failed.
     pub fn end(mut self) -> usize {
         self.tracer.signal(Signal::INT);
         self.tracer.wait(ATTACHED);

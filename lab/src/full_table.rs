@@ -14,16 +14,16 @@ use crate::process::{find_worker, runs};
 use crate::traffic::{Connecting, Traffic};
 use crate::wait::becomes;
 
-/// A daemon that has not reacted after this time never will.
+/// A daemon that has not reacted within this time counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A table that has not changed for this time has come to rest.
+/// A table that has not changed for this time counts as stable.
 const REST: Duration = Duration::from_millis(50);
 /// How long new connections must be served before the table is filled.
 const SERVED: Duration = Duration::from_millis(100);
-/// The control connections on which a guardian waits for a command at once.
+/// The number of control connections that a guardian serves at the same time.
 const CONTROL: u64 = 8;
 
-/// Fills the descriptor table that a daemon's guardian and worker share, with connections that it keeps.
+/// Fills the descriptor table that guardian and worker share, with connections that it keeps open.
 #[derive(Debug)]
 pub struct FullTable {
     guardian: u32,
@@ -31,13 +31,14 @@ pub struct FullTable {
     client: Host,
     server: std::net::SocketAddr,
     held: Vec<TcpStream>,
-    /// Control connections, for the numbers that are too few for a session.
+    /// Control connections, which use up the descriptors that are too few for a session.
     control: Vec<UnixStream>,
     before: Option<Rlimit>,
 }
 
 impl FullTable {
-    /// For the daemon on `gateway` whose guardian is `guardian`, with connections of `client` to an echo server. It makes the first one.
+    /// Prepares for the daemon on `gateway` whose guardian is `guardian`, with connections from `client` to an echo
+    /// server. Opens the first connection.
     ///
     /// # Errors
     /// It cannot connect.
@@ -54,16 +55,16 @@ impl FullTable {
         Ok(table)
     }
 
-    /// Fills the table, kills the worker, waits until another one goes on, and gives the daemon its limit back. Before that new
-    /// connections must be served for a moment; from the kill on, `traffic` accepts that they are reset, until the next call or
-    /// [`FullTable::recovers`].
+    /// Fills the table, kills the worker, waits until another worker has taken over, and restores the daemon's limit.
+    /// New connections must be served for a moment before that. From the kill on, `traffic` accepts resets, until the
+    /// next call or [`FullTable::recovers`].
     ///
     /// # Errors
-    /// The daemon does not intercept new connections, its table does not become full, or no other worker goes on.
+    /// The daemon does not intercept new connections, its table does not fill, or no other worker takes over.
     pub fn kill_worker(&mut self, traffic: &Traffic) -> io::Result<()> {
         self.recovers(traffic)?;
         sleep(SERVED);
-        // A connection that ended now would free two numbers.
+        // A connection that ended now would free two descriptors.
         traffic.connecting(Connecting::Paused);
         let killed = self.fill().and_then(|()| self.kill(traffic));
         traffic.connecting(Connecting::Lenient);
@@ -71,10 +72,10 @@ impl FullTable {
         killed.and(self.restore())
     }
 
-    /// Waits until new connections are intercepted. From then on `traffic` must not see one that is reset.
+    /// Waits until new connections are intercepted. From then on, `traffic` treats a reset as a failure.
     ///
     /// # Errors
-    /// The daemon goes on to route them.
+    /// The daemon still routes new connections.
     pub fn recovers(&self, traffic: &Traffic) -> io::Result<()> {
         let mut gate = Ok(String::new());
         let opened = becomes(PATIENCE, || {
@@ -91,12 +92,12 @@ impl FullTable {
         Ok(())
     }
 
-    /// Limits the daemon to the numbers up to the highest that is open, and connects until none is left or the kernel refuses one more.
-    /// Control connections take a few numbers that are left then, as a session needs two; more than a few are forbidden too. Other
-    /// connections should not come or go meanwhile.
+    /// Limits the daemon to descriptors up to the highest open one. Then connects until none is free or the kernel
+    /// refuses another connection. A session needs two descriptors: control connections use the last few, and the limit
+    /// excludes the rest. Other connections should not open or close during this time.
     ///
     /// # Errors
-    /// The daemon is gone, its limit cannot be set, or its table does not become full.
+    /// The daemon is gone, its limit cannot be set, or its table does not fill.
     fn fill(&mut self) -> io::Result<()> {
         let mut soft = 1 + open(self.guardian)?.last().copied().unwrap_or_default();
         self.limit(soft)?;
@@ -104,7 +105,7 @@ impl FullTable {
         let mut left = u64::MAX;
         loop {
             let free = free_below(&open(self.guardian)?, soft);
-            // A connection that takes none has been routed past the daemon.
+            // A connection that used no descriptor was routed past the daemon.
             if free == 0 || free >= left || self.connect().is_err() || began.elapsed() > PATIENCE {
                 break;
             }
@@ -129,10 +130,10 @@ impl FullTable {
         Err(io::Error::other("the descriptor table did not become full"))
     }
 
-    /// Kills the worker with SIGKILL, and waits until another one has answered on a connection that the one before it had.
+    /// Kills the worker with SIGKILL and waits until a new worker answers on a connection of the previous one.
     ///
     /// # Errors
-    /// The guardian has ended, or no other worker goes on.
+    /// The guardian has ended, or no other worker takes over.
     fn kill(&self, traffic: &Traffic) -> io::Result<()> {
         let before = find_worker(self.guardian);
         let Some(pid) = before.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else {
@@ -147,14 +148,11 @@ impl FullTable {
         }
         answers(&self.held[0]).map_err(|err| {
             let state = if ended() { "the guardian has ended" } else { "the guardian runs" };
-            io::Error::new(
-                err.kind(),
-                format!("no worker went on with an established session ({state}): {err}"),
-            )
+            io::Error::new(err.kind(), format!("no worker resumed an established session ({state}): {err}"))
         })
     }
 
-    /// Gives guardian and worker the limit back that the guardian had before.
+    /// Restores the limit of guardian and worker that the guardian had before.
     ///
     /// # Errors
     /// The daemon is gone.
@@ -163,12 +161,12 @@ impl FullTable {
         self.processes().into_iter().try_for_each(|pid| restore(pid, before))
     }
 
-    /// How many connections it holds.
+    /// Returns how many connections it holds.
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Asks on each connection, and returns a sentence for each that does not answer.
+    /// Sends a question on each connection, and returns a sentence for each that does not answer.
     pub fn failures(&self) -> Vec<String> {
         let asked = self.held.iter().enumerate().map(|(n, stream)| (n, answers(stream)));
         asked.filter_map(|(n, answer)| Some(format!("filling connection {n}: {}", answer.err()?))).collect()
@@ -182,7 +180,7 @@ impl FullTable {
         Ok(())
     }
 
-    /// Connects to the daemon's control socket and says nothing: the guardian holds the connection for two seconds.
+    /// Connects to the daemon's control socket and sends nothing. The guardian keeps the connection for two seconds.
     fn connect_to_guardian(&mut self) -> io::Result<()> {
         let name = SocketAddr::from_abstract_name("tcp-intercept")?;
         self.control.push(self.gateway.enter(|| UnixStream::connect_addr(&name))?);
@@ -197,7 +195,7 @@ impl FullTable {
         Ok(())
     }
 
-    /// The guardian first: a worker that begins now inherits its limit.
+    /// Returns the guardian first, because a worker that starts now inherits the guardian's limit.
     fn processes(&self) -> Vec<u32> {
         std::iter::once(self.guardian).chain(find_worker(self.guardian)).collect()
     }
@@ -208,5 +206,5 @@ fn answers(mut stream: &TcpStream) -> io::Result<()> {
     stream.write_all(QUESTION)?;
     let mut answer = [0; QUESTION.len()];
     stream.read_exact(&mut answer)?;
-    if answer == *QUESTION { Ok(()) } else { Err(io::Error::other("another answer than was sent")) }
+    if answer == *QUESTION { Ok(()) } else { Err(io::Error::other("the answer differs from the question")) }
 }

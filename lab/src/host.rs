@@ -1,4 +1,4 @@
-//! A host: a network namespace with a name, and what can be done in it.
+//! A host: a named network namespace, and the operations that a test performs in it.
 use std::fmt;
 use std::fs;
 use std::io;
@@ -18,8 +18,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::process::Proc;
 use crate::sh;
 
-/// A network namespace of its own, under /run/netns. Its name goes with the last `Host` that stands for it; the kernel
-/// then removes it as soon as nothing runs in it.
+/// A network namespace under /run/netns. Dropping the last `Host` that refers to it removes its name. The kernel
+/// removes the namespace when no process runs in it any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host(Arc<Namespace>);
 
@@ -27,7 +27,7 @@ pub struct Host(Arc<Namespace>);
 struct Namespace(String);
 
 impl Namespace {
-    /// Makes one with this name, or with a number behind it while another lab has the name.
+    /// Makes a namespace with this name. Appends a number if another lab already uses the name.
     fn make(name: &str) -> Self {
         static NAMING: Mutex<()> = Mutex::new(());
         let _alone = NAMING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,7 +41,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // What cannot be removed now goes with the lab's own mount namespace.
+        // If the removal fails, the name disappears with the lab's own mount namespace.
         let _ = Command::new("ip").args(["netns", "delete", &self.0]).output();
     }
 }
@@ -49,20 +49,20 @@ impl Drop for Namespace {
 /// One end of a link: a device on a host, with its addresses (`10.1.0.2/24`, `fd01::2/64`).
 #[derive(Debug, Clone, Copy)]
 pub struct End<'a> {
-    /// Where the device is.
+    /// The host that has the device.
     pub host: &'a Host,
-    /// Its name.
+    /// The device's name.
     pub device: &'a str,
     /// Its addresses with their prefix lengths.
     pub addresses: &'a [String],
 }
 
 impl Host {
-    /// A new host with nothing but loopback. Duplicate address detection is off: addresses can be used at once.
+    /// Makes a host that has only loopback. Duplicate address detection is off, so addresses are usable immediately.
     pub fn new(name: &str) -> Self {
         let host = Self(Arc::new(Namespace::make(name)));
         host.ip("link set lo up");
-        // The initial namespace's IPv4 settings are inherited; a strict one there would fail tests here.
+        // A namespace inherits the IPv4 settings of the initial one. A strict setting there would fail tests here.
         for (key, value) in [
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "0"),
@@ -74,17 +74,17 @@ impl Host {
         host
     }
 
-    /// The host's name, which is its network namespace's.
+    /// Returns the host's name, which is the name of its network namespace.
     pub fn name(&self) -> &str {
         &self.0.0
     }
 
-    /// The device `device` of this host as the end of a link.
+    /// Returns the device `device` of this host as the end of a link.
     pub fn end<'a>(&'a self, device: &'a str, addresses: &'a [String]) -> End<'a> {
         End { host: self, device, addresses }
     }
 
-    /// `ip` with the words of `arguments`, on this host.
+    /// Runs `ip` with the words of `arguments` on this host and returns its output.
     pub fn ip(&self, arguments: &str) -> String {
         let words = arguments.split_ascii_whitespace();
         sh::run(Command::new("ip").args(["-n", self.name()]).args(words), &format!("{self}: ip {arguments}"))
@@ -95,42 +95,42 @@ impl Host {
         self.run(&format!("nft -f - <<'END'\n{ruleset}\nEND"));
     }
 
-    /// A command that will run on this host.
+    /// Returns a command that will run on this host.
     pub fn cmd(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name(), program]);
         command
     }
 
-    /// Runs a shell text on this host and gives its standard output; panics with all its output when it fails.
+    /// Runs a shell script on this host and returns its standard output. Panics with all its output if it fails.
     pub fn run(&self, text: &str) -> String {
         sh::run(self.cmd("sh").args(["-ec", text]), &format!("{self}: {text}"))
     }
 
-    /// As [`Host::run`].
+    /// Like [`Host::run`], but returns an error instead of panicking.
     ///
     /// # Errors
-    /// All the output of a command that fails.
+    /// The command fails; the error has all its output.
     pub fn try_run(&self, text: &str) -> io::Result<String> {
         sh::try_run(self.cmd("sh").args(["-ec", text]), &format!("{self}: {text}"))
     }
 
-    /// Starts a program on this host; it is killed when the guard is dropped.
+    /// Starts a program on this host. Dropping the guard kills it.
     pub fn spawn(&self, program: &str, arguments: &[&str]) -> Proc {
         let mut command = self.cmd(program);
         command.args(arguments);
         Proc::start(&format!("{self}: {program}"), command)
     }
 
-    /// Runs `work` on a thread that lives on this host: the sockets that it makes belong to the host for good.
+    /// Runs `work` on a thread that lives on this host. Sockets that it makes belong to the host permanently.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.try_enter(work).unwrap_or_else(|err| panic!("{err}"))
     }
 
-    /// As [`Host::enter`].
+    /// Like [`Host::enter`], but returns an error instead of panicking.
     ///
     /// # Errors
-    /// The namespace cannot be entered, or the system has no thread for it.
+    /// The thread cannot enter the namespace, or the system cannot create a thread.
     pub fn try_enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         let path = format!("/run/netns/{}", self.name());
         let named = |err: io::Error| io::Error::new(err.kind(), format!("{path} cannot be entered: {err}"));
@@ -146,7 +146,7 @@ impl Host {
         })
     }
 
-    /// Sets a sysctl and reads it back: in a user namespace `sysctl -w` fails without saying so.
+    /// Sets a sysctl and reads it back, because in a user namespace `sysctl -w` fails silently.
     pub fn sysctl(&self, key: &str, value: &str) {
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
         let read = self.enter(|| {
@@ -162,7 +162,7 @@ impl Host {
         listener.unwrap_or_else(|err| panic!("{self} cannot listen on {address}: {err}"))
     }
 
-    /// Connects from this host, and waits ten seconds at most.
+    /// Connects from this host, with a timeout of ten seconds.
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
         self.try_enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))?
     }
@@ -178,13 +178,13 @@ impl Host {
         })?
     }
 
-    /// What `ss -H` with these arguments says, as in `host.ss("-tan state time-wait")`.
+    /// Returns the output of `ss -H` with these arguments, as in `host.ss("-tan state time-wait")`.
     pub fn ss(&self, arguments: &str) -> String {
         self.run(&format!("ss -H {arguments}"))
     }
 
-    /// How many sockets a box has for the connection of which `stream` is an end: two when it is intercepted, none
-    /// when it is routed.
+    /// Returns how many sockets a box has for the connection that `stream` is an end of: two if it is intercepted, none
+    /// if it is routed.
     pub fn legs(&self, stream: &TcpStream) -> usize {
         let ends = [stream.local_addr(), stream.peer_addr()].map(|end| {
             let end = end.unwrap_or_else(|err| panic!("{stream:?} is not connected: {err}"));
@@ -198,7 +198,7 @@ impl Host {
 }
 
 impl Host {
-    /// A counter of the kernel's for this host, as `nstat` names it: `TcpExtListenOverflows`.
+    /// Returns a kernel counter of this host under its `nstat` name, such as `TcpExtListenOverflows`.
     pub fn counter(&self, name: &str) -> u64 {
         let text = self.run(&format!("nstat -asz {name}"));
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next());
@@ -212,8 +212,8 @@ impl fmt::Display for Host {
     }
 }
 
-/// The next cable's number. The kernel takes a cable whose ends have the same number for no cable, and lets IPv6 wait
-/// a second for it (`linkwatch_urgent_event()` in net/core/link_watch.c).
+/// Interface index of the next cable. If both ends of a cable have the same index, the kernel does not treat them as
+/// linked, and IPv6 waits a second (`linkwatch_urgent_event()` in net/core/link_watch.c).
 static INDEX: AtomicU32 = AtomicU32::new(1000);
 
 /// Joins two hosts by a virtual cable.

@@ -1,7 +1,7 @@
-//! What the demo, the tests and the benchmarks of tcp-intercept stand on: namespaces of their own, hosts and links
-//! in them, traffic whose bytes are known, and the daemon as a guarded process.
+//! Test support shared by the demo, the tests and the benchmarks of tcp-intercept: private namespaces, hosts and links
+//! in them, traffic with known content, and the daemon as a guarded process.
 //!
-//! This is test support: whatever cannot be set up panics with what to do about it. Nothing is skipped in silence.
+//! Setup failures panic with a message that says how to fix them. Nothing is skipped silently.
 #![forbid(unsafe_code)]
 
 pub mod acceleration;

@@ -1,23 +1,23 @@
-//! client – box – WAN – server: one box alone, on the client's side of the bad link.
+//! client – box – WAN – server: a single box, on the client's side of the bad link.
 use crate::topology::{CLIENT, Lab, SERVER, Shape, route, speak_cubic};
 use crate::wan::{Path, Profile, Wan};
 
-/// A [`Lab`] with the WAN as its cable to the server. The client and the server use CUBIC, whatever the machine's
-/// default is.
+/// A [`Lab`] whose cable to the server is the WAN. The client and the server use CUBIC, independent of the machine's
+/// default.
 #[derive(Debug)]
 pub struct Line {
     /// The WAN.
     pub path: Path,
-    /// One client, the box, the server.
+    /// The client, the box and the server.
     pub lab: Lab,
     _wan: Wan,
 }
 
 impl Line {
-    /// With the first path of a profile.
+    /// Builds the line with the first path of a profile.
     ///
     /// # Panics
-    /// When it has none.
+    /// The profile has no path.
     pub fn new(profile: &Profile) -> Self {
         let lab = Lab::without_cable_to_the_server(Shape::default());
         let wan = Wan::new();

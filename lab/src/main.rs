@@ -1,4 +1,4 @@
-//! The lab as a program: what tcp-intercept makes of bad links, how it compares, and whether it holds.
+//! The lab as a program: measures tcp-intercept on bad links, compares it with other ways, and runs soak tests.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_macros, reason = "this program's purpose is what it prints")]
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ mod paths;
 mod report;
 mod soak;
 
-/// EX_USAGE of sysexits.h.
+/// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs a command in namespaces of its own with what its words ask for, unless a word was not understood.
+/// Runs a command in its own namespaces with the options that `words` select. Prints the usage if a word is invalid.
 fn command<Options>(
     options: Result<Options, String>,
     work: impl FnOnce(PathBuf, Options) -> ExitCode,
@@ -45,7 +45,7 @@ fn command<Options>(
     Ok(lab::program(|| match binary() {
         Some(binary) => work(binary, options),
         None => {
-            eprintln!("tcp-intercept is not built beside this program: cargo build --release");
+            eprintln!("tcp-intercept is not in this program's directory: run cargo build --release");
             ExitCode::FAILURE
         }
     }))
@@ -62,7 +62,7 @@ fn usage() -> String {
     )
 }
 
-/// The program, built in the same directory as this one.
+/// Returns the path of the `tcp-intercept` program, which is built in the same directory as this one.
 fn binary() -> Option<PathBuf> {
     let binary = std::env::current_exe().ok()?.with_file_name("tcp-intercept");
     let binary = lab::reachable(&binary);
@@ -73,16 +73,16 @@ fn bench(binary: PathBuf, plan: Plan) -> ExitCode {
     let out = plan.out.clone();
     let results = lab::bench::run(Plan { binary, ..plan }, |what| eprintln!("  {what}"));
     let report = Report::new();
-    report.section("tcp-intercept beside the other ways");
+    report.section("tcp-intercept compared with the other ways");
     results.conditions().iter().for_each(|line| report.say(line));
     report.table(&lab::bench::rows(&results));
     if let Err(err) = keep(&results, &out) {
-        eprintln!("the results cannot be kept in {}: {err}", out.display());
+        eprintln!("cannot save the results in {}: {err}", out.display());
         return ExitCode::FAILURE;
     }
     let out = out.display();
     report.say(&format!(
-        "\n  Kept in {out}: results.json and bench.svg. To renew the documentation, put this table into"
+        "\n  Saved in {out}: results.json and bench.svg. To renew the documentation, put this table into"
     ));
     report.say(&format!("docs/bench.md, then: cp {out}/bench.svg docs/"));
     ExitCode::SUCCESS

@@ -1,7 +1,7 @@
-//! A test in namespaces of its own: it runs its own binary again, for that one test, under `unshare`.
+//! Runs a test in its own namespaces: the test binary runs again under `unshare`, for that test only.
 //!
-//! The new process is the first of a PID namespace, so everything that it starts ends with it, also when this
-//! process is interrupted or killed (`--pdeathsig`, `--kill-child`).
+//! The new process is the first of a PID namespace, so everything that it starts ends with it. This also holds when
+//! this process is interrupted or killed (`--pdeathsig`, `--kill-child`).
 use std::any::type_name;
 use std::env;
 use std::fs::{self, Permissions};
@@ -12,41 +12,41 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Set in the process inside; its value is the directory of the binaries when they had to be copied, else empty.
+/// Set in the inner process. The value is the directory of the copied binaries, or empty if no copy was needed.
 pub(crate) const INSIDE: &str = "LAB_INSIDE";
-/// Set to 1 by whoever wants every test to enter as an ordinary user.
+/// Set it to 1 to run every test as an ordinary user.
 const AS_USER: &str = "LAB_AS_USER";
-/// Seconds after which a test is ended.
+/// The number of seconds after which a test is ended.
 const TIMEOUT: &str = "LAB_TIMEOUT";
 const ENTERED: &str = "lab: inside";
 
 const UNSHARE: [&str; 7] = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
 const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-/// With `--map-root-user` sshd and tcpdump fail, and nginx wants `user root`.
+/// `--map-current-user`, because with `--map-root-user` sshd and tcpdump fail and nginx needs `user root`.
 const USER: [&str; 3] = ["--user", "--map-current-user", "--keep-caps"];
 
-/// Runs `test` in network, mount and PID namespaces of its own, with a user namespace around them unless root runs
-/// it. Called on the test's own thread.
+/// Runs `test` in its own network, mount and PID namespaces; unless root runs it, also in a user namespace. Must be
+/// called on the test's own thread.
 ///
 /// # Panics
-/// When the test fails, takes longer than `LAB_TIMEOUT` seconds (120), or the host lacks what this needs.
+/// The test fails, takes longer than `LAB_TIMEOUT` seconds (120), or the host lacks a requirement.
 pub fn netns<F: FnOnce()>(test: F) {
     run(test, wants_user());
 }
 
-/// As [`netns`], but always as an ordinary user in a user namespace; as root only where a host forbids those.
+/// Like [`netns`], but as an ordinary user in a user namespace; as root only if the host forbids user namespaces.
 ///
 /// # Panics
-/// As [`netns`].
+/// As for [`netns`].
 pub fn netns_as_user<F: FnOnce()>(test: F) {
     run(test, true);
 }
 
-/// As [`netns`], for a whole program: runs it again inside, with the same arguments, output and terminal, and gives
-/// its exit code; inside, `main` is what it does.
+/// Like [`netns`], for a whole program: runs it again inside with the same arguments, output and terminal, and returns
+/// its exit code. Inside, it runs `main`.
 ///
 /// # Panics
-/// When the host lacks what this needs.
+/// The host lacks a requirement.
 pub fn program(main: impl FnOnce() -> ExitCode) -> ExitCode {
     if env::var_os(INSIDE).is_some() {
         prepare();
@@ -56,7 +56,7 @@ pub fn program(main: impl FnOnce() -> ExitCode) -> ExitCode {
     let mut command = entry.command();
     let status = command.args(env::args_os().skip(1)).status();
     let code = status.unwrap_or_else(|err| panic!("setpriv: {err}\n{}", Entry::needs())).code();
-    // 1 is what unshare says when it cannot enter; a killed program has no code.
+    // unshare exits with 1 when it cannot enter the namespaces. A killed program has no exit code.
     code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
@@ -102,15 +102,15 @@ fn run<F: FnOnce()>(test: F, as_user: bool) {
     }
 }
 
-/// The name under which libtest knows the test: it gives it to the thread; with one thread (`main`) it is what the
-/// closure's type says, `crate::module::test::{{closure}}`.
+/// Returns the name under which libtest knows the test. libtest names the test's thread after it. With a single thread
+/// (`main`), the name comes from the closure's type: `crate::module::test::{{closure}}`.
 fn test_name(thread: Option<&str>, closure: &str) -> String {
     let path = closure.split_once("::{{closure}}").map_or(closure, |(path, _)| path);
     let test = path.split_once("::").map_or(path, |(_crate, test)| test);
     thread.filter(|name| *name != "main").unwrap_or(test).to_owned()
 }
 
-/// How a command gets into new namespaces.
+/// The command prefix that enters new namespaces.
 #[derive(Debug)]
 pub(crate) struct Entry {
     prefix: Vec<&'static str>,
@@ -119,10 +119,10 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Root goes without a user namespace unless `as_user`; `exe` is what will run inside.
+    /// Chooses the prefix: root needs no user namespace unless `as_user` is set. `exe` is the program that runs inside.
     pub(crate) fn choose(exe: &Path, as_user: bool) -> Self {
         let root = rustix::process::geteuid().is_root();
-        // setpriv first: a change of user clears the parent-death signal.
+        // setpriv must come first, because a change of user clears the parent-death signal.
         let mut prefix = vec!["setpriv", "--pdeathsig", "KILL"];
         let mut entry = |who: &[&'static str], user: &[&'static str]| {
             let mut all = who.to_vec();
@@ -146,18 +146,18 @@ impl Entry {
         Self { prefix, exe: copies.0.join(exe.file_name().unwrap_or_default()), copies: Some(copies) }
     }
 
-    /// The command that runs the binary inside; arguments may follow.
+    /// Returns the command that runs the binary inside. The caller may add arguments.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.prefix[0]);
         command.args(&self.prefix[1..]).arg(&self.exe).stdin(Stdio::null());
-        // An ordinary user's path may lack the directories of nft, nginx and sshd.
+        // An ordinary user's PATH may lack the directories of nft, nginx and sshd.
         let path = env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
         command.env(INSIDE, self.copies.as_ref().map(|copies| copies.0.as_os_str()).unwrap_or_default());
         command
     }
 
-    /// What a host must have, for the message of a failure.
+    /// Returns the requirements on the host, for a failure message.
     pub(crate) fn needs() -> &'static str {
         "This needs unshare and setpriv (Debian: util-linux) and ip (iproute2), and either root or user namespaces for \
          ordinary users:\n  sysctl user.max_user_namespaces                      (not 0)\n  sysctl -w \
@@ -174,7 +174,7 @@ fn nobody_may(sh: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// A directory that every user can read, with the test's binary and the product's; removed on drop.
+/// A directory that every user can read, with copies of the test's binary and the product's. It is removed on drop.
 #[derive(Debug)]
 struct Copies(PathBuf);
 
@@ -183,10 +183,10 @@ impl Copies {
         let name = exe.file_name().unwrap_or_default();
         let dir = env::temp_dir().join(format!("lab-{}-{}", std::process::id(), name.to_string_lossy()));
         let copies = Self(dir);
-        // Beside a program, or one directory above a test (target/debug/deps/test-hash).
+        // The product is beside a program, or one directory above a test (target/debug/deps/test-hash).
         let product =
             exe.ancestors().skip(1).take(2).map(|dir| dir.join("tcp-intercept")).find(|path| path.is_file());
-        // Never a directory that somebody else has made; and readable whatever the umask.
+        // create_dir() fails if another user made the directory. Set the mode, because the umask may forbid reading.
         let made = fs::create_dir(&copies.0);
         let made = made.and_then(|()| fs::set_permissions(&copies.0, Permissions::from_mode(0o755)));
         let copied = made.and_then(|()| {
@@ -202,7 +202,7 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        // A leftover in the temporary directory harms nobody.
+        // A leftover in the temporary directory is harmless.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -213,7 +213,7 @@ enum Ended {
     TimedOut,
 }
 
-/// Runs `command` to its end or to the limit, and gives what it and everything below it wrote.
+/// Runs `command` to its end or until `limit`. Returns the output of the command and all its descendants.
 fn finish(mut command: Command, limit: Duration) -> (Ended, String) {
     let (mut from_child, to_parent) = std::io::pipe().unwrap_or_else(|err| panic!("no pipe: {err}"));
     let stderr = to_parent.try_clone().unwrap_or_else(|err| panic!("no pipe: {err}"));
@@ -244,7 +244,7 @@ fn wait(child: &mut Child) -> bool {
     child.wait().is_ok_and(|status| status.success())
 }
 
-/// Gives the new namespaces what `ip netns` and every program expects: a /run to write to, and loopback.
+/// Prepares new namespaces for `ip netns` and ordinary programs: a writable /run, and loopback up.
 pub(crate) fn prepare() {
     for step in ["mount -t tmpfs tmpfs /run", "mkdir -p /run/netns", "ip link set lo up"] {
         crate::sh::run(Command::new("sh").args(["-c", step]), step);

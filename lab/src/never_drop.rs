@@ -1,4 +1,5 @@
-//! `lab never-drop`: the worker is killed and the program replaced under load, each TIMES (100) times; nothing may be lost. `make soak` runs it.
+//! `lab never-drop`: kills the worker and replaces the program under load, each TIMES (100) times. No session may be
+//! lost. `make soak` runs it.
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,15 +15,15 @@ use rustix::process::{Signal, nice};
 
 use crate::report::Report;
 
-/// What issue and documentation speak of.
+/// The load that the issue and the documentation name.
 const LOAD: Amount = Amount { bulk: 200, interactive: 2000, connecting: 4, pulses: 10 };
-/// What was asked for.
+/// The longest pause that a disturbance may cause, from the requirements.
 const PAUSE: Duration = Duration::from_millis(150);
-/// After something was done, its pauses are looked at so much later.
+/// The delay between a disturbance and the measurement of its pauses.
 const SEEN_AFTER: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Of the load's threads, which inherit it.
+/// The nice value of the load's threads, which inherit it.
 const NICER: i32 = 10;
 
 struct Scene {
@@ -33,10 +34,10 @@ struct Scene {
     times: usize,
 }
 
-/// Reads how often each disturbance happens (`TIMES=100`).
+/// Parses how often each disturbance happens (`TIMES=100`).
 ///
 /// # Errors
-/// The first word that is not understood.
+/// The first word that is invalid.
 pub fn times(words: impl Iterator<Item = String>) -> Result<usize, String> {
     let mut times = 100;
     options::read(words, &["TIMES"], |_, value| {
@@ -46,7 +47,7 @@ pub fn times(words: impl Iterator<Item = String>) -> Result<usize, String> {
     Ok(times)
 }
 
-/// Runs all rows, each disturbance so many times.
+/// Runs all rows, with `times` repetitions of each disturbance.
 pub fn run(binary: &Path, times: usize) -> ExitCode {
     let mut report = Report::new();
     let lab = Lab::new();
@@ -54,18 +55,18 @@ pub fn run(binary: &Path, times: usize) -> ExitCode {
     let before = daemon.worker();
     let idle = descriptors(before);
     report.section(&format!(
-        "{} bulk sessions, {} interactive ones, new connections all the while",
+        "{} bulk sessions, {} interactive ones, continuous new connections",
         LOAD.bulk, LOAD.interactive
     ));
     let at = BOTH.map(|ip| lab.server_at(ip, 9000));
-    // Clients and servers are other machines' in real life: here they leave the box the processors when it needs them.
+    // In production, clients and servers run on other machines. Here the load yields the processors to the box.
     if let Err(err) = nice(NICER) {
-        report.say(&format!("the load cannot be made to give way to the box: {err}"));
+        report.say(&format!("cannot lower the priority of the load: {err}"));
     }
     let traffic = Traffic::start(lab.client(), &lab.server, &at, LOAD);
     std::thread::sleep(Duration::from_secs(2));
     let undisturbed = longest(&traffic.pauses());
-    report.say(&format!("undisturbed, the longest wait for an answer is {undisturbed:.1?}"));
+    report.say(&format!("the longest wait for an answer without disturbance is {undisturbed:.1?}"));
     let mut scene = Scene { lab, daemon, traffic, random: Random::new(times as u64), times };
     scene.row(&mut report, "SIGKILL to the worker", Some(PAUSE), |scene| {
         scene.kill();
@@ -98,7 +99,7 @@ pub fn run(binary: &Path, times: usize) -> ExitCode {
     report.end()
 }
 
-/// Every session comes to its end, and nothing is left.
+/// Ends the load, and checks that every session completed and that nothing is left over.
 fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
     report.section("Afterwards");
     let Scene { lab, mut daemon, traffic, .. } = scene;
@@ -116,26 +117,27 @@ fn afterwards(report: &mut Report, scene: Scene, idle: usize) {
         ),
     );
     if let Some(status) = daemon.process().try_wait() {
-        report.check(false, &format!("the guardian has ended by itself ({status})"));
+        report.check(false, &format!("the guardian has ended unexpectedly ({status})"));
         last_words(&daemon).iter().for_each(|line| report.say(line));
         return;
     }
     let mut now = 0;
-    // The next worker has the descriptors, if the last one was just killed.
+    // If the last worker was just killed, the next one still has its descriptors.
     let closed = becomes(PATIENCE, || {
         now = lab::find_worker(daemon.guardian()).map_or(usize::MAX, descriptors);
         now <= idle + 2
     });
     report.check(closed, &format!("descriptors: {idle} before, {now} afterwards"));
     let (status, log) = daemon.stop();
-    report.check(status.success(), &format!("it ends well ({status})"));
+    report.check(status.success(), &format!("the daemon exits successfully ({status})"));
     let lost = log.matches("damaged ones").count() + log.matches("two workers in a row").count();
-    report.check(lost == 0, &format!("workers that found a session that was not intact: {lost}"));
+    report.check(lost == 0, &format!("workers that found a damaged session: {lost}"));
     drop(lab);
 }
 
 impl Scene {
-    /// Does something to the daemon so many times, and judges what became of the traffic; the pauses too if they are to be short.
+    /// Disturbs the daemon `times` times and judges the effect on the traffic. Also judges the pauses if they must be
+    /// short.
     fn row(
         &mut self,
         report: &mut Report,
@@ -176,8 +178,8 @@ impl Scene {
         now.iter().skip(failed).take(5).for_each(|failure| report.say(failure));
     }
 
-    /// The row in which the daemon has no descriptor left when its worker is killed. New connections may then be reset or routed;
-    /// no session may be lost. The pauses are not judged.
+    /// Runs the row in which the daemon has no free descriptor when its worker is killed. New connections may then be
+    /// reset or routed, but no session may be lost. The pauses are not judged.
     fn full_table(&mut self, report: &mut Report) {
         let what = "SIGKILL with a full descriptor table (EMFILE)";
         let echo = self.lab.server_at(Ip::V4, 9001);
@@ -211,7 +213,7 @@ impl Scene {
     }
 
     fn upgrade(&self, binary: &str) {
-        // It may be refused, as when another is under way; who is lost by it counts.
+        // The daemon may refuse the upgrade, for example while another one is in progress. Only lost sessions count.
         self.lab.gateway.run(&format!("{binary} upgrade 2>&1 || true"));
     }
 }
@@ -224,7 +226,7 @@ fn descriptors(pid: u32) -> usize {
     descriptors::open(pid).map_or(0, |open| open.len())
 }
 
-/// The end of a daemon's log without its close records.
+/// Returns the end of a daemon's log without its close records.
 fn last_words(daemon: &Daemon) -> Vec<String> {
     let log = daemon.log();
     let lines = log.lines().rev().filter(|line| !line.contains("\"closed\""));

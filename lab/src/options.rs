@@ -1,11 +1,11 @@
-//! Options of the lab's commands: words like `ROUNDS=3`. A word that is not understood is refused, never ignored.
+//! Options of the lab's commands: words like `ROUNDS=3`. An unknown word is an error; it is never ignored.
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// Calls `set` with the key and the value of each word. An empty value leaves the default.
+/// Calls `set` with the key and the value of each word. An empty value keeps the default.
 ///
 /// # Errors
-/// The first word that is not one of `known`, or whose value `set` refuses, and what it may be.
+/// The first word that is not one of `known`, or whose value `set` rejects. The message names the allowed values.
 pub fn read(
     words: impl IntoIterator<Item = String>,
     known: &[&str],
@@ -21,10 +21,10 @@ pub fn read(
     Ok(())
 }
 
-/// Parses a number.
+/// Parses a number between `least` and `most`.
 ///
 /// # Errors
-/// What was expected, when it is no number or out of range.
+/// The text is not a number or is out of range. The message names the allowed range.
 pub fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| (&least..=&most).contains(&number));
     number.ok_or_else(|| format!("a number from {least} to {most}"))
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_not_understood_is_refused() {
+    fn an_invalid_word_is_rejected() {
         for word in ["TIMES=ten", "TIMES=0", "TIMES=1001", "TIMES=1.5", "TIMES=-1", "TIMES= 7"] {
             assert_eq!(times(&[word]), Err(format!("{word}: expected a number from 1 to 1000")));
         }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn not_a_number_is_no_number() {
+    fn nan_is_rejected() {
         assert!(number("NaN", 0.1, 600.0).is_err());
         assert!(number("inf", 0.1, 600.0).is_err());
     }

@@ -9,25 +9,25 @@ use crate::wan::{Path, Profile, Wan};
 /// server 10.2.0.2 and fd02::2 behind the far box's `lan0`. Path `n` is `wan<n>` on both boxes: 10.3.n.1 and
 /// fd03:0:0:n::1 at the near box, 10.3.n.2 and fd03:0:0:n::2 at the far box.
 ///
-/// The boxes only route, all by path 0; what they send from their address on another path leaves by that path. The
-/// client and the server use CUBIC, whatever the machine's default is.
+/// The boxes only route, by path 0. Packets from a box's address on another path leave by that path. The client and the
+/// server use CUBIC, independent of the machine's default.
 #[derive(Debug)]
 pub struct Pair {
-    /// The paths of the WAN: none when they are mere cables.
+    /// The paths of the WAN; none if they are plain cables.
     pub paths: Vec<Path>,
-    /// The host that connects.
+    /// The host that opens connections.
     pub client: Host,
     /// The box on the client's side of the WAN.
     pub near: Host,
     /// The box on the server's side of the WAN.
     pub far: Host,
-    /// The host that is connected to.
+    /// The host that accepts connections.
     pub server: Host,
     _wan: Option<Wan>,
 }
 
 impl Pair {
-    /// With the paths of a profile.
+    /// Builds the pair with the paths of a profile.
     pub fn new(profile: &Profile) -> Self {
         let mut pair = Self::apart();
         let wan = Wan::new();
@@ -40,7 +40,7 @@ impl Pair {
         pair
     }
 
-    /// With this many cables as paths: nothing is emulated.
+    /// Builds the pair with this many plain cables as paths, without emulation.
     pub fn plain(paths: u8) -> Self {
         let pair = Self::apart();
         (0..paths).for_each(|n| pair.between(n, |near, far| link(near, far, 1500)));
@@ -48,13 +48,13 @@ impl Pair {
         pair
     }
 
-    /// Has the two ends of path `n` joined.
+    /// Joins the two ends of path `n` by `join`.
     fn between<T>(&self, n: u8, join: impl FnOnce(End<'_>, End<'_>) -> T) -> T {
         let (device, near, far) = (device(n), wan(n).addresses(1), wan(n).addresses(2));
         join(self.near.end(&device, &near), self.far.end(&device, &far))
     }
 
-    /// The hosts, with nothing between the boxes yet.
+    /// Makes the hosts, without anything between the boxes yet.
     fn apart() -> Self {
         let (client, server) = (Host::new("client"), Host::new("server"));
         let (near, far) = (router("near"), router("far"));
@@ -65,7 +65,8 @@ impl Pair {
         Self { paths: Vec::new(), client, near, far, server, _wan: None }
     }
 
-    /// All by path 0; by another path what comes from a box's address on it, unless it is for the box's own side.
+    /// Routes everything by path 0. Packets from a box's address on another path use that path, except those to the
+    /// box's own side.
     fn route(&self, paths: u8) {
         for (host, side, own, other) in [(&self.near, CLIENT, 1, 2), (&self.far, SERVER, 2, 1)] {
             for (ip, side) in BOTH.into_iter().zip(side.prefixes()) {
@@ -84,22 +85,22 @@ impl Pair {
         }
     }
 
-    /// The client's address, with a port.
+    /// Returns the client's address with a port.
     pub fn client_at(&self, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(CLIENT.outer(ip), port)
     }
 
-    /// The server's address, with a port.
+    /// Returns the server's address with a port.
     pub fn server_at(&self, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(SERVER.outer(ip), port)
     }
 
-    /// The near box's address on path `n`, with a port.
+    /// Returns the near box's address on path `n`, with a port.
     pub fn near_at(&self, n: u8, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(wan(n).at(ip, 1), port)
     }
 
-    /// The far box's address on path `n`, with a port.
+    /// Returns the far box's address on path `n`, with a port.
     pub fn far_at(&self, n: u8, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(wan(n).at(ip, 2), port)
     }

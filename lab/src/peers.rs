@@ -1,4 +1,4 @@
-//! Servers that do one thing each, as closures over an accepted stream, and what a client does to end abruptly.
+//! Servers that each do one thing, as closures over an accepted stream; and the abrupt ends of a client.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use socket2::SockRef;
 use crate::host::Host;
 use crate::wait::becomes;
 
-/// A server that gives every connection to a thread of its own; closed when dropped.
+/// A server that handles every connection in its own thread. Dropping it closes the listener.
 #[derive(Debug)]
 pub struct Server {
     listener: Arc<TcpListener>,
     accepting: Option<JoinHandle<()>>,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
 }
 
 impl Server {
-    /// Listens on an address of `host` and calls `serve` for every connection. An error ends only that connection.
+    /// Listens on an address of `host` and calls `serve` for every connection. An error ends that connection only.
     pub fn start<F>(host: &Host, address: SocketAddr, serve: F) -> Self
     where
         F: Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
@@ -45,13 +45,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // accept() returns once the listener is shut; the socket closes with the last of its owners.
+        // accept() returns once the listener is shut down. The last owner closes the socket.
         let _ = net::shutdown(&*self.listener, net::Shutdown::Both);
         let _ = self.accepting.take().map(JoinHandle::join);
     }
 }
 
-/// Sends back what comes, to the end.
+/// Echoes everything until the client closes its direction.
 pub fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -62,7 +62,7 @@ pub fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Says which address it sees at the other end, and ends its direction; then reads to the end.
+/// Sends the peer address that it sees and closes its direction; then reads to the end.
 pub fn whoami(mut stream: TcpStream) -> io::Result<()> {
     let peer = stream.peer_addr()?;
     stream.write_all(peer.to_string().as_bytes())?;
@@ -70,20 +70,20 @@ pub fn whoami(mut stream: TcpStream) -> io::Result<()> {
     io::copy(&mut stream, &mut io::sink()).map(drop)
 }
 
-/// Speaks before it is spoken to, as SSH and SMTP do; then reads to the end.
+/// Sends first, as SSH and SMTP servers do; then reads to the end.
 pub fn banner(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(b"220 speak\r\n")?;
     io::copy(&mut stream, &mut io::sink()).map(drop)
 }
 
-/// Reads nothing, and holds the connection for an hour.
+/// Reads nothing, and keeps the connection open for an hour.
 pub fn deaf(stream: TcpStream) -> io::Result<()> {
     std::thread::sleep(Duration::from_secs(3600));
     drop(stream);
     Ok(())
 }
 
-/// Sends without end, until the connection fails.
+/// Sends until the connection fails.
 pub fn flood(mut stream: TcpStream) -> io::Result<()> {
     let chunk = vec![0; 64 << 10];
     loop {
@@ -91,7 +91,7 @@ pub fn flood(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Writes until every buffer on the way is full, and says how many bytes that took.
+/// Writes until every buffer in the path is full. Returns the number of bytes written.
 pub fn fill(mut stream: &TcpStream) -> u64 {
     let full = "SO_SNDTIMEO is known to every kernel";
     stream.set_write_timeout(Some(Duration::from_millis(500))).expect(full);
@@ -103,7 +103,7 @@ pub fn fill(mut stream: &TcpStream) -> u64 {
     bytes
 }
 
-/// Waits until the peer's reset has arrived, be there unread data or not; panics when it does not.
+/// Waits until the peer's reset has arrived, with or without unread data. Panics if it does not arrive.
 pub fn expect_reset(stream: &TcpStream) {
     let error = || stream.take_error().unwrap_or_else(|err| panic!("SO_ERROR: {err}"));
     let mut came = None;
@@ -111,13 +111,13 @@ pub fn expect_reset(stream: &TcpStream) {
         came = error();
         came.is_some()
     });
-    // A reset behind the peer's FIN reads as EPIPE: tcp_reset() in net/ipv4/tcp_input.c.
+    // A reset after the peer's FIN reads as EPIPE: tcp_reset() in net/ipv4/tcp_input.c.
     let kind = came.map(|err| err.kind());
     let reset = matches!(kind, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
     assert!(reset, "a reset was expected, not {kind:?}");
 }
 
-/// Ends a connection with a reset, and panics when that cannot be done.
+/// Ends a connection with a reset. Panics if that fails.
 pub fn reset(stream: TcpStream) {
     try_reset(stream).unwrap_or_else(|err| panic!("{err}"));
 }
@@ -125,14 +125,14 @@ pub fn reset(stream: TcpStream) {
 /// Ends a connection with a reset.
 ///
 /// # Errors
-/// The kernel refuses the option: then the connection ends with a FIN.
+/// The kernel refuses the option. The connection then ends with a FIN.
 pub fn try_reset(stream: TcpStream) -> io::Result<()> {
     let lingering = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     lingering.map_err(|err| io::Error::new(err.kind(), format!("SO_LINGER: {err}")))
 }
 
-/// Both ends of one connection from `client` to `address` on `server`: the client's, the server's, and what the
-/// server saw as its peer.
+/// Opens a connection from `client` to `address` on `server`. Returns the client's end, the server's end, and the peer
+/// address that the server sees.
 pub fn pair(client: &Host, server: &Host, address: SocketAddr) -> (TcpStream, TcpStream, SocketAddr) {
     let listener = server.listen(address);
     let near = client.connect(address).unwrap_or_else(|err| panic!("{client} to {address}: {err}"));

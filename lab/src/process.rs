@@ -1,4 +1,4 @@
-//! A process under guard: its output is kept, and it is killed when the guard goes.
+//! A guarded process: its output is captured, and dropping the guard kills it.
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::becomes;
 
-/// A running program. Dropping it kills it.
+/// A running program. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Proc {
     name: String,
@@ -19,7 +19,7 @@ pub struct Proc {
 }
 
 impl Proc {
-    /// Starts `command` with no input and its output captured.
+    /// Starts `command` without input and captures its output.
     pub fn start(name: &str, mut command: Command) -> Self {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|err| panic!("{name} cannot be started: {err}"));
@@ -28,22 +28,22 @@ impl Proc {
         Self { name: name.to_owned(), child, stdout, stderr }
     }
 
-    /// What it wrote to standard output so far.
+    /// Returns its standard output so far.
     pub fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it wrote to standard error so far.
+    /// Returns its standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// The process's number (in the lab's own PID namespace).
+    /// Returns its process ID (in the lab's own PID namespace).
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until a line of its output contains `text`; panics with the output when it ends or the time is up.
+    /// Waits until a line of its output contains `text`. Panics with the output if the program ends or `limit` expires.
     pub fn wait_for(&mut self, text: &str, limit: Duration) {
         let start = Instant::now();
         loop {
@@ -53,7 +53,7 @@ impl Proc {
             }
             let why = match ended {
                 Some(status) => format!("ended ({status}) without"),
-                None if start.elapsed() > limit => format!("did not in {limit:?} say"),
+                None if start.elapsed() > limit => format!("did not print in {limit:?}"),
                 None => {
                     std::thread::sleep(Duration::from_millis(2));
                     continue;
@@ -63,14 +63,14 @@ impl Proc {
         }
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the program.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         // A process that has already ended takes no signal, and needs none.
         let _ = pid.map(|pid| kill_process(pid, signal));
     }
 
-    /// Its exit status when it has ended; its output is then complete.
+    /// Returns its exit status if it has ended; its output is then complete.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().unwrap_or_else(|err| panic!("{}: {err}", self.name))?;
         self.stdout.finish();
@@ -78,7 +78,7 @@ impl Proc {
         Some(status)
     }
 
-    /// Waits for its end; panics with its output when that does not come in time.
+    /// Waits for its end. Panics with its output if it does not end within `limit`.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let mut status = None;
         becomes(limit, || {
@@ -90,10 +90,10 @@ impl Proc {
         })
     }
 
-    /// Kills it and waits until it is gone; what it has begun as its worker goes with it.
+    /// Kills the program and its worker, and waits until both are gone.
     pub fn kill(&mut self) {
         let worker = find_worker(self.pid());
-        // First itself, as it would begin another.
+        // The guardian first, because it would start another worker.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(worker) = worker {
@@ -104,12 +104,12 @@ impl Proc {
     }
 }
 
-/// A child of `guardian` with the name that a worker gives itself.
+/// Returns the child of `guardian` that has the name of a worker.
 pub fn find_worker(guardian: u32) -> Option<u32> {
     find_child(guardian, "tcp-int-worker")
 }
 
-/// The process that writes the log of the daemon whose guardian is `guardian`.
+/// Returns the process that writes the log of the daemon whose guardian is `guardian`.
 pub fn find_log_writer(guardian: u32) -> Option<u32> {
     find_child(guardian, "tcp-int-log")
 }
@@ -122,18 +122,19 @@ fn find_child(of: u32, called: &str) -> Option<u32> {
     })
 }
 
-/// The process that does the work: the worker of `pid`, or itself where it has none.
+/// Returns the process that does the work: the worker of `pid`, or `pid` itself if it has no worker.
 pub fn working(pid: u32) -> u32 {
     find_worker(pid).unwrap_or(pid)
 }
 
-/// Its first thread can be gone while others still hold what it had open.
+/// Returns whether process `pid` still runs. Its first thread can be gone while other threads keep its descriptors
+/// open.
 pub(crate) fn runs(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     threads > 1 || stat(pid).is_some_and(|(_, state, _)| state != "Z")
 }
 
-/// Name, state and parent, of /proc/PID/stat: proc(5).
+/// Returns name, state and parent from /proc/PID/stat: proc(5).
 fn stat(pid: u32) -> Option<(String, String, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
@@ -147,7 +148,7 @@ impl Drop for Proc {
     }
 }
 
-/// A stream that a thread reads to its end.
+/// The output of a stream that a thread reads to its end.
 #[derive(Debug)]
 struct Captured {
     text: Arc<Mutex<String>>,
@@ -176,7 +177,7 @@ impl Captured {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits a moment for the stream's end: a child that outlives the process may hold it open.
+    /// Waits briefly for the stream's end: a child that outlives the process may keep it open.
     fn finish(&mut self) {
         if let Some(reader) = self.reader.take() {
             let done = || reader.is_finished();

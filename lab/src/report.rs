@@ -1,15 +1,15 @@
-//! What a person reads: sections, facts, and checks that are counted.
+//! Console output for a person: sections, facts, and counted checks.
 use std::io::{IsTerminal, Write, stdout};
 use std::panic::{set_hook, take_hook};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Prints as it goes, and remembers what was wrong.
+/// Prints each line immediately and remembers the failed checks.
 pub struct Report {
     failures: Failures,
 }
 
-/// The failed checks of a report. Any thread may add one, which is printed at once.
+/// The failed checks of a report. Any thread may add one; it is printed immediately.
 #[derive(Clone)]
 pub struct Failures {
     terminal: bool,
@@ -17,7 +17,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Prints a failure, and keeps it for the end of the report.
+    /// Prints a failure and keeps it for the end of the report.
     pub fn add(&self, text: &str) {
         println!("  {}  {text}", coloured(self.terminal, "1;31", "NO"));
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
@@ -27,7 +27,8 @@ impl Failures {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Prints what has failed so far. A thread that panics calls it, which may hold the lock and must not panic again.
+    /// Prints the failures so far. A panicking thread calls it: that thread may hold the lock, and must not panic
+    /// again.
     fn print_early(&self) {
         let texts = self.texts.try_lock().map(|texts| texts.clone()).unwrap_or_default();
         let mut lines =
@@ -38,7 +39,8 @@ impl Failures {
 }
 
 impl Report {
-    /// An empty report. From now on a panic in any thread prints the failed checks, as it may abort the process.
+    /// Makes an empty report. From then on, a panic in any thread prints the failed checks, because it may abort the
+    /// process.
     pub fn new() -> Self {
         let failures = Failures { terminal: stdout().is_terminal(), texts: Arc::default() };
         let (early, print_panic) = (failures.clone(), take_hook());
@@ -49,22 +51,22 @@ impl Report {
         Self { failures }
     }
 
-    /// The failed checks, for threads that add to them.
+    /// Returns a handle with which threads add failed checks.
     pub fn failures(&self) -> Failures {
         self.failures.clone()
     }
 
-    /// A heading.
+    /// Prints a heading.
     pub fn section(&self, title: &str) {
         println!("\n{}", self.coloured("1", title));
     }
 
-    /// A line that is neither right nor wrong.
+    /// Prints a line of information.
     pub fn say(&self, text: &str) {
         println!("  {text}");
     }
 
-    /// A line about something that must hold.
+    /// Prints the result of a check that must hold, and counts it if it fails.
     pub fn check(&mut self, holds: bool, text: &str) {
         if holds {
             println!("  {}  {text}", self.coloured("32", "ok"));
@@ -73,7 +75,7 @@ impl Report {
         }
     }
 
-    /// Rows below a heading, in columns as wide as they must be.
+    /// Prints rows below a heading, in columns as wide as necessary.
     pub fn table(&self, rows: &[Vec<String>]) {
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let width =
@@ -89,11 +91,11 @@ impl Report {
         }
     }
 
-    /// The last line, and the exit code.
+    /// Prints the summary line and returns the exit code.
     pub fn end(self) -> ExitCode {
         let failures = self.failures.texts();
         if failures.is_empty() {
-            println!("\nEverything was as it should be.");
+            println!("\nAll checks passed.");
             return ExitCode::SUCCESS;
         }
         println!("\n{}", self.coloured("1;31", &format!("{} of the checks failed:", failures.len())));
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// Set in the process that panics.
+    /// Set in the child process that panics.
     const PANICS: &str = "LAB_REPORT_PANICS";
 
     #[test]

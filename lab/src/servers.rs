@@ -20,12 +20,12 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Serves the files of [`Nginx::files`], and has their requests in its log.
+    /// Starts nginx, which serves the files of [`Nginx::files`] and logs each request.
     pub fn start(host: &Host) -> Self {
         Self::launch(host, &["nginx"])
     }
 
-    /// The same, and made to take Multipath TCP.
+    /// Like [`Nginx::start`], with Multipath TCP on the listener.
     pub fn start_with_mptcp(host: &Host) -> Self {
         Self::launch(host, &["mptcpize", "run", "nginx"])
     }
@@ -51,18 +51,18 @@ impl Nginx {
         Self { dir, _process: process }
     }
 
-    /// The directory of the files that it serves.
+    /// Returns the directory of the files that it serves.
     pub fn files(&self) -> PathBuf {
         self.dir.join("files")
     }
 
-    /// Its access log: `address port status bytes path`, a line a request.
+    /// Returns its access log: `address port status bytes path`, one line per request.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("access")).unwrap_or_default()
     }
 }
 
-/// OpenSSH's server on port 22, with a user `lab` who is whoever runs this, and a key for it.
+/// OpenSSH's server on port 22. The user `lab` is the current user, with a key of its own.
 #[derive(Debug)]
 pub struct Sshd {
     dir: PathBuf,
@@ -70,7 +70,7 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Starts it, with keys of its own. The machine's accounts and keys play no part.
+    /// Starts sshd with its own keys. It does not use the machine's accounts and keys.
     pub fn start(host: &Host) -> Self {
         let dir = fresh(&format!("sshd-{host}"));
         let d = dir.display().to_string();
@@ -83,14 +83,15 @@ impl Sshd {
              PermitRootLogin yes\nPasswordAuthentication no\nPrintMotd no\n"
         );
         write(&dir.join("conf"), &config);
-        // Privilege separation wants this directory, for root only; and sshd wants to be called by its whole path.
+        // sshd's privilege separation needs this directory when root runs it, and sshd must be started by its full
+        // path.
         let process = host
             .spawn("sh", &["-c", &format!("mkdir -p /run/sshd; exec $(command -v sshd) -D -e -f {d}/conf")]);
         listening(host, 22, &process);
         Self { dir, _process: process }
     }
 
-    /// `ssh` on `client` to this server at `address`; the remote command may follow as an argument.
+    /// Returns the command `ssh` on `client` to this server at `address`. The caller may add a remote command.
     pub fn client(&self, client: &Host, address: std::net::IpAddr) -> Command {
         let mut command = client.cmd("ssh");
         command.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"]);
@@ -107,7 +108,7 @@ impl Sshd {
     }
 }
 
-/// Gives whoever runs this an account with a shell. /etc/passwd is replaced in this mount namespace only.
+/// Adds an account with a shell for the current user. /etc/passwd is replaced in this mount namespace only.
 fn add_account(dir: &Path) {
     let passwd = dir.join("passwd");
     let known = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -116,19 +117,19 @@ fn add_account(dir: &Path) {
     crate::sh::run(Command::new("mount").arg("--bind").arg(&passwd).arg("/etc/passwd"), "mount /etc/passwd");
 }
 
-/// iperf3's server on its port, 5201.
+/// An iperf3 server on its default port, 5201.
 #[derive(Debug)]
 pub struct Iperf(Proc);
 
 impl Iperf {
-    /// Starts it.
+    /// Starts iperf3.
     pub fn start(host: &Host) -> Self {
         let process = host.spawn("iperf3", &["-s"]);
         listening(host, 5201, &process);
         Self(process)
     }
 
-    /// What arrived, in bits a second, in so many seconds from `client`, or towards it.
+    /// Returns the received rate in bits per second, measured for a number of seconds from `client`, or towards it.
     pub fn measure(
         &self,
         client: &Host,
@@ -145,13 +146,13 @@ impl Iperf {
     }
 }
 
-/// A directory that no server of an earlier lab has used, on a host of the same name.
+/// Returns a new directory that no server of an earlier lab on a host of the same name has used.
 fn fresh(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(1);
     scratch(&format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// A directory of the lab, below its own /run: gone with its namespaces.
+/// Returns a directory of the lab, below the lab's own /run. It disappears with the lab's namespaces.
 pub fn scratch(name: &str) -> PathBuf {
     let dir = Path::new("/run/lab").join(name);
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir);

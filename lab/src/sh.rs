@@ -1,19 +1,19 @@
-//! Commands whose failure is a panic, or an error, that shows what they said.
+//! Commands whose failure becomes a panic or an error that contains their output.
 use std::io;
 use std::process::Command;
 
-/// Runs `command` to its end and gives its standard output.
+/// Runs `command` to its end and returns its standard output.
 ///
 /// # Panics
-/// When it cannot be started or ends badly; `what` names it.
+/// The command cannot be started or fails. The message names it by `what`.
 pub(crate) fn run(command: &mut Command, what: &str) -> String {
     try_run(command, what).unwrap_or_else(|err| panic!("{err}"))
 }
 
-/// Runs `command` to its end and gives its standard output.
+/// Runs `command` to its end and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started or ends badly; `what` names it.
+/// The command cannot be started or fails. The message names it by `what`.
 pub(crate) fn try_run(command: &mut Command, what: &str) -> io::Result<String> {
     let output = command.output();
     let output =

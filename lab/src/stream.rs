@@ -1,4 +1,4 @@
-//! Byte streams whose content is known: what was sent is compared with what came by SHA-256.
+//! Byte streams with known content. SHA-256 compares the sent bytes with the received ones.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::resume_unwind;
@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-/// A small generator (splitmix64): the same seed gives the same numbers.
+/// A small pseudo-random generator (splitmix64): the same seed gives the same numbers.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of `seed`.
+    /// Starts the sequence of `seed`.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -26,12 +26,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`, which is not 0.
+    /// Returns a number below `limit`, which must not be 0.
     pub const fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    /// Fills `bytes`.
+    /// Fills `bytes` with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for eight in bytes.chunks_mut(8) {
             eight.copy_from_slice(&self.next().to_le_bytes()[..eight.len()]);
@@ -39,21 +39,21 @@ impl Random {
     }
 }
 
-/// How a stream is written or read.
+/// The pattern in which a stream is written or read.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Chunks have a random size up to this many bytes.
+    /// The largest size of a chunk in bytes; sizes are random.
     pub chunk: usize,
-    /// One chunk in this many is followed by a pause; 0: none is.
+    /// One chunk in this many is followed by a pause; 0 means no pauses.
     pub pause_every: usize,
-    /// A pause is random and no longer than this.
+    /// The longest pause; lengths are random.
     pub pause: Duration,
 }
 
 impl Pace {
-    /// As fast as it goes.
+    /// As fast as possible.
     pub const FULL: Self = Self { chunk: 256 << 10, pause_every: 0, pause: Duration::ZERO };
-    /// Chunks of every size, now and then a pause.
+    /// Chunks of random size, with an occasional pause.
     pub const UNEVEN: Self = Self { chunk: 96 << 10, pause_every: 64, pause: Duration::from_millis(3) };
 
     fn rest(self, random: &mut Random) {
@@ -64,21 +64,21 @@ impl Pace {
     }
 }
 
-/// What one end of one direction saw.
+/// The bytes that one end of one direction has sent or received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sum {
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: u64,
     /// Their SHA-256, in hexadecimal.
     pub sha256: String,
 }
 
-/// Sends `bytes` bytes that follow from `seed`. It does not shut the stream down.
+/// Sends `bytes` bytes generated from `seed`. Does not shut the stream down.
 pub fn send(stream: &TcpStream, seed: u64, bytes: u64, pace: Pace) -> io::Result<Sum> {
     send_some(stream, seed, bytes, pace, || true)
 }
 
-/// Sends bytes that follow from `seed` for as long as `go_on` says so. It does not shut the stream down.
+/// Sends bytes generated from `seed` while `go_on` returns true. Does not shut the stream down.
 pub fn send_while(stream: &TcpStream, seed: u64, pace: Pace, go_on: impl FnMut() -> bool) -> io::Result<Sum> {
     send_some(stream, seed, u64::MAX, pace, go_on)
 }
@@ -105,7 +105,7 @@ fn send_some(
     Ok(sum(sent, hash))
 }
 
-/// Reads to the end of the stream.
+/// Reads to the end of the stream and returns the sum of the received bytes.
 pub fn receive(mut stream: &TcpStream, pace: Pace) -> io::Result<Sum> {
     let (mut hash, mut chunk) = (Sha256::new(), vec![0; pace.chunk]);
     let mut whim = Random::new(pace.chunk as u64);
@@ -122,16 +122,16 @@ pub fn receive(mut stream: &TcpStream, pace: Pace) -> io::Result<Sum> {
     }
 }
 
-/// Sends `bytes` bytes in each direction at once, each side closing its direction when it is done, and panics unless
-/// both came whole.
+/// Sends `bytes` bytes in each direction at the same time. Each side closes its direction when it is done. Panics
+/// unless both arrive intact.
 pub fn exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pace) {
     try_exchange(client, server, bytes, pace).unwrap_or_else(|err| panic!("{err}"));
 }
 
-/// Sends `bytes` bytes in each direction at once, each side closing its direction when it is done.
+/// Sends `bytes` bytes in each direction at the same time. Each side closes its direction when it is done.
 ///
 /// # Errors
-/// The first failure of a direction, or what was sent and what arrived where they differ.
+/// The first failure of a direction, or the sent and the received sum if they differ.
 pub fn try_exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pace) -> io::Result<()> {
     std::thread::scope(|scope| {
         let give = |stream, seed| {
@@ -156,7 +156,7 @@ pub fn try_exchange(client: &TcpStream, server: &TcpStream, bytes: u64, pace: Pa
     })
 }
 
-/// Waits for one end of a direction.
+/// Waits for the thread of one end of a direction.
 fn ended(thread: ScopedJoinHandle<'_, io::Result<Sum>>, what: &str) -> io::Result<Sum> {
     let result = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
     result.map_err(|err| io::Error::new(err.kind(), format!("{what}: {err}")))
@@ -178,7 +178,7 @@ mod tests {
             let lab = Lab::new();
             let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V4, 80));
             let (other, _) = (near.try_clone().unwrap(), near.set_nodelay(true));
-            // The router resets the connection in the middle.
+            // The router resets the connection in the middle of the transfer.
             lab.gateway.nft(
                 "table inet cut { chain forward { type filter hook forward priority 0; meta l4proto tcp quota over 1 mbytes reject with tcp reset; }; }",
             );

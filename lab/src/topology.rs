@@ -1,12 +1,12 @@
-//! client – box – server, with more clients, or routers in between, where a test asks for them.
+//! client – box – server. A test can ask for more clients, or for routers in between.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use crate::host::{Host, link};
 
-/// What differs from one client, one box and one server on cables with an MTU of 1500.
+/// Deviations from the default: one client, one box and one server, on cables with an MTU of 1500.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// How many clients, each on a cable of its own to the box.
+    /// The number of clients, each on its own cable to the box.
     pub clients: u8,
     /// Two more routers between the first client and the box, joined by a cable with this MTU.
     pub near_mtu: Option<u32>,
@@ -20,17 +20,17 @@ impl Default for Shape {
     }
 }
 
-/// Which of the two protocols a test speaks; every host has an address of both.
+/// The IP version that a test uses; every host has an address of both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ip {
-    /// IPv4
+    /// IPv4.
     V4,
-    /// IPv6
+    /// IPv6.
     V6,
 }
 
 impl Ip {
-    /// What `ip` calls it: `-4` or `-6`.
+    /// Returns the option of `ip` for it: `-4` or `-6`.
     pub fn option(self) -> &'static str {
         match self {
             Self::V4 => "-4",
@@ -39,30 +39,30 @@ impl Ip {
     }
 }
 
-/// Both, for tests that are the same for both.
+/// Both IP versions, for tests that do the same with each.
 pub const BOTH: [Ip; 2] = [Ip::V4, Ip::V6];
 
 /// Hosts in a line, the box in the middle. Client `n` is 10.1.n.2 and fd01:0:0:n::2 behind the box's `lan<n>`; the
 /// server is 10.2.0.2 and fd02::2 behind `wan0`.
 #[derive(Debug)]
 pub struct Lab {
-    /// The hosts that connect.
+    /// The hosts that open connections.
     pub clients: Vec<Host>,
-    /// The box in the path: it forwards between the others. (`box` is a keyword.)
+    /// The box in the path, which forwards between the others. (`box` is a keyword.)
     pub gateway: Host,
-    /// The host that is connected to.
+    /// The host that accepts connections.
     pub server: Host,
     /// The routers in between.
     between: Vec<Host>,
 }
 
 impl Lab {
-    /// One client, the box, one server.
+    /// Builds the default shape: one client, the box, one server.
     pub fn new() -> Self {
         Self::with(Shape::default())
     }
 
-    /// Another shape.
+    /// Builds another shape.
     pub fn with(shape: Shape) -> Self {
         let mut lab = Self::without_cable_to_the_server(shape);
         let narrow = shape.far_mtu.map(|mtu| ("far", mtu));
@@ -70,7 +70,7 @@ impl Lab {
         lab
     }
 
-    /// All that is to be joined to the server.
+    /// Builds everything except the cable to the server.
     pub(crate) fn without_cable_to_the_server(shape: Shape) -> Self {
         let (gateway, server) = (router("box"), Host::new("server"));
         let clients: Vec<_> = (0..shape.clients).map(|n| Host::new(&format!("client{n}"))).collect();
@@ -82,33 +82,33 @@ impl Lab {
         Self { clients, gateway, server, between }
     }
 
-    /// The first client.
+    /// Returns the first client.
     pub fn client(&self) -> &Host {
         &self.clients[0]
     }
 
-    /// The address of client `n`, with a port.
+    /// Returns the address of client `n` with a port.
     pub fn client_at(&self, n: u8, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(Net(1, n).outer(ip), port)
     }
 
-    /// The server's address, with a port.
+    /// Returns the server's address with a port.
     pub fn server_at(&self, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(SERVER.outer(ip), port)
     }
 
-    /// The box's own address on the clients' side, with a port.
+    /// Returns the box's own address on the clients' side, with a port.
     pub fn gateway_at(&self, ip: Ip, port: u16) -> SocketAddr {
         SocketAddr::new(CLIENT.inner(ip), port)
     }
 
-    /// How many sockets the box has for the connection of which `stream` is an end ([`Host::legs`]).
+    /// Returns how many sockets the box has for the connection that `stream` is an end of ([`Host::legs`]).
     pub fn legs(&self, stream: &TcpStream) -> usize {
         self.gateway.legs(stream)
     }
 
-    /// Makes the box what most small routers are: it masquerades towards the server, drops what conntrack calls
-    /// invalid, and the server has no route to the clients.
+    /// Makes the box behave like most small routers: it masquerades towards the server and drops packets that conntrack
+    /// calls invalid. The server gets no route to the clients.
     pub fn masquerade(&self) {
         self.gateway.nft(
             "table inet operator {
@@ -127,7 +127,7 @@ impl Default for Lab {
     }
 }
 
-/// A host that forwards.
+/// Makes a host that forwards.
 pub(crate) fn router(name: &str) -> Host {
     let host = Host::new(name);
     host.sysctl("net.ipv4.ip_forward", "1");
@@ -135,7 +135,7 @@ pub(crate) fn router(name: &str) -> Host {
     host
 }
 
-/// The networks 10.a.b.0/24 and fd0a:0:0:b::/64: .2 is the end away from the box, .1 the end towards it.
+/// The networks 10.a.b.0/24 and fd0a:0:0:b::/64. Address .2 is at the end away from the box, .1 at the end towards it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Net(pub u8, pub u8);
 
@@ -171,7 +171,7 @@ impl Net {
     }
 }
 
-/// Attaches an end host to the box, directly or through two routers that are joined by a narrow cable.
+/// Attaches an end host to the box, either directly or through two routers joined by a narrow cable.
 fn attach(net: Net, end: &Host, narrow: Option<(&str, u32)>, gateway: &Host, device: &str) -> Vec<Host> {
     let Some((name, mtu)) = narrow else {
         join(net, net, (end, "eth0"), (gateway, device), 1500);
@@ -184,13 +184,14 @@ fn attach(net: Net, end: &Host, narrow: Option<(&str, u32)>, gateway: &Host, dev
     vec![outer, inner]
 }
 
-/// A cable with the addresses of `net`; everything beyond `inner` is reached through it, and `behind` through `outer`.
+/// Makes a cable with the addresses of `net`. `outer` reaches everything beyond `inner` through it, and `inner` reaches
+/// `behind` through it.
 pub(crate) fn join(behind: Net, net: Net, outer: (&Host, &str), inner: (&Host, &str), mtu: u32) {
     link(outer.0.end(outer.1, &net.addresses(2)), inner.0.end(inner.1, &net.addresses(1)), mtu);
     route(behind, net, outer.0, inner.0);
 }
 
-/// The routes of two hosts that are joined by `net`.
+/// Sets the routes of two hosts that `net` joins.
 pub(crate) fn route(behind: Net, net: Net, outer: &Host, inner: &Host) {
     for (ip, prefix) in BOTH.into_iter().zip(behind.prefixes()) {
         outer.ip(&format!("route add default via {}", net.inner(ip)));
@@ -200,8 +201,8 @@ pub(crate) fn route(behind: Net, net: Net, outer: &Host, inner: &Host) {
     }
 }
 
-/// Lets an end host that is attached by `net` use CUBIC towards all others. A route's congestion control needs no
-/// permission, so this works in a user namespace too, and for those who call as for those who are called.
+/// Makes an end host attached by `net` use CUBIC towards all other hosts. A route's congestion control needs no
+/// permission, so this works in a user namespace. It applies to both active and passive opens.
 pub(crate) fn speak_cubic(end: &Host, net: Net) {
     for ip in BOTH {
         end.ip(&format!("route replace default via {} congctl cubic", net.inner(ip)));

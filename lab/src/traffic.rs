@@ -1,4 +1,4 @@
-//! Connections of every kind at once, of which each byte is checked at both ends, for as long as something is done to the box between
+//! Concurrent connections of every kind, with every byte checked at both ends, while a test disturbs the box between
 //! them.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,36 +12,36 @@ use crate::host::Host;
 use crate::peers::{self, Server};
 use crate::stream::{self, Pace, Random, Sum};
 
-/// Two thousand threads of the default size would be 16 GiB of addresses.
+/// Stack size of a thread. Two thousand threads of the default size would take 16 GiB of address space.
 const STACK: usize = 256 << 10;
-/// A peer that has heard nothing for so long has been left hanging.
+/// A peer that has received nothing for this time counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How much of each kind.
+/// The amount of each kind of traffic.
 #[derive(Debug, Clone, Copy)]
 pub struct Amount {
-    /// Sessions that carry bytes both ways all the time.
+    /// Sessions that carry bytes in both directions all the time.
     pub bulk: usize,
-    /// Sessions with a question now and then.
+    /// Sessions that send a question from time to time.
     pub interactive: usize,
-    /// Threads that connect, ask once, and end, over and over.
+    /// Threads that repeatedly connect, ask once and close.
     pub connecting: usize,
-    /// Sessions that ask every few milliseconds: they notice the shortest pause.
+    /// Sessions that ask every few milliseconds, which detects the shortest pause.
     pub pulses: usize,
 }
 
-/// What the threads do that connect over and over.
+/// The mode of the threads that connect repeatedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connecting {
     /// They connect, and each connection must be answered.
     Strict,
-    /// They connect, and a connection may be reset instead: the box has no descriptor for it.
+    /// They connect, and a connection may be reset, because the box has no descriptor for it.
     Lenient,
-    /// They rest.
+    /// They wait.
     Paused,
 }
 
-/// The threads that connect over and over.
+/// The state that the connecting threads share.
 #[derive(Debug, Default)]
 struct Connectors {
     mode: AtomicU8,
@@ -50,7 +50,7 @@ struct Connectors {
     turned_away: AtomicU64,
 }
 
-/// Traffic that runs.
+/// Running traffic.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     failures: Arc<Mutex<Vec<String>>>,
@@ -66,17 +66,17 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// What came of it.
+/// The result of the traffic.
 #[derive(Debug)]
 pub struct Outcome {
-    /// A sentence for each session that did not go as it should.
+    /// One sentence for each session that failed.
     pub failures: Vec<String>,
-    /// Connections that were made and ended meanwhile.
+    /// Connections that were opened and closed in the meantime.
     pub connected: u64,
 }
 
 impl Traffic {
-    /// Starts it between `client` and `server`, to `server`'s addresses `at`, with the ports 9001 to 9003 there.
+    /// Starts traffic between `client` and `server`, to the server's addresses `at`, on ports 9001 to 9003.
     pub fn start(client: &Host, server: &Host, at: &[SocketAddr], amount: Amount) -> Self {
         let to = |port| at.iter().map(move |addr| SocketAddr::new(addr.ip(), port)).collect::<Vec<_>>();
         let echoes = to(9001).into_iter().map(|at| Server::start(server, at, peers::echo));
@@ -103,7 +103,7 @@ impl Traffic {
         traffic
     }
 
-    /// No traffic yet.
+    /// Returns an instance without traffic.
     fn idle(pulses: usize, servers: Vec<Server>) -> Self {
         Self {
             stop: Arc::default(),
@@ -115,22 +115,22 @@ impl Traffic {
         }
     }
 
-    /// The longest that each pulse has waited for an answer since this was last asked.
+    /// Returns the longest wait for an answer of each pulse since the previous call.
     pub fn pauses(&self) -> Vec<Duration> {
         self.pauses.iter().map(|pause| Duration::from_micros(pause.swap(0, Ordering::Relaxed))).collect()
     }
 
-    /// Connections that were made and ended so far.
+    /// Returns how many connections have been opened and closed so far.
     pub fn connected(&self) -> u64 {
         self.connectors.connected.load(Ordering::Relaxed)
     }
 
-    /// Connections so far that were reset while that was allowed.
+    /// Returns how many connections were reset while that was allowed.
     pub fn turned_away(&self) -> u64 {
         self.connectors.turned_away.load(Ordering::Relaxed)
     }
 
-    /// Has the threads that connect over and over do so, or rest. Returns when those that are to rest do.
+    /// Sets the mode of the connecting threads. Returns when those that must pause have paused.
     pub fn connecting(&self, connecting: Connecting) {
         self.connectors.mode.store(connecting as u8, Ordering::SeqCst);
         while connecting == Connecting::Paused && self.connectors.busy.load(Ordering::SeqCst) > 0 {
@@ -138,12 +138,12 @@ impl Traffic {
         }
     }
 
-    /// What has failed so far.
+    /// Returns the failures so far.
     pub fn failures(&self) -> Vec<String> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets every session come to its end, and looks at all.
+    /// Ends every session in order and checks all of them.
     pub fn end(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let panicked: Vec<_> = self.threads.into_iter().filter_map(Running::panicked).collect();
@@ -161,13 +161,13 @@ impl Traffic {
                 failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
             }
         };
-        // Where a panic aborts, its message is all that is left: it has the thread's name.
+        // Where a panic aborts, only its message remains; it contains the thread's name.
         let thread = thread::Builder::new().name(name.clone()).stack_size(STACK).spawn(work);
         let thread = thread.unwrap_or_else(|err| panic!("cannot start a thread for {name}: {err}"));
         self.threads.push(Running { what: name, thread });
     }
 
-    /// Both ends send, and check what comes.
+    /// Sends from both ends and checks the received bytes.
     fn carry(&mut self, n: usize, near: TcpStream, far: TcpStream) {
         let (near, far) = (Arc::new(near), Arc::new(far));
         for (way, from, to) in
@@ -225,7 +225,7 @@ impl Traffic {
 }
 
 impl Connectors {
-    /// Makes one connection, unless they are to rest, and counts what became of it.
+    /// Opens one connection, unless the mode is paused, and counts its result.
     fn connect(&self, connection: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.busy.fetch_add(1, Ordering::SeqCst);
         let result = match self.mode() {
@@ -253,7 +253,7 @@ impl Connectors {
     }
 }
 
-/// Whether the connection was reset: to be left waiting, or to get an end in order, is something else.
+/// Returns whether the connection was reset. A timeout and an orderly close do not count.
 fn is_turned_away(err: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
     matches!(err.kind(), BrokenPipe | ConnectionRefused | ConnectionReset)
@@ -273,7 +273,7 @@ fn connect(client: &Host, to: SocketAddr) -> TcpStream {
     client.connect(to).unwrap_or_else(|err| panic!("{client} to {to}: {err}"))
 }
 
-/// Sends what follows from `seed` until it is told to stop, and ends its direction.
+/// Sends bytes generated from `seed` until `stop` is set, and then closes its direction.
 fn give(stream: &TcpStream, seed: u64, stop: &AtomicBool) -> io::Result<Sum> {
     const PACE: Pace = Pace { chunk: 32 << 10, pause_every: 1, pause: Duration::from_millis(300) };
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -288,25 +288,27 @@ fn check(stream: &TcpStream, told: &Receiver<Sum>) -> io::Result<()> {
     match told.recv() {
         Ok(sent) if sent == came => Ok(()),
         Ok(sent) => Err(io::Error::other(format!("{sent:?} was sent, and {came:?} came"))),
-        Err(_) => Err(io::Error::other(format!("{came:?} came, and the sender ended without a checksum"))),
+        Err(_) => {
+            Err(io::Error::other(format!("received {came:?}, but the sender ended without a checksum")))
+        }
     }
 }
 
-/// Asks, and waits for just what it asked.
+/// Sends a question and waits for exactly the same bytes.
 fn question(mut stream: &TcpStream, random: &mut Random) -> io::Result<()> {
     let mut asked = vec![0; 1 + random.below(200)];
     random.fill(&mut asked);
     stream.write_all(&asked)?;
     let mut answer = vec![0; asked.len()];
     stream.read_exact(&mut answer)?;
-    if answer == asked { Ok(()) } else { Err(io::Error::other("what came back is not what was sent")) }
+    if answer == asked { Ok(()) } else { Err(io::Error::other("the answer differs from the question")) }
 }
 
 fn finish(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     match stream.read(&mut [0])? {
         0 => Ok(()),
-        _ => Err(io::Error::other("more came back than was sent")),
+        _ => Err(io::Error::other("more bytes came back than were sent")),
     }
 }
 
@@ -343,7 +345,7 @@ mod tests {
         assert!(!failing(io::ErrorKind::ConnectionReset));
         assert!(failing(io::ErrorKind::TimedOut) && failing(io::ErrorKind::UnexpectedEof));
         traffic.connecting(Connecting::Paused);
-        traffic.connectors.connect(|| panic!("it is to rest")).unwrap();
+        traffic.connectors.connect(|| panic!("it is paused")).unwrap();
         traffic.connecting(Connecting::Strict);
         assert!(failing(io::ErrorKind::ConnectionReset));
         assert_eq!((traffic.connected(), traffic.turned_away()), (0, 1));

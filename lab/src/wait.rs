@@ -1,7 +1,7 @@
-//! Waiting for what must become true, instead of sleeping.
+//! Waiting for a condition instead of sleeping.
 use std::time::{Duration, Instant};
 
-/// Whether `done` became true within `limit`; asked every two milliseconds.
+/// Returns whether `done` became true within `limit`. It is polled every two milliseconds.
 pub fn becomes(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
@@ -15,7 +15,7 @@ pub fn becomes(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Waits until `done`; panics with `what` was waited for when it does not come within `limit`.
+/// Waits until `done` is true. Panics and names `what` if that takes longer than `limit`.
 pub fn wait_until(what: &str, limit: Duration, done: impl FnMut() -> bool) {
-    assert!(becomes(limit, done), "waited {limit:?} in vain: {what}");
+    assert!(becomes(limit, done), "waited {limit:?} without success: {what}");
 }

@@ -1,4 +1,4 @@
-//! The load counts what became of it: what fails is never taken for what was fast.
+//! The load counts the results of its connections: a failed connection never counts as a success.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ fn server(lab: &Lab) -> SocketAddr {
     lab.server_at(Ip::V4, 7)
 }
 
-/// From two addresses with ten ports each.
+/// Connects from two addresses with ten ports each.
 fn connects(lab: &Lab) -> Connects {
     lab.client().ip("address add 10.1.0.16/24 dev eth0");
     let addresses: Vec<IpAddr> = vec![lab.client_at(0, Ip::V4, 0).ip(), [10, 1, 0, 16].into()];
@@ -86,11 +86,11 @@ fn connections_that_are_never_answered_have_failed() {
 }
 
 #[test]
-fn connections_that_break_between_round_trips_are_told() {
+fn connections_that_break_between_round_trips_are_reported() {
     netns(|| {
         let lab = Lab::new();
         let from = [lab.client_at(0, Ip::V4, 0).ip()];
-        // Answers once, when the connection is opened, and resets it at the next message.
+        // Answers once, when the connection opens, and resets it at the next message.
         let _server = Server::start(&lab.server, server(&lab), |mut stream| {
             let mut message = [0; MESSAGE];
             stream.read_exact(&mut message)?;

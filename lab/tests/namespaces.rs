@@ -1,4 +1,4 @@
-//! Namespaces are entered, private, and gone afterwards; a test that cannot enter fails.
+//! Namespaces are entered, private, and gone afterwards. A test that cannot enter them fails.
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -48,14 +48,14 @@ fn a_test_that_takes_too_long_is_ended_with_all_that_it_started() {
     assert!(!is_running(&runs));
 }
 
-/// A test of this file, run again as a program of its own, in which a `sleep` that can be told from all others runs.
+/// A test of this file that runs again as a separate program. In it runs a `sleep` whose command line is unique.
 struct Sleeper {
     test: Child,
     seconds: String,
 }
 
 impl Sleeper {
-    /// `None` in the program that is run again, when it is over.
+    /// Returns `None` in the separate program, after the sleep.
     fn start(test: &str, timeout: &str) -> Option<Self> {
         if let Ok(seconds) = std::env::var("SLEEPER") {
             lab::netns(|| drop(Command::new("sleep").arg(&seconds).status()));

@@ -1,4 +1,4 @@
-//! The test peers do what they are named after: a test that stands on them may believe them.
+//! The test peers behave as their names say, so other tests can rely on them.
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::panic::catch_unwind;
@@ -19,7 +19,7 @@ fn a_changed_byte_is_noticed() {
 }
 
 #[test]
-fn a_reset_is_a_reset_and_not_an_end() {
+fn a_reset_is_not_seen_as_an_orderly_end() {
     lab::netns(|| {
         let lab = Lab::new();
         let (client, mut server, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V6, 9));

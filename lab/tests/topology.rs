@@ -1,4 +1,4 @@
-//! The lines of hosts carry traffic of both protocols, and are as narrow as they say.
+//! The lines of hosts carry traffic of both IP versions, with the configured MTUs.
 use std::time::Duration;
 
 use lab::stream::{self, Pace};
@@ -41,7 +41,7 @@ fn behind_a_masquerading_box_the_server_sees_the_box() {
 }
 
 #[test]
-fn a_program_is_heard_and_killed_with_its_guard() {
+fn a_programs_output_is_captured_and_it_is_killed_with_its_guard() {
     lab::netns(|| {
         let lab = Lab::new();
         let mut cat = lab.server.spawn("sh", &["-c", "echo here; exec sleep 100"]);

@@ -1,4 +1,4 @@
-//! The WAN does what its conditions say, as ping and iperf3 see it; and it is gone when its program is.
+//! The WAN meets its conditions, as ping and iperf3 measure it, and disappears with its program.
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
@@ -70,10 +70,10 @@ fn it_carries_what_its_rate_allows_and_no_more() {
             let link = Link::even(Duration::from_millis(20), Rate::mbit(mbit), Loss::None);
             let line = Line::new(&Profile::one("rate", link));
             let _iperf = Iperf::start(&line.lab.server);
-            // Of a frame of 1442 bytes 1400 are iperf3's.
+            // 1400 of the 1442 bytes of a frame are iperf3's payload.
             let most = mbit as f64 * 1400.0 / 1442.0;
             let mut seen = 0.0;
-            // Others may use this machine's processors: it may try for a while.
+            // Other programs may use this machine's processors, so the measurement is repeated for a while.
             let reached = becomes(Duration::from_secs(45), || {
                 seen = usual_rate(&udp(&line, mbit * 3 / 2));
                 (most * 0.98..most * 1.02).contains(&seen)
@@ -93,7 +93,7 @@ fn a_thread_can_carry_more_than_three_hundred_megabits() {
         let before = processor_time_of("wan");
         udp(&line, 0);
         let spent = processor_time_of("wan") - before;
-        // What it needs of a processor does not depend on how many others want it.
+        // The processor time per byte does not depend on the load of other programs.
         let counts = line.path.to_client();
         let mbit = counts.bytes as f64 * 8.0 / spent.as_secs_f64() / 1e6;
         assert!(
@@ -108,7 +108,7 @@ fn the_frames_that_it_lost_are_those_that_iperf3_misses() {
     lab::netns(|| {
         for loss in [Loss::Random(0.03), Loss::bursts(0.03, 5.0)] {
             let lossy = Link { to_client: Conditions { loss, rate: None, ..SLOW.to_client }, ..SLOW };
-            // iperf3 waits for ever for its first datagram: this seed loses none of the first 60 frames.
+            // iperf3 waits forever for its first datagram: this seed loses none of the first 60 frames.
             let line = Line::new(&Profile { seed: 6, ..Profile::one("lossy", lossy) });
             let _iperf = Iperf::start(&line.lab.server);
             let report = udp(&line, 10);
@@ -116,9 +116,9 @@ fn the_frames_that_it_lost_are_those_that_iperf3_misses() {
             let (missed, sent) = (of("lost_packets"), of("packets"));
             let lost = line.path.to_client().lost as f64;
             assert!(sent > 1000.0, "{report}");
-            // A few of those that were lost were not data; a few of the data may be lost by a busy machine.
+            // A few of the lost frames carried no data; a busy machine may lose a few data frames.
             assert!((missed - lost).abs() < 0.005 * sent, "{missed} missed, {lost} lost, {sent} sent");
-            // That the share is right with many frames is tested where it is drawn.
+            // A unit test of the loss model checks the share over many frames.
             assert!((0.02..0.04).contains(&(lost / sent)), "{lost} of {sent}");
         }
     });
@@ -219,8 +219,8 @@ fn nothing_is_left_of_a_wan_whose_program_was_interrupted() {
     }
 }
 
-/// Asserts that ping's shortest round trip takes so many milliseconds and less than one more. Others may use this
-/// machine's processors: it may try for a while, but never be faster.
+/// Asserts that ping's shortest round trip takes at least `millis` milliseconds and less than one more. Other programs
+/// may use this machine's processors, so it is repeated for a while; it must never be shorter.
 fn takes(millis: f64, from: &Host, options: &str, to: IpAddr) {
     let mut shortest = 0.0;
     let exact = becomes(Duration::from_secs(30), || {
@@ -232,8 +232,8 @@ fn takes(millis: f64, from: &Host, options: &str, to: IpAddr) {
     assert!(exact && shortest >= millis, "{from} to {to}: {shortest} ms, not {millis}");
 }
 
-/// iperf3's report of three seconds of UDP to the client, of so many million bits of payload a second; 0: of all that
-/// it can send.
+/// Returns iperf3's report of three seconds of UDP to the client, at `mbit` million bits of payload per second; 0 means
+/// as much as iperf3 can send.
 fn udp(line: &Line, mbit: u64) -> Value {
     let server = line.lab.server_at(Ip::V4, 0).ip();
     let options = format!("-u -R -b {mbit}M -l 1400 -w 400K -t 3 -i 0.5 -J");
@@ -241,7 +241,7 @@ fn udp(line: &Line, mbit: u64) -> Value {
     serde_json::from_str(&report).unwrap_or_else(|err| panic!("iperf3's report: {err}\n{report}"))
 }
 
-/// The median of what arrived in the intervals of a report, in million bits a second.
+/// Returns the median received rate over the intervals of a report, in million bits per second.
 fn usual_rate(report: &Value) -> f64 {
     let intervals = report["intervals"].as_array().cloned().unwrap_or_default();
     let rates = intervals.iter().map(|interval| &interval["sum"]["bits_per_second"]);
@@ -250,7 +250,7 @@ fn usual_rate(report: &Value) -> f64 {
     rates.get(rates.len() / 2).unwrap_or(&0.0) / 1e6
 }
 
-/// How long this process's threads of that name have had a processor.
+/// Returns the processor time of this process's threads with that name.
 fn processor_time_of(name: &str) -> Duration {
     let threads = fs::read_dir("/proc/self/task").expect("/proc").flatten().map(|entry| entry.path());
     let named = threads
@@ -268,7 +268,7 @@ fn interrupt(program: &mut Child, signal: Signal) {
     program.wait().expect("it was started here");
 }
 
-/// The network and mount namespaces of the process with this command line: `net:[4026532000]`.
+/// Returns the network and mount namespaces of the process with this command line: `net:[4026532000]`.
 fn namespaces_of(command: &str) -> BTreeSet<String> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
     let mut ours = processes
@@ -278,7 +278,7 @@ fn namespaces_of(command: &str) -> BTreeSet<String> {
     links.filter_map(|link| Some(fs::read_link(link).ok()?.to_string_lossy().into_owned())).collect()
 }
 
-/// How many threads are in a namespace.
+/// Returns how many threads are in a namespace.
 fn users_of(namespace: &str) -> usize {
     let kind = namespace.split(':').next().unwrap_or_default();
     let threads = fs::read_dir("/proc")

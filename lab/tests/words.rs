@@ -1,11 +1,12 @@
-//! The commands of the lab refuse words that they do not understand, before they do anything.
+//! The lab's commands reject invalid words before they do anything.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and ends where it is not so")]
 use std::process::Command;
 use std::time::Duration;
 
 use lab::Proc;
 
-/// The exit status of the lab with these words, and what it wrote to standard error. A command that accepts them runs for much longer.
+/// Returns the exit status of the lab with these words, and its standard error. A command that accepts them runs for
+/// much longer.
 fn refused(words: &str) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(words.split(' '));
@@ -16,7 +17,7 @@ fn refused(words: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn an_unknown_word_is_named_with_what_it_may_be() {
+fn an_unknown_word_is_reported_with_the_allowed_ones() {
     const SCENES: &str = "even even-loss bonded bonded-loss cuts outage short fallback";
     for (command, word, may_be) in [
         ("paths", "evven", SCENES),

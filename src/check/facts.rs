@@ -1,4 +1,4 @@
-//! What a host is like, as data: what [`super::judge`] judges. PURE.
+//! The state of a host as data: the input of [`super::judge`]. PURE.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -6,53 +6,54 @@ use std::io;
 use super::ruleset::Ruleset;
 use crate::host::paths::plan::Survey;
 
-/// Everything that is looked at.
+/// All facts about a host.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// What this process may do.
+    /// The privileges of this process.
     pub privileges: Privileges,
-    /// The sysctls that matter, under `/proc/sys`, with dots; absent where the kernel has none.
+    /// The relevant sysctls by name, with dots; a sysctl that the kernel does not have is absent.
     pub sysctls: BTreeMap<&'static str, String>,
-    /// Every network interface but lo.
+    /// Every network interface except lo.
     pub interfaces: Vec<Interface>,
-    /// Bridges with two ports or more.
+    /// The bridges with two or more ports.
     pub bridges: Vec<String>,
-    /// What `nft` says.
+    /// The answers of `nft`.
     pub nft: Nft,
-    /// `-S INPUT` of iptables-legacy and ip6tables-legacy, where those have a filter table.
+    /// The INPUT chains of iptables-legacy and ip6tables-legacy, if these have a filter table.
     pub legacy_input: Vec<LegacyInput>,
-    /// Whether an MPTCP socket can be made.
+    /// Why the kernel refuses an MPTCP socket; `None`: it creates one.
     pub mptcp: Option<Errno>,
-    /// The congestion control that client legs would have, tried on a socket.
+    /// The congestion control of client legs, tried on a socket.
     pub client: Congestion,
-    /// The same for server legs.
+    /// The congestion control of server legs, tried on a socket.
     pub server: Congestion,
-    /// Options of the legs that `run` leaves out because a kind of socket refuses them.
+    /// Options of the legs that `run` leaves out, because a kind of socket refuses them.
     pub degraded: Vec<Degraded>,
-    /// Our own rules.
+    /// The state of the program's own rules.
     pub rules: Rules,
-    /// What keeps the initial window of `[wan]` from being applied.
+    /// The reason why the initial window of `[wan]` cannot be applied.
     pub wan_obstacle: Option<String>,
-    /// What there is for MPTCP between two boxes, or why that cannot be known; `None` where nothing asks for it.
+    /// The state of the MPTCP paths, or the reason why it is unknown; `None` if the configuration uses no MPTCP.
     pub paths: Option<Result<Survey, String>>,
-    /// RLIMIT_NOFILE, the hard limit.
+    /// The hard limit of descriptors (RLIMIT_NOFILE).
     pub descriptors: u64,
 }
 
-/// What this process may do in its network namespace.
+/// The privileges of this process in its network namespace.
 #[derive(Debug, Clone, Default)]
 pub struct Privileges {
-    /// CAP_NET_ADMIN is effective.
+    /// Whether CAP_NET_ADMIN is effective.
     pub net_admin: bool,
-    /// CAP_NET_RAW is effective.
+    /// Whether CAP_NET_RAW is effective.
     pub net_raw: bool,
-    /// CAP_NET_BIND_SERVICE is effective.
+    /// Whether CAP_NET_BIND_SERVICE is effective.
     pub bind_service: bool,
-    /// The limit on pipe buffers does not hold: CAP_SYS_RESOURCE or CAP_SYS_ADMIN in the initial user namespace.
+    /// Whether the limits on pipe buffers do not apply: CAP_SYS_RESOURCE or CAP_SYS_ADMIN in the initial user
+    /// namespace.
     pub pipes_unlimited: bool,
-    /// Why IP_TRANSPARENT is refused on a socket.
+    /// Why the kernel refuses IP_TRANSPARENT on a socket; `None`: it does not.
     pub transparent: Option<Errno>,
-    /// Why SO_MARK is refused on a socket.
+    /// Why the kernel refuses SO_MARK on a socket; `None`: it does not.
     pub mark: Option<Errno>,
 }
 
@@ -61,44 +62,45 @@ pub struct Privileges {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// `rp_filter`, its own; the kernel takes the greater one of this and `all`'s.
+    /// Its own `rp_filter`; the kernel uses the maximum of this and the value of `all`.
     pub rp_filter: u8,
-    /// `src_valid_mark`, its own; on when this or `all`'s is.
+    /// Its own `src_valid_mark`; the kernel applies it if this or the value of `all` is 1.
     pub src_valid_mark: bool,
 }
 
-/// What `nft` says.
+/// The answers of `nft`.
 #[derive(Debug, Clone, Default)]
 pub enum Nft {
-    /// There is no such program.
+    /// The program does not exist.
     #[default]
     Missing,
-    /// It cannot list the ruleset; what it said.
+    /// It cannot list the ruleset; the text is its error message.
     Failed(String),
-    /// It works.
+    /// It lists the ruleset.
     Works {
-        /// What is installed.
+        /// The installed ruleset.
         ruleset: Ruleset,
-        /// What it said when our rules were tried; `None`: the kernel takes them.
+        /// Its error message about the program's rules in a dry run; `None`: the kernel accepts them.
         refused: Option<String>,
     },
 }
 
-/// The INPUT chain of the old iptables, which nft does not show.
+/// The INPUT chain of iptables-legacy, which nft does not list.
 #[derive(Debug, Clone)]
 pub struct LegacyInput {
     /// `iptables-legacy` or `ip6tables-legacy`.
     pub program: &'static str,
-    /// What `-S INPUT` printed; `None` when the program cannot be run.
+    /// The output of `-S INPUT`; `None` if the program failed or cannot run.
     pub rules: Option<String>,
 }
 
-/// A congestion control, tried on a TCP socket: an MPTCP socket takes any name, and does not use one that the kernel has not.
+/// A congestion control, tried on a TCP socket: an MPTCP socket accepts any name, and ignores one that the kernel does
+/// not have.
 #[derive(Debug, Clone, Default)]
 pub struct Congestion {
     /// Its name.
     pub name: String,
-    /// Why the kernel refuses it.
+    /// Why the kernel refuses it; `None`: it does not.
     pub refused: Option<Errno>,
 }
 
@@ -107,32 +109,32 @@ pub struct Congestion {
 pub struct Degraded {
     /// The config key.
     pub key: String,
-    /// The kind: TCP or MPTCP.
+    /// The kind of socket: TCP or MPTCP.
     pub kind: String,
-    /// Why.
+    /// The error of the kernel.
     pub errno: Errno,
 }
 
-/// Our own rules, compared with the configuration.
+/// The program's own rules, compared with the configuration.
 #[derive(Debug, Clone, Default)]
 pub enum Rules {
-    /// There are none.
+    /// No rules are installed.
     #[default]
     Absent,
-    /// They are as the configuration has them.
+    /// The installed rules match the configuration.
     Installed,
-    /// They are not as the configuration has them: in what.
+    /// The installed rules differ from the configuration; the texts name the differences.
     Differ(Vec<String>),
-    /// They cannot be looked at.
+    /// The rules cannot be read; the text says why.
     Unknown(String),
 }
 
-/// What the kernel answers: a number of errno(3).
+/// An error number of the kernel, errno(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// What is not allowed here.
+    /// Operation not permitted.
     pub const EPERM: Self = Self(1);
 }
 
@@ -143,12 +145,12 @@ impl fmt::Display for Errno {
 }
 
 impl Facts {
-    /// A sysctl's value; `None` where the kernel has none.
+    /// Returns the value of a sysctl; `None` if the kernel does not have it.
     pub fn sysctl(&self, key: &str) -> Option<&str> {
         self.sysctls.get(key).map(String::as_str)
     }
 
-    /// A sysctl's value when it is one number.
+    /// Returns the value of a sysctl that is a single number; else `None`.
     pub fn number(&self, key: &str) -> Option<u64> {
         self.sysctl(key)?.parse().ok()
     }

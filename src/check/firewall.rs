@@ -1,4 +1,4 @@
-//! The host's firewall: whether our rules can be installed, and which rules of others get in the way. PURE.
+//! The host's firewall: whether the rules can be installed, and which other rules interfere with them. PURE.
 use super::facts::{Facts, LegacyInput, Nft, Rules};
 use super::input::{self, Fate};
 use super::ruleset::{Chain, Flowtable, Ruleset};
@@ -8,10 +8,10 @@ use crate::exit::Exit;
 use crate::units::Mark;
 
 const UNAVAILABLE: Level = Level::Error(Exit::Unavailable);
-/// The table of our own rules.
+/// The family and name of the table with the program's own rules.
 const OUR_TABLE: (&str, &str) = ("inet", "tcp_intercept");
 
-/// Findings about nftables, its rules, and those of the old iptables.
+/// Returns the findings about nftables, its rules, and those of the legacy iptables.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let legacy = facts.legacy_input.iter().filter_map(|found| legacy_input(config.rules.mark, found));
     nft(config, facts).into_iter().chain(legacy).collect()
@@ -21,17 +21,15 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
     let level = if config.rules.manage { UNAVAILABLE } else { Level::Warning };
     match &facts.nft {
         Nft::Missing => {
-            let why =
-                "the rules are installed with it, and without it this host's own rules cannot be looked at";
+            let why = "run installs the rules with nft, and check reads this host's own rules with it";
             vec![
                 Finding::new(level, "nft", "there is no program nft in the directories of PATH", why)
                     .fix("apt-get install nftables"),
             ]
         }
         Nft::Failed(_) if !facts.privileges.net_admin => {
-            let why =
-                "only CAP_NET_ADMIN may list them: whether rules of this host get in the way is unknown";
-            vec![Finding::new(Level::Warning, "nft", "the nftables rules cannot be looked at", why)]
+            let why = "listing them needs CAP_NET_ADMIN: it is unknown whether rules of this host drop intercepted packets";
+            vec![Finding::new(Level::Warning, "nft", "the nftables rules cannot be listed", why)]
         }
         Nft::Failed(said) => {
             let why = "the rules are installed with nft; the kernel needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET";
@@ -39,13 +37,13 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
         }
         Nft::Works { ruleset, refused } => {
             let mut findings = vec![match refused {
-                None => Finding::ok("tproxy", "nftables: the kernel takes our rules"),
+                None => Finding::ok("tproxy", "nftables: the kernel accepts the rules"),
                 Some(said) => {
                     let why = "the kernel needs CONFIG_NFT_TPROXY, CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET and CONFIG_NFT_CT";
                     Finding::new(
                         level,
                         "tproxy",
-                        format!("nftables: the kernel does not take our rules: {said}"),
+                        format!("nftables: the kernel refuses the rules: {said}"),
                         why,
                     )
                     .fix("modprobe -a nft_tproxy nft_socket nft_fib_inet nft_ct")
@@ -61,7 +59,7 @@ fn nft(config: &Config, facts: &Facts) -> Vec<Finding> {
 fn installed(config: &Config, rules: &Rules) -> Finding {
     const INSTALL: &str = "tcp-intercept rules install";
     match rules {
-        Rules::Installed => Finding::ok("rules", "rules: installed, as the configuration has them"),
+        Rules::Installed => Finding::ok("rules", "rules: installed; they match the configuration"),
         Rules::Absent if config.rules.manage => {
             Finding::ok("rules", "rules: not installed; run installs them at its start")
         }
@@ -71,17 +69,17 @@ fn installed(config: &Config, rules: &Rules) -> Finding {
         }
         Rules::Differ(in_what) => {
             let what =
-                format!("rules: installed, but not as the configuration has them: {}", in_what.join("; "));
-            let why = "what arrives is not what the configuration says, or nothing does";
+                format!("rules: installed, but they differ from the configuration: {}", in_what.join("; "));
+            let why = "the kernel intercepts other connections than the configuration says, or none";
             Finding::new(Level::Warning, "rules", what, why).fix(INSTALL)
         }
         Rules::Unknown(why) => {
-            Finding::new(Level::Warning, "rules", "rules: whether they are installed is unknown", why)
+            Finding::new(Level::Warning, "rules", "rules: it is unknown whether they are installed", why)
         }
     }
 }
 
-/// The operator's own rules, where they get in the way.
+/// Reports the operator's rules that interfere with interception.
 fn others_rules(config: &Config, ruleset: &Ruleset) -> Vec<Finding> {
     let hooked = |hook| {
         let all = ruleset.hooked(hook);
@@ -105,8 +103,8 @@ fn input_chain(config: &Config, ruleset: &Ruleset, chain: &Chain) -> Option<Find
             ),
         ),
     };
-    let why = "intercepted packets are delivered to this host: they pass input, not forward, and an accept in another chain \
-               does not help. Keep the rule where your firewall keeps its own";
+    let why = "intercepted packets are delivered to this host: they pass input, not forward, and an accept in another \
+               chain does not help. To keep the rule, add it to the configuration of your firewall";
     let rule =
         format!("nft insert rule {path} meta mark and {:#x} == {:#x} accept", mark.mask(), mark.value());
     Some(Finding::new(level, "input-chain", what, why).fix(rule))
@@ -117,8 +115,8 @@ fn forward_chain(ruleset: &Ruleset, chain: &Chain) -> Option<Finding> {
         return None;
     }
     let what = format!("the forward chain {} filters", chain.path());
-    let why = "intercepted connections do not pass it: what it refuses is relayed. Refuse TCP before it is diverted, in a \
-               prerouting chain with a priority below -300 (raw)";
+    let why = "intercepted connections do not pass this chain, so those that it refuses are relayed. Refuse TCP \
+               before it is diverted, in a prerouting chain with a priority below -300 (raw)";
     Some(Finding::new(Level::Warning, "forward-chain", what, why))
 }
 
@@ -133,14 +131,14 @@ fn flowtable(ruleset: &Ruleset, table: &Flowtable) -> Finding {
         rules.map(|rule| format!("nft delete rule {} handle {}", chain.path(), rule.handle))
     });
     let what = format!("the flowtable {family} {of} {name} offloads connections");
-    let why = "packets of a connection that it has taken pass no rules: it is not intercepted, and connections that were \
-               routed while tcp-intercept was stopped stay so";
+    let why = "packets of an offloaded connection pass no rules, so it is not intercepted. Connections that were \
+               routed while tcp-intercept was stopped remain routed";
     let finding = Finding::new(Level::Warning, "flowtable", what, why);
     let finding = rules.fold(finding, Finding::fix);
     finding.fix(format!("nft delete flowtable {family} {of} {name}"))
 }
 
-/// The same as [`input_chain`] for the old iptables, as far as `-S INPUT` can be read by its words.
+/// Does the same as [`input_chain`] for the legacy iptables, by comparing the lines of `-S INPUT`.
 fn legacy_input(mark: Mark, found: &LegacyInput) -> Option<Finding> {
     let program = found.program;
     let Some(rules) = &found.rules else {

@@ -1,4 +1,4 @@
-//! Finds out what this host is like. EFFECT: reads /proc and /sys, makes sockets that connect to nothing, asks nft.
+//! Collects the facts about this host. EFFECT: reads /proc and /sys, opens sockets without connecting them, runs nft.
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::host::rules::{self, Verdict};
 
 mod programs;
 
-/// What an unset `congestion-control` tries first.
+/// The congestion control that is tried first if `congestion-control` is not set.
 const PREFERRED: &str = "bbr";
 
-/// All facts about this host, in the network namespace of the calling thread. Trying a congestion control can load
-/// its module, as `run` would.
+/// Collects all facts about this host, in the network namespace of the calling thread. Trying a congestion control can
+/// load its module, as `run` does.
 pub fn facts(config: &Config) -> Facts {
     let interfaces = interfaces();
     let keys = sysctls::KEYS.into_iter().chain(wan::KEYS).chain(paths::KEYS);
@@ -59,7 +59,7 @@ fn privileges(own_mark: u32) -> Privileges {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     let has = |capability: u32| effective & (1 << capability) != 0;
-    // The whole range of user ids, mapped to itself, is the initial user namespace.
+    // Only the initial user namespace maps the whole range of user ids to itself.
     let ids = read("/proc/self/uid_map").unwrap_or_default();
     let initial = ids.split_whitespace().eq(["0", "0", "4294967295"]);
     let tried = socket(false);
@@ -89,14 +89,15 @@ fn interfaces() -> Vec<Interface> {
     names.map(interface).collect()
 }
 
-/// `/sys` may show another network namespace than ours: what is no interface here is left out.
+/// Returns the bridges with two or more ports. `/sys` may show another network namespace, so that only interfaces of
+/// this one are considered.
 fn bridges(interfaces: &[Interface]) -> Vec<String> {
     let ports = |name: &str| names_in(&Path::new("/sys/class/net").join(name).join("brif")).len();
     interfaces.iter().map(|found| found.name.clone()).filter(|name| ports(name) > 1).collect()
 }
 
-/// The old iptables make a table when they are asked for one, so they are asked only where there is one. In a user
-/// namespace without a root of its own that cannot be known, and a table made there harms nobody.
+/// Lists the INPUT chains of the legacy iptables. These programs create the table that they list, so that they run only
+/// if the table exists. Where the process may not read whether it exists, a new table does no harm.
 fn legacy_input() -> Vec<LegacyInput> {
     let tables = [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")];
     let found = tables.into_iter().filter_map(|(file, program)| {
@@ -113,7 +114,7 @@ fn legacy_input() -> Vec<LegacyInput> {
     found.collect()
 }
 
-/// The names in a directory, sorted; none where there is no such directory.
+/// Returns the names in a directory, sorted; none if the directory does not exist.
 fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -135,8 +136,8 @@ fn congestion(leg: &Leg) -> Congestion {
     Congestion { name, refused }
 }
 
-/// What `run` would leave out. Congestion control is judged apart, for both legs: asked for it here too, the first that is
-/// refused would be all that is told.
+/// Returns the options that `run` would leave out. Congestion control is checked separately for each leg: the probe
+/// ends at the first refused one, and would report nothing else.
 fn degraded(config: &Config) -> Vec<Degraded> {
     let mut config = config.clone();
     for leg in [&mut config.client.leg, &mut config.server.leg] {

@@ -1,24 +1,24 @@
 //! Whether an `input` chain lets intercepted packets through. PURE.
 //!
-//! What is diverted has the divert mark, is TCP, untracked (towards the client) and arrives on `rules.interfaces`: a
-//! rule's matches are judged for such a packet as far as that can be known.
+//! A diverted packet has the divert mark, is TCP, is untracked (on the client leg) and arrives on `rules.interfaces`.
+//! The matches of a rule are evaluated for such a packet, as far as its properties are known.
 use serde_json::Value;
 
 use super::ruleset::{Chain, Ruleset};
 use crate::config::Config;
 
-/// What becomes of intercepted packets in a chain.
+/// The fate of intercepted packets in a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// They pass.
+    /// The chain accepts them.
     Accepted,
-    /// Those pass that come from certain addresses or interfaces.
+    /// The chain accepts only packets from certain addresses or interfaces.
     Depends,
-    /// They are lost.
+    /// The chain drops them.
     Dropped,
 }
 
-/// What `chain`, an input hook's, does with intercepted packets.
+/// Returns the fate of intercepted packets in `chain`, a chain at the input hook.
 pub fn fate(config: &Config, ruleset: &Ruleset, chain: &Chain) -> Fate {
     let mut walk = Walk { config, ruleset, some_accepted: false };
     let dropped = match walk.chain(chain, 0) {
@@ -33,7 +33,7 @@ pub fn fate(config: &Config, ruleset: &Ruleset, chain: &Chain) -> Fate {
     }
 }
 
-/// Whether a match holds for intercepted packets: for none, for some, for all.
+/// Whether a match holds for none, some or all intercepted packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Holds {
     No,
@@ -41,7 +41,7 @@ enum Holds {
     All,
 }
 
-/// Where a chain's rules end for the packets for which all matches hold.
+/// The result of a chain's rules for packets that meet all matches; `Through`: no rule decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Accept,
@@ -86,7 +86,7 @@ impl Walk<'_> {
         }
     }
 
-    /// For which packets all matches of a rule hold, and what the rule then does.
+    /// Returns for which packets all matches of a rule hold, and the statement that the rule then executes.
     fn matches<'e>(&self, expr: &'e [Value]) -> (Holds, Option<(&'e str, &'e Value)>) {
         let mut holds = Holds::All;
         for part in expr {
@@ -104,14 +104,14 @@ impl Walk<'_> {
                 "accept" | "drop" | "reject" | "return" | "jump" | "goto" => {
                     return (holds, Some((name, body)));
                 }
-                // A limit, or something that only the kernel understands: no ground to build on.
+                // A limit, or an expression that is unknown here: the rule counts as one that does not match.
                 _ => holds = Holds::No,
             }
         }
         (holds, None)
     }
 
-    /// A verdict map by connection tracking's state: the entry for untracked packets.
+    /// Looks up untracked packets in a verdict map by the state of connection tracking.
     fn mapped<'e>(&self, body: &'e Value, holds: Holds) -> (Holds, Option<(&'e str, &'e Value)>) {
         let by_state = body.pointer("/key/ct/key").is_some_and(|key| key == "state");
         let entries = body.pointer("/data/set").and_then(Value::as_array).filter(|_| by_state);
@@ -143,7 +143,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether intercepted packets arrive on the interfaces of a match.
+    /// Returns whether intercepted packets arrive on the interfaces of a match.
     fn arrives_on(&self, right: &Value, negated: bool) -> Holds {
         let listed: Vec<&str> = names(right).collect();
         let ours = &self.config.rules.interfaces;
@@ -165,14 +165,14 @@ impl Walk<'_> {
     }
 }
 
-/// `meta mark & MASK`
+/// Returns the mask of `meta mark & MASK`.
 fn masked_mark(left: &Value) -> Option<u32> {
     let parts = left.get("&")?;
     parts.get(0)?.pointer("/meta/key").filter(|key| *key == "mark")?;
     u32::try_from(parts.get(1)?.as_u64()?).ok()
 }
 
-/// The names of a right side: one, a list, or a set.
+/// Returns the names on the right side of a match: one, a list, or a set.
 fn names(right: &Value) -> impl Iterator<Item = &str> {
     items(right).iter().filter_map(Value::as_str)
 }

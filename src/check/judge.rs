@@ -1,4 +1,4 @@
-//! Findings from facts. PURE: nothing here touches the host.
+//! Derives findings from facts. PURE: nothing here touches the host.
 use std::num::NonZeroU32;
 
 use super::facts::{Facts, Privileges};
@@ -9,7 +9,7 @@ use crate::state::limits;
 
 const NO_PERMISSION: Level = Level::Error(Exit::NoPerm);
 
-/// Everything that `check` says about a host that is like `facts`, for `config`.
+/// Returns all findings of `check` about a host with `facts`, for `config`.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("config", "configuration: valid")];
     findings.extend(privileges(config, facts));
@@ -56,7 +56,8 @@ fn privileges(config: &Config, facts: &Facts) -> Vec<Finding> {
         findings.push(missing(&what, "ports below net.ipv4.ip_unprivileged_port_start are reserved"));
     } else if !bind_service && reserved > 0 && config.server.source == Source::Client {
         let why = format!(
-            "a client whose own port is below {reserved} (NFS, rsh) cannot be dialled for from that port: the server sees another one"
+            "a client's port below {reserved} (NFS, rsh) cannot be the source port of the server leg: the server sees \
+             another port"
         );
         findings.push(Finding::new(Level::Note, "capability", "CAP_NET_BIND_SERVICE is missing", why));
     }
@@ -73,8 +74,8 @@ fn absent_interfaces(config: &Config, facts: &Facts) -> Vec<Finding> {
 }
 
 fn bridge(name: &str) -> Finding {
-    let why = "what is bridged from one of its ports to another is not routed, so it is not intercepted; what is routed through \
-               its own address is";
+    let why = "packets that it bridges from port to port are not routed, so they are not intercepted; packets that \
+               are routed through its own address are";
     Finding::new(Level::Note, "bridge", format!("{name} is a bridge with several ports"), why)
 }
 
@@ -85,12 +86,12 @@ fn conntrack(config: &Config, facts: &Facts) -> Option<Finding> {
         return Some(Finding::ok("conntrack", format!("conntrack: {max} entries")));
     }
     let what = format!("net.netfilter.nf_conntrack_max = {max}, limits.connections = {wanted}");
-    let why = "each connection to a server is an entry: when the table is full, new ones are dropped";
+    let why = "each connection to a server needs an entry: when the table is full, the kernel drops new connections";
     let set = format!("sysctl -w net.netfilter.nf_conntrack_max={}", wanted * 2);
     Some(Finding::new(Level::Warning, "conntrack", what, why).fix(set))
 }
 
-/// The limit is the one that `run` would take, so that both say the same.
+/// Checks the descriptor limit with the same calculation as `run`, so that both give the same answer.
 fn descriptors(config: &Config, facts: &Facts) -> Finding {
     let carried = limits::carried_by(facts.descriptors);
     let wanted = config.limits.connections.map_or(0, NonZeroU32::get);
@@ -98,10 +99,12 @@ fn descriptors(config: &Config, facts: &Facts) -> Finding {
         let what = format!("descriptors: {}, enough for {carried} connections", facts.descriptors);
         return Finding::ok("descriptors", what);
     }
-    let what =
-        format!("limits.connections = {wanted}, and {} descriptors carry {carried}", facts.descriptors);
-    let why = "run refuses to start: a connection takes two sockets, and pipes while data moves. Raise the limit (in a \
-               systemd unit it is LimitNOFILE=) or lower the key";
+    let what = format!(
+        "limits.connections = {wanted}, but {} descriptors are enough for only {carried}",
+        facts.descriptors
+    );
+    let why = "run refuses to start: a connection takes two sockets, and pipes while data moves. Raise the limit \
+               (LimitNOFILE= in a systemd unit) or lower the key";
     let enough = (u64::from(wanted) * 2).div_ceil(9) * 10;
     Finding::new(Level::Error(Exit::Unavailable), "descriptors", what, why).fix(format!("ulimit -n {enough}"))
 }
@@ -110,7 +113,7 @@ fn pipes(facts: &Facts) -> Vec<Finding> {
     const LARGE: u64 = 1 << 20;
     const PAGES: u64 = LARGE / 4096;
     let mut findings = Vec::new();
-    let why = "data is moved through pipes of 1 MiB; through smaller ones it moves more slowly";
+    let why = "the relay moves data through pipes of 1 MiB; smaller pipes are slower";
     if let Some(max) =
         facts.number("fs.pipe-max-size").filter(|max| *max < LARGE && !facts.privileges.pipes_unlimited)
     {
@@ -124,7 +127,8 @@ fn pipes(facts: &Facts) -> Vec<Finding> {
     if let Some(soft) = soft {
         let what = format!("fs.pipe-user-pages-soft = {soft}");
         let why = format!(
-            "{why}. A user without CAP_SYS_RESOURCE gets about {} of 1 MiB (with 4 KiB pages), then smaller ones; 0 is no limit",
+            "{why}. A user without CAP_SYS_RESOURCE gets about {} of 1 MiB (with 4 KiB pages), then smaller ones; 0 \
+             means no limit",
             (soft / PAGES).saturating_sub(1)
         );
         findings

@@ -1,4 +1,4 @@
-//! What the legs ask for and this kernel has not: congestion control, MPTCP, options. PURE.
+//! Features that the legs require and the kernel lacks: congestion control, MPTCP, options. PURE.
 use super::facts::{Congestion, Degraded, Errno, Facts};
 use super::{Finding, Level};
 use crate::config::{self, Config};
@@ -8,12 +8,12 @@ const AVAILABLE: &str = "net.ipv4.tcp_available_congestion_control";
 const ALLOWED: &str = "net.ipv4.tcp_allowed_congestion_control";
 const UNAVAILABLE: Level = Level::Error(Exit::Unavailable);
 
-/// Findings about both legs.
+/// Returns the findings about both legs.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![mptcp(config, facts)];
     findings.push(congestion("client", &config.client.leg, &facts.client, facts));
     findings.push(congestion("server", &config.server.leg, &facts.server, facts));
-    // That no MPTCP socket can be made is told above.
+    // `mptcp` above already reports a kernel that refuses MPTCP sockets.
     let told = |found: &&Degraded| facts.mptcp.is_some() && found.key.ends_with(".mptcp");
     findings.extend(facts.degraded.iter().filter(|found| !told(found)).map(degraded));
     findings
@@ -63,7 +63,8 @@ fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts
         return Finding::new(UNAVAILABLE, "congestion-control", what, why);
     }
     let why = format!(
-        "this kernel has it, but only these are allowed here: {}; the list is widened in the initial network namespace",
+        "this kernel has it, but only these are allowed here: {}; the list can be extended in the initial network \
+         namespace",
         list(ALLOWED)
     );
     let widen = format!("sysctl -w {ALLOWED}=\"{} {name}\"", facts.sysctl(ALLOWED).unwrap_or_default());
@@ -73,10 +74,8 @@ fn congestion(leg: &str, config: &config::Leg, found: &Congestion, facts: &Facts
 fn degraded(found: &Degraded) -> Finding {
     let Degraded { key, kind, errno } = found;
     let why = match kind.as_str() {
-        "MPTCP" => {
-            "this kernel's MPTCP sockets do not take it: MPTCP connections go without it, plain TCP ones have it"
-        }
-        _ => "this kernel does not take it: connections go without it",
+        "MPTCP" => "this kernel's MPTCP sockets do not support it: only plain TCP connections use it",
+        _ => "this kernel does not support it: connections do without it",
     };
     Finding::new(Level::Warning, "degraded", format!("{key}: left out on {kind} sockets: {errno}"), why)
 }

@@ -1,7 +1,7 @@
-//! `check`: what is wrong in the configuration and on this host, why it matters, and the command that fixes it. PURE.
+//! `check`: reports problems of the configuration and the host, with the reason and the command that fixes each. PURE.
 //!
-//! [`facts`] are what this host is like, as data; [`gather`] finds them out (EFFECT); [`judge()`] makes findings of them
-//! and, as all else here, touches nothing (PURE).
+//! [`facts`] holds the state of the host as data; [`gather`] collects it (EFFECT). [`judge()`] derives findings from it
+//! and, like the rest of this module, has no effect (PURE).
 pub mod facts;
 mod firewall;
 pub mod gather;
@@ -20,31 +20,31 @@ use crate::exit::Exit;
 pub use judge::judge;
 pub use show::{json, text};
 
-/// One thing that is as it should be, or is not.
+/// The result of one check: in order, or a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// Its severity.
     pub level: Level,
-    /// What it is about, in one word that does not change: for programs that read this.
+    /// A stable one-word name of the subject, for programs that read the findings.
     pub name: &'static str,
-    /// What is so, with its value.
+    /// The observation, with its value.
     pub what: String,
-    /// Why it matters; empty where nothing is wrong.
+    /// The reason why it matters; empty if nothing is wrong.
     pub why: String,
-    /// The commands that mend it, in their order.
+    /// The commands that fix it, in order.
     pub fix: Vec<String>,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// As it should be.
+    /// Nothing is wrong.
     Ok,
-    /// Good to know.
+    /// Information without an effect on most connections.
     Note,
-    /// Some connections will suffer.
+    /// Some connections are impaired.
     Warning,
-    /// `run` cannot do what the configuration asks for; `check` ends with this status.
+    /// `run` cannot do what the configuration requires; `check` exits with this status.
     Error(Exit),
 }
 
@@ -63,12 +63,12 @@ impl Finding {
     }
 }
 
-/// What is wrong in a configuration, as findings.
+/// Converts the faults of a configuration to findings.
 pub fn faults(faults: &Faults) -> Vec<Finding> {
     faults.lines().map(|line| Finding::new(Level::Error(Exit::Config), "config", line, "")).collect()
 }
 
-/// The status of the gravest error: a missing capability is the cause of others, so it goes before them.
+/// Returns the exit status: that of a missing capability, which causes other errors, else that of the first error.
 pub fn exit(findings: &[Finding]) -> Exit {
     let errors = || {
         findings

@@ -1,4 +1,4 @@
-//! MPTCP between two boxes: what keeps a connection from using all paths. PURE.
+//! MPTCP between two boxes: problems that keep a connection from using all paths. PURE.
 use super::facts::Facts;
 use super::wan::{RMEM, set, three};
 use super::{Finding, Level};
@@ -8,7 +8,7 @@ use crate::host::paths::endpoint::Endpoint;
 use crate::host::paths::plan::{self, Seen, Survey, Way};
 use crate::host::paths::standing::{Standing, State};
 
-/// What [`judge`] reads; [`super::gather`] fetches these.
+/// The sysctls that [`judge`] reads; [`super::gather`] collects them.
 pub const KEYS: [&str; 9] = [
     RMEM,
     RETRIES,
@@ -27,21 +27,22 @@ const SCHEDULERS: &str = "net.mptcp.available_schedulers";
 const PATH_MANAGER: &str = "net.mptcp.path_manager";
 const PM_TYPE: &str = "net.mptcp.pm_type";
 const NAME: &str = "paths";
-/// With so much to begin with, nothing was seen to stall: docs/decisions/0006.
+/// The initial receive buffer, in bytes, with which no connection stalled: docs/decisions/0006.
 const ROOM: u64 = 1 << 20;
-/// Above the round trip of a satellite link; measured in docs/pair.md.
+/// The recommended maximum of the retransmission timer in ms: above the round trip of a satellite link; docs/pair.md
+/// has the measurement.
 const RTO_MOST: u64 = 2000;
-/// Connections or joins, of which not one has come about: that is no accident.
+/// The number of connections or joins without a single success from which a failure is systematic.
 const SOME: u64 = 3;
 
-/// Whether anything here matters for `config`.
+/// Returns whether `config` uses MPTCP.
 pub fn asked_for(config: &Config) -> bool {
     config.server.leg.mptcp || config.client.leg.mptcp || !config.mptcp.paths.is_empty()
 }
 
-/// Findings about the paths, where a leg or a path asks for MPTCP.
+/// Returns the findings about the paths, if a leg or a path uses MPTCP.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
-    // A kernel that makes no MPTCP socket is told of with the legs.
+    // `legs` reports a kernel that refuses MPTCP sockets.
     let Some(found) = facts.paths.as_ref().filter(|_| facts.mptcp.is_none()) else { return Vec::new() };
     let survey = match found {
         Ok(survey) => survey,
@@ -69,7 +70,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Which path manager and scheduler the kernel has, and uses.
+/// Reports the path manager and the scheduler that the kernel uses.
 fn manager(facts: &Facts) -> Option<Finding> {
     let scheduler = facts.sysctl("net.mptcp.scheduler").unwrap_or("default");
     let schedulers = facts.sysctl(SCHEDULERS).unwrap_or(scheduler);
@@ -82,7 +83,8 @@ fn manager(facts: &Facts) -> Option<Finding> {
         let what = format!("MPTCP: scheduler {scheduler} (of {schedulers}), path manager kernel");
         return Some(Finding::ok(NAME, what));
     }
-    let why = "endpoints and limits are for the kernel's own path manager: new connections get no further path from them";
+    let why = "endpoints and limits apply only to the kernel's own path manager: new connections get no further path \
+               from them";
     let (key, value) =
         if facts.sysctl(PATH_MANAGER).is_some() { (PATH_MANAGER, "kernel") } else { (PM_TYPE, "0") };
     let finding = Finding::new(Level::Warning, NAME, format!("MPTCP: path manager {manager}"), why);
@@ -111,7 +113,7 @@ fn without_leg(config: &Config) -> Option<Finding> {
     Some(Finding::new(Level::Warning, NAME, what, format!("{why}: set {leg}.mptcp = true")))
 }
 
-/// MPTCP is asked for, and nothing makes a second path.
+/// Reports that MPTCP is configured, but nothing creates a second path.
 fn without_path(config: &Config, seen: &Seen) -> Option<Finding> {
     if !config.mptcp.paths.is_empty() {
         return None;
@@ -130,15 +132,16 @@ fn without_path(config: &Config, seen: &Seen) -> Option<Finding> {
     Some(Finding::new(Level::Note, NAME, what, why))
 }
 
-/// Of each path what keeps it from being used. What is there already may be a running daemon's.
+/// Reports the paths that cannot be used now. Existing endpoints are not reported: they may be those of a running
+/// daemon.
 fn standing(config: &Config, seen: &Seen) -> Vec<Finding> {
     let told = |Standing { path, state }: &Standing| match state {
         State::NoDevice | State::NoAddress | State::Nowhere => {
-            let why = "connections go without this path until then";
+            let why = "connections do without this path until then";
             Some(Finding::new(Level::Note, NAME, format!("{path}: {state}"), why))
         }
         State::DoesNotFit(_) => {
-            let why = "the near box hears of no address, and connections go without this path";
+            let why = "the near box receives no address, and connections do without this path";
             Some(Finding::new(Level::Warning, NAME, format!("{path}: {state}"), why))
         }
         State::Twice(_) | State::Operators(_) | State::Lingers(_) | State::Announced(_) | State::Joins(_) => {
@@ -166,37 +169,44 @@ fn steering_rules(path: &str, endpoint: &Endpoint, way: Way) -> Option<Finding> 
     Some(Finding::new(level, NAME, what, why))
 }
 
-/// Clients with paths of their own join at the address that they dialled: behind a far box that is the server.
+/// Reports that MPTCP clients may join at the address that they dialled: behind a far box, that is the server's
+/// address.
 fn strangers(config: &Config, facts: &Facts) -> Option<Finding> {
     const KEY: &str = "net.mptcp.allow_join_initial_addr_port";
     facts.number(KEY).filter(|allowed| *allowed == 1 && config.client.leg.mptcp)?;
-    let why = "a client that speaks MPTCP itself and has several addresses sends joins to the server's address, which the server \
-               refuses; 0 tells clients not to. Connections through a near box of ours are not concerned";
+    let why = "a client that speaks MPTCP itself and has several addresses sends joins to the server's address, which \
+               the server refuses; 0 tells clients not to. Connections through a near box with tcp-intercept are not \
+               affected";
     Some(Finding::new(Level::Note, NAME, format!("{KEY} = 1"), why).fix(format!("sysctl -w {KEY}=0")))
 }
 
-/// A path that was cut is tried again when a retransmission timer fires: it doubles each time, up to the greatest that is allowed.
+/// Reports a long maximum of the retransmission timer. The kernel tries an interrupted path again when this timer
+/// fires; the timer doubles each time, up to the maximum.
 fn recovery(config: &Config, facts: &Facts) -> Option<Finding> {
     let now = facts.number(RTO_MAX).filter(|most| *most > RTO_MOST && !config.mptcp.paths.is_empty())?;
-    let why = "a path that was cut is used again after as long as it was cut, up to two minutes; with 2000 after two seconds. The \
-               timer is for every connection of this host, and tcp_retries2 counts retransmissions: without 255 a connection would be \
-               given up after half a minute; with both it is after eight minutes. Not where a round trip takes a second or more";
+    let why = "after an interruption, the kernel uses a path again only after as long as the interruption took, up to \
+               two minutes; with 2000, after two seconds. The timer applies to every connection of this host. \
+               tcp_retries2 counts retransmissions: without 255, the kernel would give up a connection after half a \
+               minute; with both settings, after eight minutes. Do not set them where a round trip takes a second or \
+               more";
     let finding = Finding::new(Level::Note, NAME, format!("{RTO_MAX} = {now}"), why);
-    // In this order: a connection must not be given up in between.
+    // The order matters: with the second setting alone, the kernel gives up connections early.
     Some(finding.fix(format!("sysctl -w {RETRIES}=255")).fix(format!("sysctl -w {RTO_MAX}={RTO_MOST}")))
 }
 
-/// What comes out of order by several paths can fill a receive buffer that only grows as data are read.
+/// Reports small receive buffers. Out-of-order data of several paths can fill a buffer, which grows only as data is
+/// read.
 fn room(config: &Config, facts: &Facts) -> Option<Finding> {
     let [least, first, most] =
         three(facts, RMEM).filter(|[_, first, _]| *first < ROOM && !config.mptcp.paths.is_empty())?;
-    let why = "where the queues of several paths overflow, what comes out of order can fill that before the missing piece finds room,                and such a connection never moves again: two of 45,000 were seen to";
+    let why = "when the queues of several paths overflow, out-of-order data can fill the buffer, so that the missing \
+               segment finds no room. Such a connection stalls forever: this happened to two of 45,000";
     let what = format!("{RMEM} = {least} {first} {most}: a connection begins with room for {first} bytes");
     let fix = set(RMEM, [least, ROOM, most.max(ROOM)]);
     Some(Finding::new(Level::Warning, NAME, what, why).fix(fix))
 }
 
-/// What the kernel has counted since its start: where nothing has come about, something is in the way.
+/// Reports failures that the kernel's counters since its start show: attempts without any success.
 fn experience(config: &Config, survey: &Survey) -> Vec<Finding> {
     let counter = |name| survey.counter(name);
     let mut findings = Vec::new();
@@ -216,15 +226,15 @@ fn experience(config: &Config, survey: &Survey) -> Vec<Finding> {
         let why = "the far box announces none ([[mptcp.path]] with announce = true there?), or something on the way strips the option";
         none(answered, counter("AddAddr"), what, why);
         let joins = counter("MPJoinSynTx");
-        let what =
-            format!("{joins} times a connection was to be joined by another path, and was never answered");
+        let what = format!("{joins} subflows were dialled on other paths, none was answered");
         let why = "the announced address and port cannot be reached from the paths' addresses: a firewall before the far box, or a \
                    route (ip route get ADDRESS from ADDRESS)";
         none(joins, counter("MPJoinSynAckRx"), what, why);
     }
     if config.client.leg.mptcp && config.mptcp.paths.iter().any(|path| path.announce.is_some()) {
         let announced = counter("AddAddrTx");
-        let what = format!("{announced} times an address was announced, and nobody has joined");
+        let what =
+            format!("{announced} times an address was announced, and no peer has opened a subflow to it");
         let why = "the near box accepts no announcements (ip mptcp limits there), or cannot reach that address and port";
         none(announced, counter("MPJoinSynRx"), what, why);
     }

@@ -1,4 +1,4 @@
-//! What `nft -j list ruleset` says, as far as `check` has use for it. PURE.
+//! The parts of `nft -j list ruleset` that `check` uses. PURE.
 use serde_json::Value;
 
 /// The whole ruleset of a network namespace.
@@ -15,15 +15,15 @@ pub struct Ruleset {
 /// A chain.
 #[derive(Debug, Clone)]
 pub struct Chain {
-    /// Of its table: ip, ip6, inet, bridge…
+    /// The family of its table: ip, ip6, inet, bridge…
     pub family: String,
     /// Its table's name.
     pub table: String,
-    /// Its own name.
+    /// Its name.
     pub name: String,
-    /// Where it is hooked in; `None`: it is jumped to.
+    /// The hook of a base chain; `None`: other chains jump to it.
     pub hook: Option<String>,
-    /// What its rules let through is dropped.
+    /// Whether its policy is `drop`.
     pub policy_drop: bool,
     /// Its rules.
     pub rules: Vec<Rule>,
@@ -32,25 +32,25 @@ pub struct Chain {
 /// A rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// What `nft delete rule` calls it.
+    /// Its handle, as used by `nft delete rule`.
     pub handle: u64,
-    /// Its matches, statements and verdict, as nft's JSON has them: objects with one key.
+    /// Its matches, statements and verdict as in nft's JSON: objects with one key.
     pub expr: Vec<Value>,
 }
 
-/// A flowtable: what it has taken passes no chain any more.
+/// A flowtable: packets of an offloaded connection no longer pass any chain.
 #[derive(Debug, Clone)]
 pub struct Flowtable {
-    /// Of its table.
+    /// The family of its table.
     pub family: String,
     /// Its table's name.
     pub table: String,
-    /// Its own name.
+    /// Its name.
     pub name: String,
 }
 
 impl Ruleset {
-    /// Reads nft's JSON; `None` when it is not that.
+    /// Parses nft's JSON; returns `None` for any other text.
     pub fn parse(json: &str) -> Option<Self> {
         let root: Value = serde_json::from_str(json).ok()?;
         let mut ruleset = Self::default();
@@ -91,13 +91,13 @@ impl Ruleset {
         }
     }
 
-    /// The chains that IP packets pass at `hook`.
+    /// Returns the chains that IP packets pass at `hook`.
     pub fn hooked<'r>(&'r self, hook: &'r str) -> impl Iterator<Item = &'r Chain> {
         let ip = |chain: &&Chain| matches!(chain.family.as_str(), "ip" | "ip6" | "inet");
         self.chains.iter().filter(ip).filter(move |chain| chain.hook.as_deref() == Some(hook))
     }
 
-    /// The chain that a rule of `from` calls `name`.
+    /// Returns the chain with the name `name` in the table of `from`.
     pub fn target(&self, from: &Chain, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| chain.is(&from.family, &from.table, name))
     }
@@ -108,18 +108,18 @@ impl Chain {
         self.family == family && self.table == table && self.name == name
     }
 
-    /// As nft's commands name it.
+    /// Returns its name as nft's commands spell it.
     pub fn path(&self) -> String {
         format!("{} {} {}", self.family, self.table, self.name)
     }
 
-    /// Whether its policy or a rule of its own, or of the chains that it calls, refuses anything.
+    /// Returns whether its policy, one of its rules, or a rule of a chain that it calls refuses packets.
     pub fn refuses(&self, ruleset: &Ruleset) -> bool {
         self.policy_drop || self.refuses_within(ruleset, 0)
     }
 
     fn refuses_within(&self, ruleset: &Ruleset, depth: usize) -> bool {
-        /// nftables' own limit (NFT_JUMP_STACK_SIZE).
+        /// The limit of nftables (NFT_JUMP_STACK_SIZE).
         const DEEPEST: usize = 16;
         let called = |name: Option<&str>| name.and_then(|name| ruleset.target(self, name));
         let refuses = |name: &str, body: &Value| match name {

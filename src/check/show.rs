@@ -6,13 +6,13 @@ use serde_json::json;
 use super::{Finding, Level};
 use crate::exit::Exit;
 
-/// One group of lines a finding, the worst last, so that it is what a terminal shows; then how many there are.
+/// Formats each finding as a group of lines, the most severe last, where a terminal shows them; then their numbers.
 pub fn text(findings: &[Finding]) -> String {
     let mut sorted: Vec<&Finding> = findings.iter().collect();
     sorted.sort_by_key(|finding| rank(finding.level));
     let mut text = String::new();
     for Finding { level, what, why, fix, .. } in sorted {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<8} {what}", name(*level));
         if !why.is_empty() {
             let _ = writeln!(text, "         {why}");
@@ -26,13 +26,14 @@ pub fn text(findings: &[Finding]) -> String {
     if findings.iter().flat_map(|finding| &finding.fix).any(|command| command.starts_with("sysctl")) {
         let _ = writeln!(
             text,
-            "What sysctl sets lasts until the next start: keep it in /etc/sysctl.d/60-tcp-intercept.conf."
+            "Settings made with sysctl last until the next boot: to keep them, add them to \
+             /etc/sysctl.d/60-tcp-intercept.conf."
         );
     }
     text
 }
 
-/// One object: the findings in the order in which they were found, and the exit status.
+/// Formats one JSON object: the findings in the order of the checks, and the exit status.
 pub fn json(findings: &[Finding], exit: Exit) -> String {
     let findings = findings.iter().map(|Finding { level, name: about, what, why, fix }| {
         json!({ "level": name(*level), "name": about, "what": what, "why": why, "fix": fix })

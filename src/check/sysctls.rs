@@ -1,10 +1,10 @@
-//! The sysctls that get in the way: which value, why, and what to set. PURE.
+//! Sysctls with harmful values: the value, the reason, and the command that fixes it. PURE.
 use super::facts::{Facts, Interface};
 use super::{Finding, Level};
 use crate::config::{Config, FastOpen, Source};
 use crate::exit::Exit;
 
-/// What [`judge`] reads; [`super::gather`] fetches these.
+/// The sysctls that [`judge`] reads; [`super::gather`] collects them.
 pub const KEYS: [&str; 21] = [
     "fs.pipe-max-size",
     "fs.pipe-user-pages-soft",
@@ -29,10 +29,10 @@ pub const KEYS: [&str; 21] = [
     "net.netfilter.nf_conntrack_max",
 ];
 
-/// The backlog of our listeners.
+/// The backlog of the program's listeners.
 const BACKLOG: u64 = 4096;
 
-/// All that is wrong with sysctls; one `ok` when nothing is.
+/// Returns the findings about sysctls; a single `ok` if all are in order.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let plain = [forwarding(facts), accepting(facts), dialling(config, facts)].into_iter().flatten();
     let mut findings: Vec<Finding> = plain.chain(strict_rp_filter(facts)).chain(valid_mark(facts)).collect();
@@ -42,7 +42,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// A sysctl that is wrong, and what to set.
+/// Returns the finding about the sysctl `key`, with the command that sets it to `set`.
 fn wrong(facts: &Facts, level: Level, key: &str, set: u64, why: &str) -> Finding {
     let value = facts.sysctl(key).unwrap_or_default();
     Finding::new(level, "sysctl", format!("{key} = {value}"), why).fix(format!("sysctl -w {key}={set}"))
@@ -53,12 +53,13 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
     let off = |key| facts.number(key) == Some(0);
     let mut findings = Vec::new();
     if off(v4) {
-        let why = "this host does not route: what is not TCP, what is not intercepted, and everything when tcp-intercept is \
-                   stopped, is lost here";
+        let why = "this host does not route: it loses packets that are not TCP or not intercepted, and all packets \
+                   while tcp-intercept is stopped";
         findings.push(wrong(facts, Level::Warning, v4, 1, why));
     }
     if off(v6) {
-        let why = "this host does not route IPv6; when it should: what is not intercepted is lost here";
+        let why =
+            "this host does not route IPv6; if it should, it loses all IPv6 packets that are not intercepted";
         findings.push(wrong(facts, Level::Note, v6, 1, why));
     }
     findings
@@ -69,18 +70,19 @@ fn accepting(facts: &Facts) -> Vec<Finding> {
     let rfc1337 = "net.ipv4.tcp_rfc1337";
     let mut findings = Vec::new();
     if facts.number(somaxconn).is_some_and(|now| now < BACKLOG) {
-        let why = "it cuts the listeners' backlog of 4096: in a burst of new connections the kernel answers with SYN cookies, \
-                   which lose TCP options, or not at all";
+        let why = "it limits the listeners' backlog of 4096: in a burst of new connections the kernel answers with \
+                   SYN cookies, which lose TCP options, or not at all";
         findings.push(wrong(facts, Level::Warning, somaxconn, BACKLOG, why));
     }
     if facts.number(rfc1337) == Some(1) {
-        let why = "a reset does not end TIME_WAIT: when tcp-intercept was killed, a client that uses a port again whose connection \
-                   the server had ended cannot connect from it for up to a minute";
+        let why = "a reset does not end TIME_WAIT: after tcp-intercept was killed, a client cannot reuse a port for \
+                   up to a minute if the server had closed the connection";
         findings.push(wrong(facts, Level::Warning, rfc1337, 0, why));
     }
     if facts.number(fwmark_accept) == Some(1) {
-        let why = "connections that a listener without a mark accepts answer by the divert table: not one byte gets through. \
-                   Our listeners carry a mark and are safe; another transparent proxy on this host may not be";
+        let why = "answers on connections that a listener without a mark accepts follow the divert table, so no data \
+                   gets through. The listeners of tcp-intercept carry a mark and are safe; another transparent proxy \
+                   on this host may not be";
         findings.push(wrong(facts, Level::Note, fwmark_accept, 0, why));
     }
     findings
@@ -91,17 +93,19 @@ fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
     let blackhole = "net.mptcp.blackhole_timeout";
     let mut findings = Vec::new();
     if kernel_chooses_port(config.server.source) && facts.number(reuse).is_some_and(|now| now != 1) {
-        let why = "a port of this host is free for the same server a minute after its last connection, with 1 after a second (2 is \
-                   for loopback only): in a burst of connections to one server, clients are refused when none is left";
+        let why = "the kernel reuses a port for the same server only a minute after its last connection; with 1, \
+                   after a second (2 is for loopback only). In a burst of connections to one server, clients are \
+                   refused when no port is left";
         findings.push(wrong(facts, Level::Note, reuse, 1, why));
     }
     if config.server.source == Source::Client && facts.number(timestamps) == Some(0) {
-        let why = "a client that uses its port again within a minute meets our own connection to the server in TIME_WAIT: \
-                   without timestamps that keeps the port, and the server then sees another";
+        let why = "if a client reuses its port within a minute, the previous connection to the server is still in \
+                   TIME_WAIT: without timestamps it keeps the port, and the server then sees another port";
         findings.push(wrong(facts, Level::Warning, timestamps, 1, why));
     }
     if config.server.leg.mptcp && facts.number(blackhole).is_some_and(|now| now > 0) {
-        let why = "one attempt during an outage of a few seconds makes the kernel dial plain TCP for so many seconds";
+        let why = "after one attempt during an outage of a few seconds, the kernel dials plain TCP for this number of \
+                   seconds";
         findings.push(wrong(facts, Level::Warning, blackhole, 0, why));
     }
     if config.server.fast_open != FastOpen::Off {
@@ -110,8 +114,8 @@ fn dialling(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// A client's own port is bound, and one in TIME_WAIT can be: tcp_twsk_unique() in net/ipv4/tcp_ipv4.c asks for `tcp_tw_reuse`
-/// only where connect() looks for a port.
+/// Returns whether the kernel chooses the source port of server legs. Only then does `tcp_tw_reuse` apply: the client's
+/// own port is bound, which TIME_WAIT does not prevent (tcp_twsk_unique() in net/ipv4/tcp_ipv4.c).
 fn kernel_chooses_port(source: Source) -> bool {
     match source {
         Source::Client => false,
@@ -127,14 +131,15 @@ fn fast_open(facts: &Facts) -> impl Iterator<Item = Finding> {
         wrong(facts, Level::Warning, switch, now | 1, why)
     });
     let pause = facts.number(blackhole).filter(|&now| now > 0).map(|_| {
-        let why = "one connection that stalls after Fast Open makes the kernel leave it out everywhere for so many seconds or \
-                   more; with 0 it is left out only where tcp-intercept has seen it fail";
+        let why = "one connection that stalls after Fast Open makes the kernel disable it everywhere for at least \
+                   this number of seconds; with 0, only tcp-intercept disables it, for servers where it has seen it \
+                   fail";
         wrong(facts, Level::Note, blackhole, 0, why)
     });
     off.into_iter().chain(pause)
 }
 
-/// Strict mode drops what comes back by another path than the one it would take itself.
+/// Reports strict reverse path filters. They drop a packet that arrives on another interface than its answer leaves by.
 fn strict_rp_filter(facts: &Facts) -> Option<Finding> {
     let all = facts.number("net.ipv4.conf.all.rp_filter").unwrap_or(0);
     let strict = |found: &&Interface| u64::from(found.rp_filter).max(all) == 1;
@@ -142,15 +147,15 @@ fn strict_rp_filter(facts: &Facts) -> Option<Finding> {
     if strict.is_empty() {
         return None;
     }
-    let why = "packets that arrive on another interface than the one their answer would leave by are dropped: with more than \
-               one uplink, connections hang";
+    let why = "the kernel drops packets that arrive on another interface than their answers would leave by: with more \
+               than one uplink, connections hang";
     let what = format!("rp_filter = 1 (strict) on {}", strict.join(", "));
-    // The kernel takes the greater one of `all` and the interface's own: one value mends every interface.
+    // The kernel uses the maximum of `all` and the interface's value: one setting fixes every interface.
     Some(Finding::new(Level::Warning, "rp-filter", what, why).fix("sysctl -w net.ipv4.conf.all.rp_filter=2"))
 }
 
-/// With `src_valid_mark` the kernel looks for the way back by the divert mark, finds the divert table, which says that
-/// the client is this host itself, and drops the packet as a martian.
+/// Reports `src_valid_mark`. With it, the kernel looks up the route back to the client with the divert mark. The divert
+/// table then says that the client is this host, so that the kernel drops the packet as a martian.
 fn valid_mark(facts: &Facts) -> Option<Finding> {
     let all = facts.number("net.ipv4.conf.all.src_valid_mark") == Some(1);
     let own = facts.interfaces.iter().filter(|found| found.src_valid_mark).map(|found| found.name.as_str());
@@ -158,12 +163,12 @@ fn valid_mark(facts: &Facts) -> Option<Finding> {
     if on.is_empty() {
         return None;
     }
-    let why = "the kernel then drops every intercepted IPv4 packet as a martian: it looks for the way back to the client by \
-               the divert mark. wg-quick sets this when WireGuard is the default route; with rp_filter 0 or 2 \
-               WireGuard does not need it";
+    let why = "the kernel then drops every intercepted IPv4 packet as a martian: it looks up the route back to the \
+               client with the divert mark. wg-quick sets this when WireGuard is the default route; with rp_filter 0 \
+               or 2 WireGuard does not need it";
     let what = format!("src_valid_mark = 1 on {}", on.join(", "));
     let finding = Finding::new(Level::Error(Exit::Unavailable), "src-valid-mark", what, why);
-    // With slashes, a dot in an interface's name is not taken for a separator.
+    // With slashes, sysctl does not treat a dot in an interface's name as a separator.
     Some(on.iter().fold(finding, |finding, name| {
         finding.fix(format!("sysctl -w net/ipv4/conf/{name}/src_valid_mark=0"))
     }))

@@ -1,4 +1,4 @@
-//! Judgements over facts as data.
+//! Tests of the findings, with facts as data.
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn config(text: &str) -> Config {
     Config::parse(text, &[]).unwrap()
 }
 
-/// A host on which nothing is wrong.
+/// Returns the facts of a host without problems.
 fn healthy() -> Facts {
     let sysctls = [
         ("fs.pipe-max-size", "1048576"),
@@ -63,7 +63,7 @@ fn ruleset(objects: Value) -> Nft {
     Nft::Works { ruleset, refused: None }
 }
 
-/// What is told apart from what is well, and the exit status.
+/// Returns all findings except those at the level `ok`, and the exit status.
 fn told(config_text: &str, facts: &Facts) -> String {
     let mut findings = judge(&config(config_text), facts);
     let exit = exit(&findings);
@@ -302,7 +302,7 @@ fn an_input_chain_that_accepts_the_mark_in_any_way_is_left_alone() {
 }
 
 #[test]
-fn chains_that_call_each_other_in_a_circle_end_the_walk() {
+fn chains_that_call_each_other_in_a_cycle_end_the_walk() {
     let circle = json!([
         chain("input", Some("input"), "drop"),
         chain("other", None, ""),

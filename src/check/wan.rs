@@ -1,24 +1,24 @@
-//! The bad link: what keeps connections over it from being as fast as they could be. PURE.
+//! The WAN: settings that slow down connections over a slow, long or lossy link. PURE.
 use super::facts::{Congestion, Facts};
 use super::{Finding, Level};
 use crate::config::Config;
 use crate::exit::Exit;
 
-/// What [`judge`] reads; [`super::gather`] fetches these.
+/// The sysctls that [`judge`] reads; [`super::gather`] collects them.
 pub const KEYS: [&str; 3] = [RMEM, WMEM, SLOW_START];
 
 pub(super) const RMEM: &str = "net.ipv4.tcp_rmem";
 const WMEM: &str = "net.ipv4.tcp_wmem";
 const SLOW_START: &str = "net.ipv4.tcp_slow_start_after_idle";
 
-/// Bytes of a segment on Ethernet.
+/// The payload of a segment on Ethernet, in bytes.
 const SEGMENT: u64 = 1460;
-/// The kernel reckons with as much for its own structures as for data: half of a buffer is a window.
+/// The ratio of buffer to window: the kernel reserves half of a buffer for its own structures.
 const OVERHEAD: u64 = 2;
-/// What 20 Mbit/s and 600 ms hold, a satellite link: 1.5 MB.
+/// The bandwidth-delay product of a satellite link of 20 Mbit/s and 600 ms, in bytes.
 const IN_FLIGHT: u64 = 1_500_000;
 
-/// Findings about buffers, and about `[wan]` if there is one.
+/// Returns the findings about buffers, and about `[wan]` if it names devices.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let legs = [&config.client.leg, &config.server.leg];
     let ours =
@@ -29,7 +29,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
         return findings;
     }
     if !config.rules.manage {
-        let why = "nobody would keep the routes that it needs in step, so there are none";
+        let why = "the daemon then does not maintain the routes that it needs, so there are none";
         let what = "wan.devices has no effect with rules.manage = false";
         findings.push(Finding::new(Level::Warning, "wan", what, why));
         return findings;
@@ -45,7 +45,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// The three values of `tcp_rmem` and `tcp_wmem`: least, first, most.
+/// Returns the three values of `tcp_rmem` or `tcp_wmem`: minimum, initial value, maximum.
 pub(super) fn three(facts: &Facts, key: &str) -> Option<[u64; 3]> {
     let numbers = facts.sysctl(key)?.split_ascii_whitespace().map(|number| number.parse().ok());
     numbers.collect::<Option<Vec<u64>>>()?.try_into().ok()
@@ -78,7 +78,8 @@ fn absent(config: &Config, facts: &Facts) -> Vec<Finding> {
         .collect()
 }
 
-/// How much may be sent to us at first: we ask for as much as we send, and the kernel gives half of its largest buffer.
+/// Reports a receive window smaller than the initial window, which the listeners request from the kernel as well. The
+/// kernel grants at most half of its largest buffer.
 fn receive_window(config: &Config, facts: &Facts) -> Option<Finding> {
     let wanted = config.wan.initial_window;
     let needed = u64::from(wanted) * SEGMENT * OVERHEAD;
@@ -86,11 +87,12 @@ fn receive_window(config: &Config, facts: &Facts) -> Option<Finding> {
     let segments = most / OVERHEAD / SEGMENT;
     let what =
         format!("{RMEM} = {least} {first} {most}: servers send {segments} segments at first, not {wanted}");
-    let why = "half of the third number is the largest window that we can offer; wan.initial-window is what we send at first";
+    let why = "half of the third number is the largest window that this host can offer; wan.initial-window is the \
+               number of segments wanted in both directions";
     Some(Finding::new(Level::Warning, "wan", what, why).fix(set(RMEM, [least, first, needed])))
 }
 
-/// BBR keeps its own counsel: tcp_slow_start_after_idle_check() in include/net/tcp.h.
+/// Reports slow start after idle. BBR is not affected: tcp_slow_start_after_idle_check() in include/net/tcp.h.
 fn slow_start(config: &Config, facts: &Facts) -> Option<Finding> {
     let host = facts.sysctl("net.ipv4.tcp_congestion_control").unwrap_or_default();
     let name = |leg: &Congestion| if leg.refused.is_some() { host.to_owned() } else { leg.name.clone() };
@@ -99,7 +101,7 @@ fn slow_start(config: &Config, facts: &Facts) -> Option<Finding> {
     facts.number(SLOW_START).filter(|on| *on == 1)?;
     let what = format!("{SLOW_START} = 1, and {}.congestion-control is {}", other.0, name(other.1));
     let why = format!(
-        "with every congestion control but bbr a connection that was silent for a moment begins again with {} segments",
+        "with any congestion control except bbr, a connection that was idle for a moment restarts with {} segments",
         config.wan.initial_window
     );
     Some(Finding::new(Level::Note, "wan", what, why).fix(format!("sysctl -w {SLOW_START}=0")))
@@ -124,7 +126,7 @@ mod tests {
         }
     }
 
-    /// Level, what is so, and what mends it, of all that is told.
+    /// Returns the level, the observation and the fix of each finding.
     fn told(config: &str, facts: &Facts) -> Vec<String> {
         let config = Config::parse(config, &[]).unwrap();
         let line =
@@ -133,13 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_has_what_it_needs_is_well() {
+    fn a_link_with_sufficient_settings_is_ok() {
         assert_eq!(told(WAN, &facts(&[])), ["Ok: initial window: 100 segments, both ways []"]);
-        assert_eq!(told("", &facts(&[])), [""; 0], "nobody asked");
+        assert_eq!(told("", &facts(&[])), [""; 0], "no [wan] is configured");
     }
 
     #[test]
-    fn receive_buffers_that_are_smaller_than_the_window_are_told_with_what_is_needed() {
+    fn receive_buffers_smaller_than_the_window_are_reported_with_the_required_size() {
         let small = facts(&[(RMEM, "4096 131072 3000000")]);
         let more = "wan.devices = ['wan0']\nwan.initial-window = 1000";
         assert_eq!(told(more, &small), ["Ok: initial window: 1000 segments, both ways []"]);
@@ -151,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn buffers_that_hold_no_long_link_are_told_whatever_is_configured() {
+    fn buffers_too_small_for_a_long_link_are_reported_with_any_configuration() {
         let small = facts(&[(RMEM, "4096 131072 2999999"), (WMEM, "4096\t16384\t1000000")]);
         let long = facts(&[(WMEM, "4096 16384 1000000")]);
         assert_eq!(
             told(WAN, &long),
             ["Ok: initial window: 100 segments, both ways []"],
-            "they are ours to size"
+            "the program sets the size of send buffers"
         );
         let told = told("", &small);
         assert!(
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_start_after_idle_is_told_where_a_leg_has_another_congestion_control_than_bbr() {
+    fn slow_start_after_idle_is_reported_if_a_leg_does_not_use_bbr() {
         let mut host = facts(&[("net.ipv4.tcp_congestion_control", "cubic")]);
         host.server.refused = Some(Errno::EPERM);
         let what = "net.ipv4.tcp_slow_start_after_idle = 1, and server.congestion-control is cubic";
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_the_window_from_being_applied_is_told() {
+    fn obstacles_to_the_initial_window_are_reported() {
         let mut host = facts(&[]);
         host.interfaces.clear();
         host.wan_obstacle = Some("table 6 is taken".to_owned());

@@ -1,4 +1,4 @@
-//! `tcp-intercept upgrade`, `drain` and `stop`: asked of the daemon of this network namespace. WIRING.
+//! `tcp-intercept upgrade`, `drain` and `stop`: commands to the daemon of this network namespace. WIRING.
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use crate::exit::{Exit, Fatal};
 use crate::process::guardian::control_socket::Command;
 use crate::process::lock::{self, Call};
 
-/// How long a daemon may take to say that it has heard.
+/// The longest wait for the daemon's acknowledgement.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks for it and waits until it is done; `say` hears how it goes on. Gives the last word.
+/// Sends a command to the daemon and waits until it is done. Passes progress to `say`; returns the final answer.
 ///
 /// # Errors
-/// When there is no daemon, it lets us not in, or cannot do it.
+/// Fails if there is no daemon, if it does not accept this user, or if it cannot execute the command.
 pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal> {
     let unavailable = |text: String| Fatal::new(Exit::Unavailable, text);
     let called = lock::call().map_err(|err| unavailable(format!("the daemon cannot be reached: {err}")))?;
-    let nobody = "no tcp-intercept runs in this network namespace (ip netns identify says which it is)";
+    let nobody = "no tcp-intercept runs in this network namespace (ip netns identify shows its name)";
     let mut stream = match called {
         Call::Daemon(stream) => stream,
         Call::Nobody => return Err(unavailable(nobody.to_owned())),
@@ -29,10 +29,10 @@ pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal
         }
     };
     let lost = |err: &dyn std::fmt::Display| {
-        unavailable(format!("the daemon did not say how that ended ({err}): look at its log"))
+        unavailable(format!("the daemon did not report the outcome ({err}): see its log"))
     };
     stream.write_all(&command.line()).map_err(|err| hung_up(&err))?;
-    // Who is heard is answered at once; what he asked for may take as long as it likes.
+    // The daemon acknowledges a command at once. The command itself may take any time.
     stream.set_read_timeout(Some(PATIENCE)).map_err(|err| lost(&err))?;
     for line in BufReader::new(&stream).lines() {
         let line = line.map_err(|err| match err.kind() {
@@ -53,21 +53,24 @@ pub fn ask(command: &Command, mut say: impl FnMut(&str)) -> Result<String, Fatal
     }
     Err(Fatal::new(
         Exit::NoPerm,
-        "the daemon has hung up: only root and the user that it runs as are heard (or it has just died)",
+        "the daemon has closed the connection: only root and the user that it runs as may command it \
+         (or it has just died)",
     ))
 }
 
 fn hung_up(err: &std::io::Error) -> Fatal {
     Fatal::new(
         Exit::NoPerm,
-        format!("the daemon has hung up ({err}): only root and the user that it runs as are heard"),
+        format!(
+            "the daemon has closed the connection ({err}): only root and the user that it runs as may command it"
+        ),
     )
 }
 
-/// What `upgrade` asks for: a path means the directory that it was called in.
+/// Returns the command for `upgrade`. A relative path refers to the current directory.
 ///
 /// # Errors
-/// When that is gone.
+/// Fails if the current directory no longer exists.
 pub fn upgrade(binary: Option<PathBuf>) -> Result<Command, Fatal> {
     let absolute = binary.map(std::path::absolute).transpose();
     let absolute = absolute

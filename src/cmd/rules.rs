@@ -6,20 +6,21 @@ use crate::host::rules::{
 };
 use crate::host::{paths, wan};
 
-/// What is asked for.
+/// A subcommand of `rules`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Make the host as the configuration has it.
+    /// Install the rules of the configuration.
     Install,
-    /// Take away what is ours.
+    /// Remove the rules of this program.
     Remove,
-    /// Compare.
+    /// Compare the installed rules with the configuration.
     Status,
     /// Show what `install` does.
     Print(Format),
 }
 
-/// Does it; the text is for standard output. `status` of rules that are not installed is an error (exit 69).
+/// Performs the action; returns the text for standard output. `status` of rules that are not installed is an error
+/// (exit 69).
 pub fn run(action: Action, config: &Config) -> Result<String, Fatal> {
     match action {
         Action::Install => {
@@ -49,12 +50,13 @@ fn install(report: &Installed) -> String {
     text(head, &[("found", found.collect()), ("did", report.changes.iter().collect())], &report.remarks)
 }
 
-/// What there is of the routes of `[wan]`, which are the daemon's business.
+/// Returns the state of the routes of `[wan]`, which the daemon manages.
 fn mirror(config: &Config) -> Vec<String> {
     wan::status(config).unwrap_or_else(|err| vec![format!("initial window: {err}")])
 }
 
-/// The mirror of `[wan]` and the paths of `[mptcp]` go first; what fails there does not keep the rest.
+/// Removes the mirror of `[wan]` and the paths of `[mptcp]` first, and then the rules. If one part fails, the others
+/// are removed all the same.
 fn remove(config: &Config) -> Result<String, Fatal> {
     let own = config.rules.own_mark;
     let by = Caller::Operator;
@@ -76,7 +78,7 @@ fn remove(config: &Config) -> Result<String, Fatal> {
     if let Some(errors) = failed {
         return Err(errors.into());
     }
-    let head = if removed.changes.is_empty() { "nothing of ours was there" } else { "removed" };
+    let head = if removed.changes.is_empty() { "nothing to remove" } else { "removed" };
     Ok(text(head, &[("did", removed.changes.iter().collect())], &removed.remarks))
 }
 
@@ -91,7 +93,7 @@ fn status(report: &Status) -> Result<String, Fatal> {
             return Ok(text(head, &[], &report.remarks));
         }
         Verdict::Absent => ("not installed", "to install them: tcp-intercept rules install"),
-        Verdict::Partly => ("not wholly installed", "to mend them: tcp-intercept rules install"),
+        Verdict::Partly => ("partly installed", "to repair them: tcp-intercept rules install"),
         Verdict::Differ => (
             "installed, but from another configuration or version",
             "to replace them: tcp-intercept rules install",

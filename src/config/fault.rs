@@ -1,4 +1,4 @@
-//! What is wrong in a configuration: every fault with its place, its key, its value and what is allowed. PURE.
+//! The faults of a configuration, each with its place, its key, its value and the allowed values. PURE.
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
@@ -6,38 +6,38 @@ use std::path::{Path, PathBuf};
 
 use crate::units::BadMark;
 
-/// Where a value was written.
+/// The source of a value: the file, a line of it, or a `--set`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The file as a whole.
     File,
     /// A line of the file, counted from 1.
     Line(usize),
-    /// The text after a `--set`.
+    /// The argument of a `--set`.
     Set(String),
 }
 
-/// Where a value was written, and how.
+/// The place of a value, and its text there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Where.
+    /// The source of the value.
     pub origin: Origin,
-    /// The value in its writer's own words; `None` for what is shown by its key alone, as a table.
+    /// The text of the value as written; `None` for a value that is shown by its key alone, such as a table.
     pub written: Option<String>,
 }
 
-/// One fault.
+/// One fault of the configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it was written, and which value.
+    /// The place and the text of the value.
     pub place: Place,
-    /// The dotted key; empty where no key is at fault.
+    /// The dotted key; empty if the fault concerns no key.
     pub key: String,
-    /// What is wrong and what is allowed.
+    /// The reason, and the allowed values.
     pub why: Why,
 }
 
-/// Why a value is refused, and what is allowed.
+/// The reason why a value is refused, and the allowed values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// The file cannot be read.
@@ -46,16 +46,16 @@ pub enum Why {
     /// The text is not TOML.
     #[error("not TOML: {0}")]
     Syntax(String),
-    /// A `--set` that sets nothing.
+    /// A `--set` that is not `KEY=VALUE`.
     #[error("KEY=VALUE is needed, as in server.congestion-control=bbr")]
     NotASetting,
-    /// The value is none of those that the key has: these are.
+    /// The value is not allowed; the text names the allowed values.
     #[error("{0}")]
     Allowed(&'static str),
-    /// A table is needed.
+    /// A value where a table is required.
     #[error("not a value but a table: write it as [{0}] with its keys below")]
     NotATable(String),
-    /// Not a mark.
+    /// The value is not a valid mark.
     #[error(transparent)]
     Mark(#[from] BadMark),
     /// The divert mark and the own mark have bits in common.
@@ -64,7 +64,7 @@ pub enum Why {
         /// The other key and its value.
         other: String,
     },
-    /// One table for two purposes.
+    /// The same routing table for two purposes.
     #[error(
         "wan.table and rules.table are both {0}: diverted packets and our own sockets need a routing table each"
     )]
@@ -74,38 +74,38 @@ pub enum Why {
         "does not go together with {0}.mptcp = true: data in a SYN stalls an MPTCP connection; set one of the two to false"
     )]
     FastOpenWithMptcp(String),
-    /// A path that is nowhere.
+    /// A path with neither a device nor an address.
     #[error("a path needs a device or an address, as device = \"wan1\" or address = \"192.0.2.1\"")]
     NoPath,
-    /// A path that is at two places.
+    /// A path with both a device and an address.
     #[error("a path has either a device or an address, not both: leave one of the two out")]
     DeviceAndAddress,
-    /// Two paths with the same value.
+    /// A value that an earlier path has already.
     #[error("{0} has it already: no two paths may have the same")]
     SamePath(String),
-    /// A port that nobody hears of.
-    #[error("goes with announce = true only: it is announced with the addresses")]
+    /// A port on a path that is not announced.
+    #[error("requires announce = true: the port is announced with the addresses")]
     NotAnnounced,
-    /// No such key.
+    /// A key that does not exist.
     #[error("unknown key; {0}")]
     Unknown(Hint),
 }
 
-/// What may have been meant by an unknown key.
+/// A hint at what may have been meant by an unknown key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Hint {
-    /// A key of the same table that differs by little.
+    /// A similar key of the same table.
     #[error("did you mean {0}?")]
     Near(String),
     /// The same key in another table.
     #[error("there is {0}")]
     Elsewhere(String),
-    /// What the table has.
+    /// All keys of the table.
     #[error("known here: {}", .0.join(", "))]
     Known(Vec<String>),
 }
 
-/// All faults of a configuration: those of the file by their lines, then those of the command line.
+/// All faults of a configuration: those of the file in the order of lines, then those of the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults {
     file: PathBuf,
@@ -113,7 +113,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Sorted; the file is called `config.toml` until [`Faults::in_file`] says better.
+    /// Sorts `list`; the file is called `config.toml` until [`Faults::in_file`] names it.
     pub(super) fn new(mut list: Vec<Fault>) -> Self {
         list.sort_by_key(|fault| match fault.place.origin {
             Origin::File => 0,
@@ -123,24 +123,24 @@ impl Faults {
         Self { file: PathBuf::from("config.toml"), list }
     }
 
-    /// The one fault of a file that cannot be read.
+    /// Returns the single fault of a file that cannot be read.
     pub fn unreadable(file: &Path, err: &io::Error) -> Self {
         let place = Place { origin: Origin::File, written: None };
         Self::new(vec![Fault { place, key: String::new(), why: Why::Unreadable(err.to_string()) }])
             .in_file(file)
     }
 
-    /// Names the file that was parsed.
+    /// Sets the name of the file that was parsed.
     pub fn in_file(self, file: &Path) -> Self {
         Self { file: file.to_owned(), ..self }
     }
 
-    /// Each fault as one line: `config.toml:3: listen.port = 70000: a port is a number from 1 to 65535`.
+    /// Returns each fault as one line: `config.toml:3: listen.port = 70000: a port is a number from 1 to 65535`.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.list.iter().map(|fault| fault.line(&self.file))
     }
 
-    /// The faults themselves.
+    /// Returns the faults in order.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.list.iter()
     }
@@ -171,7 +171,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// `text` as it may be shown on a terminal: one line, no control characters, not endless.
+/// Returns `text` for a terminal: one line, without control characters, at most 60 characters.
 pub(super) fn printable(text: &str) -> String {
     const LONGEST: usize = 60;
     let shown = text

@@ -1,15 +1,15 @@
-//! `[[mptcp.path]]`: the keys of each, and what no two of them may share. PURE.
+//! `[[mptcp.path]]`: the keys of each path, and the values that no two paths may share. PURE.
 use super::fault::{Place, Why};
 use super::section::Section;
 use super::{Mptcp, MptcpPath, PathAt, value};
 use crate::units::Port;
 
-/// With what port a path is announced that names none.
+/// The port with which a path is announced if `port` is missing.
 const PORT: Port = Port::new(5001).expect("5001 is not 0");
-/// The kernel keeps no more endpoints (MPTCP_PM_ADDR_MAX in net/mptcp/protocol.h).
+/// The maximum number of endpoints in the kernel (MPTCP_PM_ADDR_MAX in net/mptcp/protocol.h).
 const MOST: usize = 8;
 
-/// A path with the place of what it is known by, and of its id.
+/// A path, with the places of its device or address and of its id.
 struct Read {
     path: MptcpPath,
     key: &'static str,
@@ -46,7 +46,7 @@ pub(super) fn mptcp(section: &mut Section<'_>) -> Mptcp {
     Mptcp { paths: read.into_iter().map(|(_, read)| read.path).collect() }
 }
 
-/// `None`: it has faults.
+/// Reads one path; returns `None` if its device or address is missing or refused.
 fn path(section: &mut Section<'_>, place: &Place) -> Option<Read> {
     let device = section.take("device", |node| value::interface(node).map(Some), None);
     let address = section.take("address", value::path_address, None);

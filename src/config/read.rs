@@ -1,4 +1,4 @@
-//! Every option, in one place each: its key, what it may be, its default. PURE.
+//! Every option, each in one place: its key, its allowed values, its default. PURE.
 use super::fault::{Faults, Why};
 use super::section::{self, Section};
 use super::{
@@ -7,7 +7,7 @@ use super::{
 };
 
 impl Config {
-    /// The configuration that `text` (TOML) and `sets` (`KEY=VALUE`, later ones win) make, or all that is wrong with them.
+    /// Parses `text` (TOML) and `sets` (`KEY=VALUE`; later ones win); returns the configuration or all faults.
     pub fn parse(text: &str, sets: &[String]) -> Result<Self, Faults> {
         let table = tree::read(text, sets).map_err(Faults::new)?;
         let (config, report) = section::root(table, config);
@@ -15,7 +15,7 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(Faults::new(faults)) }
     }
 
-    /// Every key that exists, dotted, as `server.congestion-control`.
+    /// Returns every known key, dotted: for example `server.congestion-control`.
     pub fn keys() -> Vec<String> {
         section::root(tree::Table::new(), config).1.keys()
     }

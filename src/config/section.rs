@@ -1,19 +1,19 @@
-//! Tables read key by key: what is taken is known, what remains is not, and every fault is collected. PURE.
+//! Reads tables key by key: taken keys are known, remaining keys are unknown, and all faults are collected. PURE.
 use std::collections::BTreeMap;
 
 use super::fault::{Fault, Hint, Origin, Place, Why};
 use super::tree::{Node, Table, Value};
 
-/// What reading found: faults, the keys that exist, and those that nobody asked for.
+/// The result of reading: the faults, the known keys, and the unknown keys.
 #[derive(Default)]
 pub(super) struct Report {
     faults: Vec<Fault>,
-    /// Each table that was read, and its keys, in the order in which they were asked for.
+    /// Each table that was read, with its known keys in the order of reading.
     known: Vec<(String, Vec<&'static str>)>,
     unknown: Vec<(String, String, Place)>,
 }
 
-/// One table while it is read.
+/// One table while it is being read.
 pub(super) struct Section<'r> {
     path: String,
     rest: Table,
@@ -23,7 +23,7 @@ pub(super) struct Section<'r> {
     report: &'r mut Report,
 }
 
-/// Reads the whole tree with `read`, from its root on.
+/// Reads the whole tree with `read`, starting at its root.
 pub(super) fn root<T>(table: Table, read: impl FnOnce(&mut Section<'_>) -> T) -> (T, Report) {
     let mut report = Report::default();
     let value = Section::read(String::new(), table, &mut report, read);
@@ -47,7 +47,7 @@ impl Section<'_> {
         value
     }
 
-    /// The table `key`; read as an empty one where there is none, so that its keys are known.
+    /// Reads the table `key`. A missing table is read as an empty one, so that its keys are known.
     pub fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let table = match self.remove(key).map(|node| (node.value, node.place)) {
             Some((Value::Table(table), _)) => table,
@@ -60,8 +60,8 @@ impl Section<'_> {
         Section::read(dotted(&self.path, key), table, self.report, read)
     }
 
-    /// The tables of the array `key`, each with its place; `not_array` is the fault of what is none. Without any, one that is empty is
-    /// read for its keys to be known.
+    /// Reads the tables of the array `key`, each with its place; `not_array` is the fault of any other type of value.
+    /// Without any table, an empty one is read so that its keys are known.
     pub fn tables<T>(
         &mut self,
         key: &'static str,
@@ -97,7 +97,7 @@ impl Section<'_> {
         values
     }
 
-    /// The value of `key` as `parse` sees it; `default` where it is not written or refused.
+    /// Returns the value of `key`, parsed by `parse`; `default` if the key is missing or `parse` refuses the value.
     pub fn take<T>(
         &mut self,
         key: &'static str,
@@ -111,7 +111,8 @@ impl Section<'_> {
         })
     }
 
-    /// The values of the array `key` as `parse` sees each; `not_array` is the fault of what is none. Left out: empty.
+    /// Returns the values of the array `key`, each parsed by `parse`; empty if the key is missing. `not_array` is the
+    /// fault of a value that is no array.
     pub fn take_all<T>(
         &mut self,
         key: &'static str,
@@ -133,22 +134,22 @@ impl Section<'_> {
         values
     }
 
-    /// Whether `key` is a table or not written at all.
+    /// Returns whether `key` is a table or missing.
     pub fn table_or_absent(&self, key: &str) -> bool {
         self.rest.get(key).is_none_or(|node| matches!(node.value, Value::Table(_)))
     }
 
-    /// Where `key`, already taken, was written.
+    /// Returns where `key`, which must have been taken, was written.
     pub fn written(&self, key: &str) -> Option<Place> {
         self.taken.get(key).cloned().flatten()
     }
 
-    /// Whether no value of this table has been refused: only then are its values worth comparing with each other.
+    /// Returns whether no value of this table has been refused. Only then can its values be compared with each other.
     pub fn faultless(&self) -> bool {
         self.report.faults.len() == self.faults_before
     }
 
-    /// A fault at `key` of this table.
+    /// Adds a fault at `key` of this table.
     pub fn fault(&mut self, key: &str, place: Place, why: Why) {
         self.report.faults.push(Fault { place, key: dotted(&self.path, key), why });
     }
@@ -162,14 +163,14 @@ impl Section<'_> {
 }
 
 impl Report {
-    /// Every key that was asked for, dotted.
+    /// Returns every known key, dotted.
     pub fn keys(&self) -> Vec<String> {
         let tables: Vec<&str> = self.known.iter().map(|(path, _)| path.as_str()).collect();
         let all = self.known.iter().flat_map(|(path, keys)| keys.iter().map(|key| dotted(path, key)));
         all.filter(|key| !tables.contains(&key.as_str())).collect()
     }
 
-    /// All faults, those of unknown keys among them.
+    /// Returns all faults, including those of unknown keys.
     pub fn into_faults(self) -> Vec<Fault> {
         let unknown = self.unknown.iter().map(|(path, key, place)| Fault {
             place: place.clone(),
@@ -180,7 +181,7 @@ impl Report {
         self.faults.into_iter().chain(unknown).collect()
     }
 
-    /// What `key` in the table `path` may have been meant to be.
+    /// Returns a hint at what the unknown `key` in the table `path` may have been meant to be.
     fn hint(&self, path: &str, key: &str) -> Hint {
         let here = self.known.iter().find(|(table, _)| table == path).map_or(&[][..], |(_, keys)| keys);
         let distance = |known: &&&str| strsim::damerau_levenshtein(key, known);

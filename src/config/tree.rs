@@ -1,4 +1,4 @@
-//! The configuration as a tree of values that know where they were written: the file's, overlaid by `--set`. PURE.
+//! The configuration as a tree of values with their places: the values of the file, overlaid by `--set`. PURE.
 use std::collections::BTreeMap;
 
 use toml::Spanned;
@@ -6,20 +6,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Origin, Place, Why, printable};
 
-/// No key has more segments; a `--set` with more is refused before it becomes a tree.
+/// The maximum number of segments of a key; a `--set` with more is refused before it becomes a tree.
 const DEEPEST: usize = 4;
 
-/// A table's entries.
+/// The entries of a table.
 pub(super) type Table = BTreeMap<String, Node>;
 
-/// A value and its place.
+/// A value and the place where it was written.
 #[derive(Debug)]
 pub(super) struct Node {
     pub place: Place,
     pub value: Value,
 }
 
-/// A TOML value, as far as the configuration has use for it.
+/// A TOML value of a type that the configuration uses.
 #[derive(Debug)]
 pub(super) enum Value {
     Text(String),
@@ -27,12 +27,12 @@ pub(super) enum Value {
     Bool(bool),
     Array(Vec<Node>),
     Table(Table),
-    /// A float, a date, an integer that no option can take.
+    /// A float, a date, or an integer out of the range of `i64`: no option takes these.
     Other,
 }
 
 impl Value {
-    /// A table or an array of tables: its key says enough of it.
+    /// Returns whether this is a table or an array of tables: faults show only its key.
     fn is_tables(&self) -> bool {
         match self {
             Self::Table(_) => true,
@@ -42,8 +42,8 @@ impl Value {
     }
 }
 
-/// The tree of `text` with `sets` laid over it. A file that is not TOML has its syntax errors told and nothing else:
-/// what follows a broken line cannot be judged.
+/// Returns the tree of `text`, overlaid by `sets`. For a file that is not valid TOML, returns only syntax faults:
+/// the text after a broken line cannot be checked.
 pub(super) fn read(text: &str, sets: &[String]) -> Result<Table, Vec<Fault>> {
     let source = Source::new(text);
     let (root, errors) = DeTable::parse_recoverable(text);
@@ -53,10 +53,10 @@ pub(super) fn read(text: &str, sets: &[String]) -> Result<Table, Vec<Fault>> {
     if faults.is_empty() { Ok(table) } else { Err(faults) }
 }
 
-/// A text and what its places are called.
+/// A text, with the data that names places in it.
 struct Source<'t> {
     text: &'t str,
-    /// Where each line begins; `None` when the text is a `--set`'s value.
+    /// The offset of each line; `None` if the text is the value of a `--set`.
     lines: Option<Vec<usize>>,
     set: &'t str,
 }
@@ -76,7 +76,7 @@ impl<'t> Source<'t> {
 
     fn syntax(&self, err: &toml::de::Error) -> Fault {
         let origin = self.origin(err.span().map_or(0, |span| span.start));
-        // A bare word is told as a string without quotes, or as a float when it begins like one, as `info`.
+        // The parser reports a bare word as an unquoted string, or as a float if it begins like one, such as `info`.
         let bare_word = ["string values must be quoted", "invalid float, expected `"];
         let bare_word = bare_word.iter().any(|told| err.message().starts_with(told));
         let message = match err.span().and_then(|span| self.text.get(span)) {
@@ -95,7 +95,7 @@ impl<'t> Source<'t> {
             .collect()
     }
 
-    /// `at` is where the reader would look for it: at its key, or at itself in an array.
+    /// Converts a value; `at` is the offset that faults report: of its key, or of the item itself in an array.
     fn node(&self, at: usize, value: Spanned<DeValue<'_>>) -> Node {
         let written = self.text.get(value.span()).map(printable);
         let value = match value.into_inner() {
@@ -115,7 +115,7 @@ impl<'t> Source<'t> {
     }
 }
 
-/// Lays `set` over `root`: the key's value is replaced, the tables on the way to it are made.
+/// Overlays `root` with `set`: replaces the value of the key and creates the tables that lead to it.
 fn overlay(root: &mut Table, set: &str) -> Result<(), Fault> {
     let origin = Origin::Set(printable(set));
     let fault =
@@ -135,7 +135,7 @@ fn overlay(root: &mut Table, set: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The table at `key`, made where there is none; a value of another kind gives way to it.
+/// Returns the table at `key`; creates it if there is none, and replaces a value of another type.
 fn enter<'t>(table: &'t mut Table, key: &str, place: Place) -> &'t mut Table {
     let fresh = || Value::Table(Table::new());
     let node = table.entry(key.to_owned()).or_insert_with(|| Node { place, value: fresh() });
@@ -148,7 +148,7 @@ fn enter<'t>(table: &'t mut Table, key: &str, place: Place) -> &'t mut Table {
     }
 }
 
-/// The value of a `--set`: TOML if it is, else the text as it stands, so that `bbr` and `60s` need no quotes.
+/// Parses the value of a `--set`: as TOML if it is valid, else as plain text, so that `bbr` and `60s` need no quotes.
 fn set_value(set: &str, text: &str) -> Node {
     let source = Source { text, lines: None, set };
     match DeValue::parse(text) {

@@ -1,4 +1,4 @@
-//! What each kind of value may be. PURE: one function a kind, each says in its fault what is allowed.
+//! Validates each kind of value. PURE: one function per kind; its fault says which values are allowed.
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
@@ -12,22 +12,23 @@ use super::{
 };
 use crate::units::{BadMark, Mark, OwnMark, Port};
 
-/// TCP_KEEPIDLE and TCP_KEEPINTVL take no more seconds (MAX_TCP_KEEPIDLE in include/net/tcp.h).
+/// The maximum of TCP_KEEPIDLE and TCP_KEEPINTVL in seconds (MAX_TCP_KEEPIDLE in include/net/tcp.h).
 const KEEPALIVE_SECONDS: u64 = 32_767;
-/// TCP_KEEPCNT takes no more (MAX_TCP_KEEPCNT in include/net/tcp.h).
+/// The maximum of TCP_KEEPCNT (MAX_TCP_KEEPCNT in include/net/tcp.h).
 const KEEPALIVE_PROBES: u32 = 127;
-/// TCP_USER_TIMEOUT is a signed number of milliseconds: a negative one is EINVAL.
+/// The maximum of TCP_USER_TIMEOUT: a signed number of milliseconds, where the kernel answers EINVAL to a negative one.
 const USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
-/// With less, one burst from the other leg would not fit; more than any send buffer can be.
+/// The minimum in bytes: with less, one burst from the other leg does not fit.
 const NOTSENT_LEAST: u32 = 16 << 10;
+/// The maximum in bytes, which is larger than any send buffer.
 const NOTSENT_MOST: u32 = 1 << 30;
 const SEND_BUFFER_LEAST: u32 = 64 << 10;
 const SEND_BUFFER_MOST: u32 = 1 << 30;
-/// Our own timers; longer ones are better never.
+/// The maximum of the program's own timers: one year. `0s` disables a timer.
 const TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
-/// More than 1.4 MB at once is a burst that no queue before a slow link takes.
+/// The range of the initial window, in segments: no queue before a slow link takes a burst of more than 1.4 MB.
 const SEGMENTS: std::ops::RangeInclusive<u32> = 1..=1000;
-/// RT_TABLE_DEFAULT, RT_TABLE_MAIN and RT_TABLE_LOCAL.
+/// The kernel's own routing tables: RT_TABLE_DEFAULT, RT_TABLE_MAIN and RT_TABLE_LOCAL.
 const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
 pub(super) fn switch(node: &Node) -> Result<bool, Why> {
@@ -46,7 +47,7 @@ pub(super) fn port(node: &Node) -> Result<Port, Why> {
 pub(super) fn table(node: &Node) -> Result<NonZeroU32, Why> {
     match number(node) {
         Some(table) if KERNEL_TABLES.contains(&table) => Err(Why::Allowed(
-            "253, 254 and 255 are the kernel's own tables default, main and local; take another, as 5",
+            "253, 254 and 255 are the kernel's own tables default, main and local; choose another, such as 5",
         )),
         table => table.and_then(NonZeroU32::new).ok_or(Why::Allowed(
             "a routing table is a number from 1 to 4294967295, and none of 253, 254, 255",
@@ -62,14 +63,15 @@ pub(super) fn initial_window(node: &Node) -> Result<u32, Why> {
 
 pub(super) fn connections(node: &Node) -> Result<Option<NonZeroU32>, Why> {
     let why = Why::Allowed(
-        "must be a number from 1 to 4294967295; leave it out for as many as the descriptor limit carries",
+        "must be a number from 1 to 4294967295; leave it out for as many as the descriptor limit allows",
     );
     number(node).and_then(NonZeroU32::new).ok_or(why).map(Some)
 }
 
 pub(super) fn crashes(node: &Node) -> Result<u32, Why> {
-    number(node)
-        .ok_or(Why::Allowed("must be a number from 0 to 4294967295; 0: the first death of a worker ends it"))
+    number(node).ok_or(Why::Allowed(
+        "must be a number from 0 to 4294967295; with 0, the first crash of the worker ends the daemon",
+    ))
 }
 
 pub(super) fn mark(node: &Node) -> Result<Mark, Why> {
@@ -93,7 +95,7 @@ pub(super) fn congestion_control(node: &Node) -> Result<Congestion, Why> {
     text(node).and_then(CongestionControl::new).ok_or(Why::Allowed(why)).map(Congestion::Named)
 }
 
-/// `true` or `false`; the table is read by its keys.
+/// Parses `true` or `false`; `read` reads the keys of a table.
 pub(super) fn keepalive(node: &Node) -> Result<Keepalive, Why> {
     match node.value {
         Value::Bool(false) => Ok(Keepalive::Off),

@@ -1,4 +1,4 @@
-//! From what was written after `-b` and `-B` to one address. EFFECT: names are looked up.
+//! Resolves the values of `-b` and `-B` to one address each. EFFECT: names are looked up.
 use std::io;
 use std::net::SocketAddr;
 
@@ -7,53 +7,51 @@ use crate::exit::{Exit, Fatal};
 
 use super::bind_spec::{BadSpec, BindSpec, Outgoing, Part};
 
-/// Why there is no address. The option and its value are in each.
+/// Why a value gives no address. Each variant contains the option and its value.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// It is not written as an address is.
+    /// The value is malformed.
     #[error("{option} {text}: {why}")]
     Written {
-        /// `-b` or `-B`
+        /// The option: `-b` or `-B`.
         option: &'static str,
         /// Its value.
         text: String,
         /// What is wrong with it.
         why: BadSpec,
     },
-    /// There is no such host or port.
+    /// The host or the port does not exist.
     #[error("{option} {spec}: it does not resolve to an address ({err}); {}", look_at(spec))]
     Unresolved {
-        /// `-b` or `-B`
+        /// The option: `-b` or `-B`.
         option: &'static str,
         /// Its value.
         spec: BindSpec,
         /// The resolver's answer.
         err: io::Error,
     },
-    /// There are several.
+    /// The value resolves to several addresses.
     #[error(
         "{option} {spec}: it resolves to several addresses, write one of them:{}",
         found.iter().map(|addr| format!("\n  {option} [{}]:[{}]", addr.ip(), addr.port())).collect::<String>()
     )]
     Several {
-        /// `-b` or `-B`
+        /// The option: `-b` or `-B`.
         option: &'static str,
         /// Its value.
         spec: BindSpec,
         /// What it resolves to.
         found: Vec<SocketAddr>,
     },
-    /// Nobody could be led to a port that the kernel chooses.
-    #[error(
-        "-b {0}: port 0 is none to listen on; write the port that the rules lead to, as in [0.0.0.0]:[5000]"
-    )]
+    /// The port is 0: rules cannot lead to a port that the kernel chooses.
+    #[error("-b {0}: cannot listen on port 0; write the port that the rules lead to, as in [0.0.0.0]:[5000]")]
     NoPort(BindSpec),
 }
 
-/// Where `-b` says to listen.
+/// Returns the address to listen on that `-b` gives.
 ///
 /// # Errors
-/// When that is not exactly one address with a port.
+/// Fails if the value is not exactly one address with a port other than 0.
 pub fn listen(text: &str) -> Result<SocketAddr, AddressError> {
     let option = "-b";
     let spec: BindSpec =
@@ -62,10 +60,10 @@ pub fn listen(text: &str) -> Result<SocketAddr, AddressError> {
     if addr.port() == 0 { Err(AddressError::NoPort(spec)) } else { Ok(addr) }
 }
 
-/// Where server legs come from as `-B` says.
+/// Returns the source of server legs that `-B` gives.
 ///
 /// # Errors
-/// When that is neither `client` nor exactly one address.
+/// Fails if the value is neither `client` nor exactly one address.
 pub fn outgoing(text: &str) -> Result<Source, AddressError> {
     let option = "-B";
     match text.parse().map_err(|why| AddressError::Written { option, text: text.to_owned(), why })? {

@@ -1,13 +1,13 @@
-//! 1.1.0's way to write an address: `HOST:PORT`, each in `[…]` when it is a number and nobody is to be asked for a name. PURE.
+//! The address syntax of 1.1.0: `HOST:PORT`. A part in `[…]` is a number, and is not looked up as a name. PURE.
 use std::fmt;
 use std::str::FromStr;
 
 /// `HOST:PORT`, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindSpec {
-    /// Before the last colon.
+    /// The part before the last colon.
     pub host: Part,
-    /// Behind it.
+    /// The part after the last colon.
     pub port: Part,
 }
 
@@ -20,28 +20,28 @@ pub enum Part {
     Number(String),
 }
 
-/// `-B`: where server legs come from.
+/// The value of `-B`: the source of server legs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {
-    /// `client`: from the client's address and port.
+    /// `client`: the client's address and port.
     Client,
-    /// From this address.
+    /// This address.
     At(BindSpec),
 }
 
-/// Why a text is no [`BindSpec`].
+/// Why a text is not a [`BindSpec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSpec {
-    /// No colon at all.
+    /// There is no colon.
     #[error("there is no ':' between host and port; write HOST:PORT, as in [0.0.0.0]:[5000]")]
     NoColon,
-    /// One bracket without the other, or something beside the pair.
+    /// A bracket has no counterpart, or there is something beside the pair.
     #[error("the {0} has brackets that do not enclose it; write HOST:PORT, as in [::]:[5000]")]
     Brackets(&'static str),
-    /// Nothing where something should be.
+    /// A part is empty.
     #[error("the {0} is empty; write HOST:PORT, as in [0.0.0.0]:[5000]")]
     Empty(&'static str),
-    /// A number that getaddrinfo(3) would take and cut to 16 bits.
+    /// The port is a number that getaddrinfo(3) would accept and cut to 16 bits.
     #[error("the port is greater than 65535")]
     PortTooGreat,
 }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_apart() {
+    fn a_malformed_address_is_rejected_with_the_reason() {
         use BadSpec::{Brackets, Empty, NoColon, PortTooGreat};
         for (text, why) in [
             ("", NoColon),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn client_is_a_word_and_no_host() {
+    fn client_is_a_keyword_and_not_a_host() {
         assert_eq!("client".parse(), Ok(Outgoing::Client));
         assert!(matches!("client:0".parse(), Ok(Outgoing::At(_))));
         assert_eq!("clients".parse::<Outgoing>(), Err(BadSpec::NoColon));
@@ -158,14 +158,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_can_be_written_again(text in "[a-z\\[\\]:.0-9]{0,12}") {
+        fn a_parsed_address_is_displayed_as_it_was_written(text in "[a-z\\[\\]:.0-9]{0,12}") {
             if let Ok(spec) = text.parse::<BindSpec>() {
                 prop_assert_eq!(spec.to_string(), text);
             }
         }
 
         #[test]
-        fn every_pair_of_parts_is_read_as_it_was_meant(host in "[a-z0-9.:]{1,9}", port in "[a-z][a-z0-9]{0,4}|[0-9]{1,4}", numbers: (bool, bool)) {
+        fn every_pair_of_parts_is_parsed_back_from_its_display(host in "[a-z0-9.:]{1,9}", port in "[a-z][a-z0-9]{0,4}|[0-9]{1,4}", numbers: (bool, bool)) {
             let part = |number, text| if number { Part::Number(text) } else { Part::Name(text) };
             let spec = BindSpec { host: part(numbers.0, host), port: part(numbers.1, port) };
             prop_assert_eq!(spec.to_string().parse(), Ok(spec));

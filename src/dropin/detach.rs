@@ -1,4 +1,5 @@
-//! Into the background: a process of its own session, which the one that was called waits for until it listens. EFFECT.
+//! Moves the daemon into the background: a process in a session of its own. The process that was called waits until it
+//! listens. EFFECT.
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
@@ -9,29 +10,29 @@ use sys::{Fork, Registered};
 
 use crate::exit::{Exit, Fatal};
 
-/// What the log and the pid file are never made with: the right of others to write them.
+/// The umask of the daemon: the log and the pid file must not be writable for others.
 const UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
 
-/// Which of the two processes goes on.
+/// Which of the two processes returns.
 #[derive(Debug)]
-#[must_use = "both processes come back from detach()"]
+#[must_use = "both processes return from detach()"]
 pub enum Process {
-    /// The one that was called: the other is there, or has ended so.
+    /// The process that was called: the daemon has started, or has ended with this status.
     Called(Exit),
-    /// The daemon, which has not yet begun.
+    /// The daemon, which has not started yet.
     Daemon(Starting),
 }
 
-/// A daemon that keeps the terminal, for its complaints, and the one who waits for it, until it has begun.
+/// A starting daemon. It keeps the terminal for error messages, and the process that was called waits for it.
 #[derive(Debug)]
 pub struct Starting {
     waiting: Registered<PipeWriter>,
 }
 
-/// Starts the daemon's process. Nothing else may run yet: no thread survives this.
+/// Forks the daemon's process. There must be no other thread, because none survives a fork.
 ///
 /// # Errors
-/// When there is no process to be had, or the daemon was killed while it started.
+/// Fails if a process cannot be made, or if the daemon was killed while it started.
 pub fn detach() -> Result<Process, Fatal> {
     let (daemon, waiting) = io::pipe().map_err(failed("making a pipe"))?;
     match sys::fork().map_err(failed("making a process for the background"))? {
@@ -42,7 +43,7 @@ pub fn detach() -> Result<Process, Fatal> {
         }
         Fork::Child => {
             drop(daemon);
-            // A session of its own has no terminal, and gets none, as nothing is opened that could become it.
+            // A new session has no terminal. It never gets one, because the daemon opens nothing that could become one.
             setsid().map_err(|err| failed("leaving the session")(err.into()))?;
             chdir("/").map_err(|err| failed("going to /")(err.into()))?;
             umask(UMASK);
@@ -52,10 +53,10 @@ pub fn detach() -> Result<Process, Fatal> {
 }
 
 impl Starting {
-    /// Lets go of the terminal, and of the one who waits: from here on the daemon is on its own.
+    /// Gives up the terminal, and lets the process that waits return.
     ///
     /// # Errors
-    /// When there is no /dev/null.
+    /// Fails if /dev/null cannot be opened.
     pub fn finish(self) -> Result<(), Fatal> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = null.map_err(failed("opening /dev/null"))?;
@@ -63,13 +64,14 @@ impl Starting {
             .and_then(|()| dup2_stdout(&null))
             .and_then(|()| dup2_stderr(&null))
             .map_err(|err| failed("leaving the terminal")(err.into()))?;
-        // Who waited may have been killed; the daemon does not mind.
+        // Ignore write errors: the process that waits may have been killed.
         let _ = (&*self.waiting).write_all(&[1]);
         Ok(())
     }
 }
 
-/// Waits until the daemon has begun, or for its end: then its complaint is on the terminal, and its status is ours.
+/// Waits until the daemon has started or ended. If it has ended, its error message is on the terminal, and its status
+/// is the result.
 fn wait_for(mut daemon: PipeReader, pid: Option<Pid>) -> Result<Exit, Fatal> {
     let mut begun = Vec::new();
     daemon.read_to_end(&mut begun).map_err(failed("waiting for the daemon"))?;

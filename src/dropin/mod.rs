@@ -1,7 +1,7 @@
-//! The drop-in: what 1.1.0 did when it was called with its options, row by row. WIRING.
+//! The drop-in replacement for 1.1.0: does what 1.1.0 did when it was called with its options. WIRING.
 //!
-//! Everything that can be wrong with the options is found, and names are looked up, before the process goes into the
-//! background; that is before any thread is there. What follows is the daemon of `run` with another [`Setup`].
+//! All errors in the options are found, and names are looked up, before the process goes into the background and before
+//! it starts a thread. After that, the daemon is the one of `run` with another [`Setup`].
 pub mod address;
 pub mod bind_spec;
 pub mod detach;
@@ -20,26 +20,26 @@ use detach::{Process, Starting};
 pub use flags::Flags;
 use pid_file::PidFile;
 
-/// Said when it goes where nobody sees what it says.
+/// The notice that a daemon in the background has no log.
 const UNSEEN: &str =
-    "tcp-intercept: it runs in the background, and as there is no -l FILE nothing is logged\n";
+    "tcp-intercept: the daemon runs in the background; it logs nothing, because there is no -l FILE\n";
 
-/// Runs until SIGINT or SIGTERM; in the process that was called, until the daemon in the background has begun. The text is
-/// for standard output.
+/// Runs until SIGINT or SIGTERM. In the process that was called, returns when the daemon in the background has started.
+/// Returns the text for standard output.
 ///
 /// # Errors
-/// Whatever keeps it from starting.
+/// Fails on anything that keeps the daemon from starting.
 pub fn run(flags: &Flags) -> Result<(String, Exit), Fatal> {
     let listen = address::listen(&flags.bind_listen)?;
     let source = address::outgoing(&flags.bind_outgoing)?;
     flags.pid_file.as_deref().map(pid_file::check).transpose()?;
-    // A daemon works in /, but a relative path means the directory that it was called in.
+    // A daemon works in /, but a relative path refers to the directory that it was called in.
     let log = flags.log.as_deref().map(std::path::absolute).transpose();
     let log =
         log.map_err(|err| Fatal::new(Exit::OsErr, format!("-l: the current directory is gone: {err}")))?;
     let inherited = guardian::inherited()?;
     let setup = setup(flags, listen, source, log);
-    // Whoever takes a daemon's place is in the background already.
+    // A program that replaces a running daemon is in the background already.
     if flags.foreground || inherited.is_some() {
         return serve(flags, setup, inherited, None);
     }
@@ -64,7 +64,7 @@ fn serve(
     Ok((text, Exit::Ok))
 }
 
-/// What 1.1.0 would have done: one listener, no rules, congestion control as the host has it.
+/// Returns the setup of 1.1.0: one listener, no rules, the congestion control of the host.
 fn setup(flags: &Flags, listen: SocketAddr, source: Source, log: Option<PathBuf>) -> Setup {
     let leg = Leg {
         congestion_control: Congestion::Host,

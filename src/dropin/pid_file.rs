@@ -1,26 +1,26 @@
-//! The file that holds the daemon's number while it runs. EFFECT.
+//! The file that holds the daemon's process number while it runs. EFFECT.
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, Fatal};
 
-/// The names that the kernel has for processes of this program, 1.1.0's too: /proc/PID/comm.
+/// The name of this program's processes in /proc/PID/comm; those of 1.1.0 have the same name.
 const PROGRAM: &str = "tcp-intercept";
 
-/// Removed when it is dropped.
+/// The pid file, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
 }
 
-/// Why there is no pid file.
+/// Why the pid file cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PidFileError {
-    /// `-p run/x.pid`
+    /// The path is relative, as in `-p run/x.pid`.
     #[error("-p {}: the path must be absolute, as in /run/tcp-intercept.pid", .0.display())]
     Relative(PathBuf),
-    /// The process that it names lives.
+    /// The process that the file names is alive.
     #[error("-p {}: another tcp-intercept (pid {pid}) runs with this file: stop it first (kill {pid})", path.display())]
     Held {
         /// The file.
@@ -28,10 +28,10 @@ pub enum PidFileError {
         /// The process.
         pid: u32,
     },
-    /// Whatever it is, it was not written by a daemon.
-    #[error("-p {}: what is in it is no number of a process: is it a pid file? Choose another path, or remove it", .0.display())]
+    /// The file contains something other than a process number.
+    #[error("-p {}: it contains no process number: is it a pid file? Choose another path, or remove it", .0.display())]
     Foreign(PathBuf),
-    /// It cannot be read, removed or written.
+    /// The file cannot be read, removed or written.
     #[error("-p {}: cannot {what} it: {err}; does its directory exist?", path.display())]
     File {
         /// The file.
@@ -43,19 +43,19 @@ pub enum PidFileError {
     },
 }
 
-/// Whether `path` can be one of a daemon, which works in `/`.
+/// Checks that `path` is absolute, because a daemon works in `/`.
 ///
 /// # Errors
-/// When it is relative.
+/// Fails if it is relative.
 pub fn check(path: &Path) -> Result<(), PidFileError> {
     if path.is_absolute() { Ok(()) } else { Err(PidFileError::Relative(path.to_owned())) }
 }
 
 impl PidFile {
-    /// Writes the number of this process; what a dead one left is replaced.
+    /// Writes the number of this process. Replaces the file of a dead process.
     ///
     /// # Errors
-    /// When the file names a process of this program that lives, is no pid file, or cannot be written.
+    /// Fails if the file names a living process of this program, is not a pid file, or cannot be written.
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
         check(path)?;
         let failed = |what| move |err| PidFileError::File { path: path.to_owned(), what, err };
@@ -64,7 +64,7 @@ impl PidFile {
                 if let Some(pid) = holder(&content) {
                     return Err(PidFileError::Held { path: path.to_owned(), pid });
                 }
-                // An empty one was left by somebody who was killed before the number was in it.
+                // A process that is killed before it has written its number leaves an empty file.
                 if number(&content).is_none() && !content.is_empty() {
                     return Err(PidFileError::Foreign(path.to_owned()));
                 }
@@ -73,7 +73,7 @@ impl PidFile {
             Err(err) if err.kind() == ErrorKind::NotFound => {}
             Err(err) => return Err(failed("read")(err)),
         }
-        // Whoever made it in between is not overwritten.
+        // `create_new` does not overwrite a file that another process has made in between.
         let mut file = fs::File::create_new(path).map_err(failed("create"))?;
         let made = Self { path: path.to_owned() };
         writeln!(file, "{}", std::process::id()).map_err(failed("write"))?;
@@ -83,14 +83,15 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody may have put another one in its place; and nobody is left to be told that it cannot be removed.
+        // Another process may have replaced the file. Ignore the error: it cannot be reported any more.
         if fs::read(&self.path).is_ok_and(|content| number(&content) == Some(std::process::id())) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The living process of this program that a pid file names. The number may be another program's by now, or our own.
+/// Returns the living process of this program that a pid file names; `None` if the number now belongs to another
+/// program or to this process.
 fn holder(content: &[u8]) -> Option<u32> {
     let pid = number(content).filter(|&pid| pid != std::process::id())?;
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;

@@ -1,4 +1,5 @@
-//! Keeps something of ours in step with the host: looks again when the kernel says that something has changed, and when it is time. WIRING.
+//! Keeps state of the program in step with the host. It looks again after each change that the kernel reports, and
+//! after set times. WIRING.
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -9,27 +10,28 @@ use tokio::time::{sleep, timeout};
 
 use crate::host::reserve::Reserve;
 
-/// Changes come in bursts: so long after the first, all are dealt with at once.
+/// The delay between the first change and the look: changes come in bursts, and one look handles the whole burst.
 const SETTLE: Duration = Duration::from_millis(50);
-/// A look at much costs something: then nothing is done for so many times as long.
+/// The pause after a look, as a multiple of the look's duration: a look at many routes is expensive.
 const REST: u32 = 3;
-/// What failed is tried again so much later; each time twice as much.
+/// The pause before the first retry of a failed look; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two retries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
-/// When to look again.
+/// The condition for the next look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// When something changes.
+    /// After the next change.
     Changed,
-    /// When something changes, and after that time at the latest.
+    /// After the next change, and after this time at the latest.
     ChangedOrAfter(Duration),
-    /// After that time, whatever changes: what was done about the failure changes something itself.
+    /// After this time, regardless of changes: the cleanup after a failure causes changes itself.
     After(Duration),
 }
 
 impl Next {
-    /// When something changes, and at the first of these times.
+    /// Returns the condition that holds after the next change, and after the shortest of `times` at the latest.
     pub fn changed_or(times: impl IntoIterator<Item = Duration>) -> Self {
         times.into_iter().min().map_or(Self::Changed, Self::ChangedOrAfter)
     }
@@ -51,25 +53,26 @@ impl Next {
     }
 }
 
-/// How long a failure that lasts is left alone.
+/// The pause between retries while a failure lasts: 1 s at first, doubled up to 64 s.
 #[derive(Debug, Default)]
 pub struct Pause(Option<Duration>);
 
 impl Pause {
-    /// It has failed: the time until it is tried again.
+    /// Records a failure and returns the pause before the next attempt.
     pub fn longer(&mut self) -> Duration {
         let pause = self.0.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
         *self.0.insert(pause)
     }
 
-    /// It has worked, or something else has failed.
+    /// Resets the pause, after a success or when the failure has another cause.
     pub fn over(&mut self) {
         self.0 = None;
     }
 }
 
-/// Has `look` look at each word that comes to `socket` (`wan::events`), which it drains itself, the first time as `next` says. Ends when no
-/// word can come any more, and says why.
+/// Calls `look` after each event on `socket` (`wan::events`); `look` drains the socket itself and returns the
+/// condition for its next call. `next` is the condition for the first call. Ends only when the socket fails, and
+/// returns the error.
 pub async fn follow(socket: Socket, mut next: Next, mut look: impl FnMut(&Socket) -> Next) -> io::Error {
     let socket = match sys::async_socket(socket, Interest::READABLE) {
         Ok(socket) => socket,
@@ -92,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fails_again_is_tried_at_ever_longer_intervals() {
+    fn the_pause_between_retries_doubles_up_to_64_seconds() {
         let mut pause = Pause::default();
         let mut seconds = |n: usize| (0..n).map(|_| pause.longer().as_secs()).collect::<Vec<_>>();
         assert_eq!(seconds(8), [1, 2, 4, 8, 16, 32, 64, 64]);
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_the_times_counts() {
+    fn the_shortest_time_counts() {
         let seconds = Duration::from_secs;
         assert_eq!(Next::changed_or([seconds(3), seconds(2)]), Next::ChangedOrAfter(seconds(2)));
         assert_eq!(Next::changed_or(None), Next::Changed);

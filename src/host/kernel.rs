@@ -1,4 +1,4 @@
-//! What this kernel can do: asked once, on real sockets, before the first connection. EFFECT.
+//! Kernel capabilities: probed once, on real sockets, before the first connection. EFFECT.
 mod refused;
 
 use std::fmt;
@@ -17,45 +17,45 @@ use crate::config::{self, Config, Congestion, FastOpen, Keepalive, Wan};
 
 pub use self::refused::{Degraded, KernelError};
 
-/// What `congestion-control` is when the operator names none: measured best on lossy links (design decision 7).
+/// The congestion control when the operator names none: it measured best on lossy links (docs/acceleration.md).
 const PREFERRED_CONGESTION_CONTROL: &str = "bbr";
-/// The names that `congestion-control` can have.
+/// Lists the congestion controls that this kernel has.
 const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 
-/// Bytes of a segment on Ethernet.
+/// Payload of a TCP segment on Ethernet, in bytes.
 const SEGMENT: u32 = 1460;
 
-/// The kernel's answers.
+/// The result of the probe.
 #[derive(Debug)]
 pub struct Kernel {
-    /// What accepted sockets get.
+    /// The options of accepted sockets.
     pub client: LegOptions,
-    /// What dialled sockets get.
+    /// The options of dialled sockets.
     pub server: LegOptions,
-    /// Multipath TCP for dialled sockets; withdrawn when the kernel refuses it later.
+    /// Whether dialled sockets use Multipath TCP; cleared for good when the kernel refuses it later.
     mptcp: AtomicBool,
-    /// Fast Open for dialled sockets.
+    /// The Fast Open mode of dialled sockets.
     pub fast_open: FastOpen,
-    /// What was asked for and cannot be had.
+    /// The options that the configuration asks for and the kernel refuses.
     pub degraded: Vec<Degraded>,
 }
 
-/// The options of one leg, by kind of socket.
+/// The socket options of one leg, for each kind of socket.
 #[derive(Debug)]
 pub struct LegOptions {
     leg: &'static str,
-    /// Make MPTCP sockets.
+    /// Whether the leg's sockets are MPTCP sockets.
     pub mptcp: bool,
-    /// TCP_NOTSENT_LOWAT, in bytes; all ones when it is not set.
+    /// TCP_NOTSENT_LOWAT in bytes; `u32::MAX` when it is not set.
     pub notsent_lowat: u32,
     refused: AtomicBool,
-    /// What TCP_USER_TIMEOUT would do on MPTCP sockets.
+    /// The user timeout that the relay enforces on MPTCP sockets, because the kernel refuses TCP_USER_TIMEOUT there.
     pub stall_on_mptcp: Option<Duration>,
     on_tcp: Options,
     on_mptcp: Options,
 }
 
-/// The options that one kind of socket takes.
+/// The options that the kernel accepts on one kind of socket.
 #[derive(Debug, Clone)]
 struct Options {
     congestion_control: Option<String>,
@@ -71,17 +71,17 @@ struct Options {
 /// The two kinds of socket that a leg can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// IPPROTO_TCP
+    /// A socket of IPPROTO_TCP.
     Tcp,
-    /// IPPROTO_MPTCP
+    /// A socket of IPPROTO_MPTCP.
     Mptcp,
 }
 
 impl Kernel {
-    /// Asks the kernel whether it can do what `config` wants.
+    /// Tries the options that `config` asks for.
     ///
     /// # Errors
-    /// A congestion control that was named and cannot be had.
+    /// The kernel refuses a congestion control that the configuration names, or makes no TCP socket at all.
     pub fn probe(config: &Config) -> Result<Self, KernelError> {
         let mut degraded = Vec::new();
         let client = probe_leg("client", &config.client.leg, &config.wan, &mut degraded)?;
@@ -91,7 +91,8 @@ impl Kernel {
         Ok(Self { client, server, mptcp, fast_open, degraded })
     }
 
-    /// A non-blocking socket for dialling, with the server leg's options, for Multipath TCP if that is `wanted` and the kernel has it.
+    /// Returns a non-blocking socket for dialling, with the server leg's options. It is an MPTCP socket if that is
+    /// `wanted` and the kernel supports it.
     pub fn server_socket(&self, domain: Domain, wanted: bool) -> io::Result<Socket> {
         let mptcp = wanted && self.mptcp.load(Ordering::Relaxed);
         let mut kind = if mptcp { Kind::Mptcp } else { Kind::Tcp };
@@ -99,7 +100,7 @@ impl Kernel {
             Err(err) if kind == Kind::Mptcp && no_mptcp(&err) => {
                 if self.mptcp.swap(false, Ordering::Relaxed) {
                     tracing::warn!(
-                        "server.mptcp: the kernel refuses MPTCP sockets now ({err}); dialling with TCP from here on"
+                        "server.mptcp: the kernel no longer makes MPTCP sockets ({err}); dialling with TCP from now on"
                     );
                 }
                 kind = Kind::Tcp;
@@ -111,7 +112,7 @@ impl Kernel {
         Ok(socket)
     }
 
-    /// A non-blocking socket for listening: what is set on it, accepted sockets inherit.
+    /// Returns a non-blocking socket for listening. Accepted sockets inherit its options.
     pub fn client_socket(&self, domain: Domain) -> io::Result<Socket> {
         let kind = if self.client.mptcp { Kind::Mptcp } else { Kind::Tcp };
         let socket = kind.socket(domain)?;
@@ -119,7 +120,8 @@ impl Kernel {
         Ok(socket)
     }
 
-    /// Gives an accepted TCP socket what an MPTCP listener could not hand down, because it refuses it itself.
+    /// Sets the options of an accepted TCP socket whose listener is an MPTCP socket. Such a listener refuses some
+    /// options, so the accepted socket cannot inherit them.
     pub fn complete_client(&self, accepted: &Socket) -> io::Result<()> {
         let plain = self.client.mptcp && accepted.protocol()? == Some(Protocol::TCP);
         if plain {
@@ -130,8 +132,8 @@ impl Kernel {
 }
 
 impl LegOptions {
-    /// Sets the options. One that was granted at the start and is refused now is left out, and that is said once: no connection
-    /// fails for it.
+    /// Sets the options. The kernel may refuse an option that it accepted at the start: the socket then works without
+    /// it, and the log says so once.
     fn apply(&self, socket: &Socket, kind: Kind) {
         let options = if kind == Kind::Tcp { &self.on_tcp } else { &self.on_mptcp };
         if let Some((key, err)) = options.apply(socket)
@@ -163,7 +165,7 @@ impl fmt::Display for Kind {
 }
 
 impl Options {
-    /// Sets them all; the first that is refused, by its key.
+    /// Sets every option; returns the key and the error of the first one that the kernel refuses.
     fn apply(&self, socket: &Socket) -> Option<(&'static str, io::Error)> {
         let congestion_control = self.congestion_control.as_deref();
         let notsent_lowat = self.notsent_lowat.map(NonZeroU32::get);
@@ -181,7 +183,8 @@ impl Options {
     }
 }
 
-/// Tries every option of a leg on a socket of each kind that the leg can be, and leaves out what is refused.
+/// Tries every option of a leg on a socket of each kind that the leg can use. Omits the options that the kernel
+/// refuses.
 fn probe_leg(
     leg: &'static str,
     config: &config::Leg,
@@ -199,7 +202,7 @@ fn probe_leg(
         match Kind::Mptcp.socket(Domain::IPV4).and_then(can_splice) {
             Ok(mptcp) => {
                 options.on_mptcp = probe_options(leg, config, wan, Kind::Mptcp, &mptcp, degraded)?;
-                // An MPTCP socket says yes to any name: only a TCP socket knows.
+                // An MPTCP socket accepts any name; only a TCP socket checks it.
                 options.on_mptcp.congestion_control = options.on_tcp.congestion_control.clone();
                 options.stall_on_mptcp = config.user_timeout.xor(options.on_mptcp.user_timeout);
                 options.mptcp = true;
@@ -227,20 +230,20 @@ fn probe_options(
     };
     let keepalive = keepalive(config.keepalive).filter(|on| takes("keepalive", socket.set_tcp_keepalive(on)));
     let user_timeout = config.user_timeout.filter(|&after| match socket.set_tcp_user_timeout(Some(after)) {
-        // The relay does what the kernel does not: relay/stall.rs.
+        // The relay enforces the timeout itself there: relay/stall.rs.
         Err(_) if kind == Kind::Mptcp => false,
         set => takes("user-timeout", set),
     });
     let notsent_lowat = config
         .notsent_lowat
         .filter(|bytes| takes("notsent-lowat", sys::set_notsent_lowat(socket.as_fd(), bytes.get())));
-    // Only that bounds what waits unsent; without it a larger buffer would fill with it.
+    // Only notsent-lowat bounds the unsent data; without it, unsent data would fill a larger buffer.
     let send_buffer = config.send_buffer.bytes(wan).filter(|_| notsent_lowat.is_some());
     let send_buffer = send_buffer.filter(|bytes| takes("send-buffer", set_send_buffer(socket, *bytes)));
     let window = first_window(wan, kind)
         .filter(|bytes| takes("first window", sys::set_first_window(socket.as_fd(), *bytes)));
     let no_delay = config.no_delay && takes("no-delay", socket.set_tcp_nodelay(true));
-    // Urgent data is TCP's own; MPTCP (RFC 8684, section 3.3.7) does not carry it, so its absence there is no loss.
+    // MPTCP does not carry urgent data (RFC 8684, section 3.3.7), so a refusal there costs nothing.
     let urgent_in_line = socket.set_out_of_band_inline(true).is_ok();
     let congestion_control = congestion_control(leg, config, socket)?;
     Ok(Options {
@@ -255,21 +258,26 @@ fn probe_options(
     })
 }
 
-/// Over the bad link a peer may begin with as many segments as we do, and three times as many a round trip later: a sender in its
-/// start-up phase has what it was granted confirmed only then, and the window must not be what it waits for.
+/// Returns the receive window that a new connection offers, in bytes; `None` leaves it to the kernel.
 ///
-/// Not for MPTCP: there it is a limit for good. With 1 MiB, 2 x 100 Mbit/s carried 30 Mbit/s instead of 184 (docs/decisions/0006).
+/// Over the WAN it is three times the initial window: the peer may begin with as many segments as this side, and send
+/// three times as many a round trip later. The acknowledgement of its first flight takes that round trip. With a
+/// window of one flight, a sender in its start-up phase would wait for it.
+///
+/// An MPTCP socket gets none, because there the value is a permanent limit. With 1 MiB, 2 x 100 Mbit/s carried
+/// 30 Mbit/s instead of 184 (docs/decisions/0006).
 fn first_window(wan: &Wan, kind: Kind) -> Option<u32> {
     (!wan.devices.is_empty() && kind == Kind::Tcp).then(|| 3 * wan.initial_window * SEGMENT)
 }
 
-/// Whatever `net.core.wmem_max` says: that takes CAP_NET_ADMIN, as TPROXY does.
+/// Sets the send buffer to `bytes`, also beyond `net.core.wmem_max`. This needs CAP_NET_ADMIN, as TPROXY does.
 fn set_send_buffer(socket: &Socket, bytes: NonZeroU32) -> io::Result<()> {
-    // The kernel doubles what it is told, and says so in socket(7).
+    // The kernel doubles the value: socket(7), SO_SNDBUF.
     set_socket_send_buffer_size_force(socket, bytes.get() as usize / 2).map_err(Into::into)
 }
 
-/// What dialled sockets can have of Fast Open: all, or nothing where the operator has switched it off for the whole host.
+/// Returns the Fast Open mode of dialled sockets: `wanted`, or off where `net.ipv4.tcp_fastopen` disables it on the
+/// host.
 fn probe_fast_open(wanted: FastOpen, degraded: &mut Vec<Degraded>) -> Result<FastOpen, KernelError> {
     if wanted == FastOpen::Off {
         return Ok(wanted);
@@ -277,7 +285,7 @@ fn probe_fast_open(wanted: FastOpen, degraded: &mut Vec<Degraded>) -> Result<Fas
     let socket = Kind::Tcp.socket(Domain::IPV4).map_err(KernelError::Socket)?;
     let Err(err) = sys::set_fast_open_connect(socket.as_fd()) else { return Ok(wanted) };
     let why = format!(
-        "net.ipv4.tcp_fastopen has not bit 1, without which this host sends no data in SYNs; set it ({err})"
+        "bit 1 of net.ipv4.tcp_fastopen is not set, so this host sends no data in SYNs; set it ({err})"
     );
     let err = io::Error::new(err.kind(), why);
     degraded.push(Degraded { key: "server.fast-open".to_owned(), kind: Kind::Tcp, err });
@@ -299,7 +307,7 @@ fn keepalive(config: Keepalive) -> Option<TcpKeepalive> {
     Some(keepalive)
 }
 
-/// The congestion control to set; `None`: none, the host's own stays.
+/// Returns the congestion control to set; `None` keeps the host's own.
 fn congestion_control(
     leg: &str,
     config: &config::Leg,
@@ -323,7 +331,8 @@ fn congestion_control(
     }
 }
 
-/// Older kernels cannot splice from MPTCP sockets and say EINVAL; others find this one unconnected.
+/// Checks that the kernel can splice from MPTCP sockets. Older kernels cannot, and return EINVAL; newer ones return
+/// another error, because the socket is not connected.
 fn can_splice(socket: Socket) -> io::Result<Socket> {
     use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
     let (_read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
@@ -333,7 +342,7 @@ fn can_splice(socket: Socket) -> io::Result<Socket> {
     }
 }
 
-/// What socket(2) says where MPTCP is not built in, or switched off by `net.mptcp.enabled`.
+/// Tells whether `err` is socket(2)'s answer when MPTCP is not built in, or disabled by `net.mptcp.enabled`.
 fn no_mptcp(err: &io::Error) -> bool {
     matches!(Errno::from_io_error(err), Some(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT | Errno::INVAL))
 }
@@ -343,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_window_is_only_for_sockets_that_it_does_not_limit_for_good() {
+    fn only_tcp_sockets_over_the_wan_get_a_first_window() {
         let wan = Wan { devices: vec![config::Interface::new("wan0").unwrap()], ..Wan::default() };
         assert_eq!(first_window(&wan, Kind::Tcp), Some(438_000));
         assert_eq!(first_window(&wan, Kind::Mptcp), None);

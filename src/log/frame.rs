@@ -1,11 +1,11 @@
-//! How lines and orders travel through the pipe to the log writer. PURE.
+//! The encoding of lines and orders in the pipe to the log writer. PURE.
 //!
-//! A frame is a tag, a text and a zero byte. The end mark, and not a length, is what keeps a new log writer in step when the one before
-//! was killed in the middle of a frame.
+//! A frame is a tag, a text and a zero byte. Frames have an end mark and no length. So a new log writer can
+//! resynchronise after the previous one was killed in the middle of a frame.
 
-/// The longest frame: writes of up to PIPE_BUF bytes to a pipe are atomic (pipe(7)).
+/// Length of the longest frame in bytes: writes of up to PIPE_BUF bytes to a pipe are atomic (pipe(7)).
 pub const LONGEST: usize = 4096;
-/// The end of a line that was too long.
+/// The end of a line that was cut.
 const CUT: &[u8] = b" ... (cut)";
 const END: u8 = 0;
 /// The tag of a line is its priority plus one.
@@ -13,19 +13,20 @@ const LAST_PRIORITY: u8 = 7;
 const REOPEN: u8 = 0x10;
 const LEAVE_TERMINAL: u8 = 0x11;
 
-/// What the log writer is sent.
+/// A message to the log writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// A line, without a line feed at its end, with its priority as in syslog(3).
     Line { priority: u8, text: &'a [u8] },
-    /// Open the log file again.
+    /// Reopen the log file.
     Reopen,
-    /// Let go of standard error.
+    /// Release standard error.
     LeaveTerminal,
 }
 
 impl<'a> Frame<'a> {
-    /// The bytes that stand for this frame, [`LONGEST`] at most. A longer line is cut, and a zero byte in it becomes a question mark.
+    /// Encodes the frame in at most [`LONGEST`] bytes. A longer line is cut, and a zero byte in it becomes a question
+    /// mark.
     pub fn encode(&self) -> Vec<u8> {
         match *self {
             Self::Line { priority, text } => {
@@ -46,7 +47,8 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// `bytes` without the end mark. What has no tag is the rest of a line whose beginning another log writer has read.
+    /// Decodes `bytes`, without the end mark. Bytes without a tag are the rest of a line whose beginning the previous
+    /// log writer has read.
     fn decode(bytes: &'a [u8]) -> Self {
         match bytes {
             [REOPEN] => Self::Reopen,
@@ -59,7 +61,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The first `len` bytes of `text`, or fewer where that would cut a character of UTF-8.
+/// Returns the first `len` bytes of `text`, or fewer to avoid cutting a UTF-8 character.
 fn at_most(text: &[u8], mut len: usize) -> &[u8] {
     while len > 0 && text[len] & 0xC0 == 0x80 {
         len -= 1;
@@ -67,14 +69,14 @@ fn at_most(text: &[u8], mut len: usize) -> &[u8] {
     &text[..len]
 }
 
-/// Puts frames together from what is read from the pipe.
+/// Assembles frames from the bytes that are read from the pipe.
 #[derive(Debug, Default)]
 pub struct Decoder {
     rest: Vec<u8>,
 }
 
 impl Decoder {
-    /// Hands every frame to `take` that is complete with `bytes`.
+    /// Appends `bytes`, and passes each frame that is now complete to `take`.
     pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Frame<'_>)) {
         self.rest.extend_from_slice(bytes);
         let mut begin = 0;

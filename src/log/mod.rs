@@ -1,7 +1,7 @@
 //! The log: diagnostics and close records, one line each. EFFECT.
 //!
-//! Every process of the daemon sends its lines into one pipe and never waits. The log writer, a process that holds nothing else, takes them
-//! from there to the target.
+//! Every process of the daemon sends its lines into one pipe and never waits. The log writer, a process with no other
+//! task, moves them to the target.
 mod frame;
 mod pipe;
 mod target;
@@ -20,30 +20,30 @@ use crate::state::record::{Paths, Record};
 pub use pipe::Log;
 pub use writer::Writer;
 
-/// Why nothing can be logged.
+/// The reasons why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The file cannot be opened.
+    /// The log file cannot be opened.
     #[error("the log {path:?} (log.target, -l) cannot be opened for appending: {err}")]
     File {
-        /// The path.
+        /// Its path.
         path: String,
-        /// The kernel's answer.
+        /// The error of open(2).
         err: io::Error,
     },
-    /// No journal.
-    #[error("log.target = \"journal\": nobody listens at {JOURNAL} ({0}); is systemd-journald running?")]
+    /// The journal's socket does not accept a connection.
+    #[error("log.target = \"journal\": no process listens at {JOURNAL} ({0}); is systemd-journald running?")]
     Journal(io::Error),
-    /// No process.
+    /// The log writer, or the pipe to it, cannot be created.
     #[error("cannot start the process that writes the log: {0}")]
     Process(io::Error),
 }
 
-/// Opens the target and sends everything there from now on. To be called when signals are blocked, which the log writer inherits, and
-/// before there is a second thread.
+/// Opens the target and sends all log lines there. Call it after signals are blocked, because the log writer inherits
+/// the signal mask, and before a second thread exists.
 ///
 /// # Errors
-/// When the target cannot be opened, or there is no process to write to it.
+/// The target cannot be opened, or the log writer cannot be started.
 pub fn start(config: &config::Log) -> Result<Writer, LogError> {
     let open = Target::open(&config.target)?;
     let writer = Writer::start(config.target.clone(), Some(open), Vec::new())?;
@@ -51,11 +51,12 @@ pub fn start(config: &config::Log) -> Result<Writer, LogError> {
     Ok(writer)
 }
 
-/// As [`start`], in a program that has replaced another. A target that cannot be opened now is opened as soon as it can, as sessions
-/// depend on this program. `former` are the log writers of the programs before.
+/// Works like [`start`], in a program that has replaced another. Sessions depend on this program, so it does not fail
+/// if the target cannot be opened yet: the log writer retries. `former` are the process numbers of the previous
+/// programs' log writers.
 ///
 /// # Errors
-/// When there is no pipe to be had.
+/// The pipe cannot be created.
 pub fn resume(config: &config::Log, former: &[i32]) -> Result<Writer, LogError> {
     let former = former.iter().filter_map(|&pid| Pid::from_raw(pid)).collect();
     let writer = Writer::start(config.target.clone(), None, former)?;
@@ -78,18 +79,18 @@ fn subscribe(config: &config::Log, log: &Log) {
             tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
         }
     };
-    // A panic ends the process. The message must not wait for a standard error that nobody reads.
+    // A panic ends the process. Its message must not wait for a standard error that no process reads.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    // Only a second call in one process can fail here, and the first one's target stays.
+    // Only a second call in one process can fail; the first subscriber stays.
     let _ = set;
 }
 
-/// Whether close records are written. What only they say need not be asked for otherwise.
+/// Returns whether close records are written. If not, data that only they contain need not be collected.
 pub fn recording() -> bool {
     tracing::enabled!(tracing::Level::INFO)
 }
 
-/// The close record: the one line of a connection.
+/// Writes the close record: the one line of a connection.
 pub fn record(record: impl FnOnce() -> Record) {
     if !recording() {
         return;

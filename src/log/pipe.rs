@@ -1,4 +1,4 @@
-//! The daemon's end of the pipe to the log writer: lines go in without waiting. EFFECT.
+//! The daemon's end of the pipe to the log writer: lines are sent without waiting. EFFECT.
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +14,14 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::frame::Frame;
 
-/// Lines that a process keeps while the pipe is full. Lines beyond that are dropped and counted, so that no log holds up a connection.
+/// Lines that a process keeps while the pipe is full. Further lines are dropped and counted, so that a slow log never
+/// delays a connection.
 const BACKLOG: usize = 8192;
-/// The size of the pipe in bytes; a user without privileges may be refused it.
+/// Size of the pipe in bytes; the kernel may refuse it to an unprivileged user.
 const SIZE: usize = 1 << 20;
-/// A process that ends waits so long for room in the pipe.
+/// Longest wait of a process that ends for any room in the pipe.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// And so long in all.
+/// Longest wait of a process that ends, in all.
 const AT_MOST: Duration = Duration::from_secs(5);
 
 /// Sends lines to the log writer, from any thread and any process of the daemon. Never blocks.
@@ -29,9 +30,9 @@ pub struct Log(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// `None` once it is closed. Only its end takes the lock for writing.
+    /// The write end; `None` once the log is closed. Only [`Log::close`] takes the lock for writing.
     pipe: RwLock<Option<Registered<OwnedFd>>>,
-    /// There may be lines in the backlog, which go first.
+    /// Whether the backlog may hold lines, which are sent first.
     waiting: AtomicBool,
     backlog: Mutex<Backlog>,
 }
@@ -39,14 +40,15 @@ struct Shared {
 /// The lines of one process that did not fit into the pipe.
 #[derive(Debug)]
 struct Backlog {
-    /// The process whose lines they are: a forked one has copies of its parent's, and must not write them again.
+    /// The process that the lines belong to. A forked process has copies of its parent's lines and must not send them
+    /// again.
     process: u32,
     frames: VecDeque<Vec<u8>>,
     dropped: u64,
     reported: u64,
-    /// So many frames come before the latest report of a loss and with it; 0: it was sent.
+    /// Number of frames up to and including the latest report of lost lines; 0 if that was sent.
     report_after: usize,
-    /// The next line is the report of a loss, for which there is room.
+    /// Whether the next line is the report of lost lines, for which room is reserved.
     reporting: bool,
 }
 
@@ -65,7 +67,7 @@ impl Backlog {
         }
     }
 
-    /// The number of lines that were dropped so far, if that is to be reported now. There is room for the report.
+    /// Returns the number of dropped lines, if it must be reported now, and reserves room for the report.
     fn loss(&mut self) -> Option<u64> {
         if self.dropped == self.reported || self.report_after > 0 {
             return None;
@@ -78,42 +80,44 @@ impl Backlog {
 }
 
 impl Log {
-    /// A new pipe: the end for lines, and the log writer's.
+    /// Creates the pipe: the write end for lines, and the log writer's read end.
     ///
     /// # Errors
-    /// EMFILE, ENFILE.
+    /// EMFILE, ENFILE: no descriptor is left.
     pub fn new() -> io::Result<(Self, OwnedFd)> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&write, true)?;
         let mut sizes = (0..4).map(|halved| SIZE >> halved);
-        // At worst the pipe stays as the kernel made it.
+        // If all sizes are refused, the pipe keeps its default size.
         let _ = sizes.find(|&size| fcntl_setpipe_size(&write, size).is_ok());
         let (pipe, waiting) = (RwLock::new(Some(Registered::new(write))), AtomicBool::new(false));
         Ok((Self(Arc::new(Shared { pipe, waiting, backlog: Mutex::new(Backlog::new()) })), read))
     }
 
-    /// Has the log file closed and opened again under its name, behind the lines that were sent before: logrotate may have moved it.
+    /// Makes the log writer close and reopen the log file by its name, after all lines sent before: logrotate may
+    /// have moved it.
     pub fn reopen(&self) {
         self.order(Frame::Reopen);
     }
 
-    /// Has the log writer let go of the terminal, behind the lines that were sent before. A log to standard error ends with that.
+    /// Makes the log writer release the terminal, after all lines sent before. A log to standard error ends there.
     pub fn leave_terminal(&self) {
         self.order(Frame::LeaveTerminal);
     }
 
-    /// Sends lines that wait for room, and reports lines that were lost. To be called about once a second.
+    /// Sends waiting lines and reports lost ones. Call it about once a second.
     pub fn tick(&self) {
         let mut backlog = self.backlog();
         self.flush(&mut backlog);
         let loss = backlog.loss();
         drop(backlog);
         if let Some(dropped) = loss {
-            tracing::error!("the log cannot keep up: {dropped} lines were dropped so far");
+            tracing::error!("the log cannot keep up: {dropped} lines dropped so far");
         }
     }
 
-    /// Sends all lines that wait, before this process ends. Waits for room, but not for a log that takes nothing.
+    /// Sends all waiting lines before this process ends. It waits for room, but gives up if the log writer takes
+    /// nothing.
     pub fn drain(&self) {
         let start = Instant::now();
         loop {
@@ -130,7 +134,7 @@ impl Log {
         }
     }
 
-    /// Closes the pipe: what is sent from now on is lost.
+    /// Closes the pipe. Later lines are lost.
     pub(super) fn close(&self) {
         *self.0.pipe.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -143,7 +147,7 @@ impl Log {
         }
     }
 
-    /// An order is never dropped. One that waits already is carried out late enough for this one too.
+    /// Sends an order, which is never dropped. An equal order that already waits is carried out late enough for both.
     fn order(&self, order: Frame<'_>) {
         let frame = order.encode();
         if let Some(mut backlog) = self.send(&frame)
@@ -153,7 +157,7 @@ impl Log {
         }
     }
 
-    /// Sends a frame behind those that wait; gives the backlog if it has to wait too.
+    /// Sends a frame after those that wait. Returns the backlog if this frame must wait too.
     fn send(&self, frame: &[u8]) -> Option<MutexGuard<'_, Backlog>> {
         if !self.0.waiting.load(Ordering::Acquire) && self.write(frame) {
             return None;
@@ -178,11 +182,11 @@ impl Log {
         }
     }
 
-    /// Whether the frame is out of the way; `false`: the pipe is full.
+    /// Writes a frame; `false` if the pipe is full. A frame that cannot be delivered counts as written.
     fn write(&self, frame: &[u8]) -> bool {
         let pipe = self.0.pipe.read().unwrap_or_else(PoisonError::into_inner);
         let Some(pipe) = &*pipe else { return true };
-        // A pipe that fails otherwise has no log behind it, and there is nobody to tell.
+        // After any other error the pipe has no reader, and the error cannot be reported.
         rustix::io::retry_on_intr(|| rustix::io::write(pipe.as_fd(), frame)) != Err(Errno::AGAIN)
     }
 
@@ -195,7 +199,7 @@ impl Log {
     }
 }
 
-/// One event on its way.
+/// The writer of one event.
 pub struct Entry<'a> {
     log: &'a Log,
     priority: u8,
@@ -221,7 +225,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Write for Entry<'_> {
-    /// The subscriber hands over one whole event at a time.
+    /// Sends one event: the subscriber passes a whole event in each call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.log.line(self.priority, event);
         Ok(event.len())
@@ -239,7 +243,7 @@ mod tests {
     use std::fs::File;
     use std::io::Read;
 
-    /// All lines that are sent until now, as text.
+    /// Closes the log once all lines are sent, and returns the frames as text.
     fn received(log: &Log, read: OwnedFd) -> Vec<String> {
         let (mut decoder, mut lines) = (Decoder::default(), Vec::new());
         let mut read = File::from(read);
@@ -262,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_behind_a_full_pipe_wait_in_order_and_what_is_too_much_is_counted() {
+    fn lines_wait_in_order_behind_a_full_pipe_and_excess_lines_are_counted() {
         let (log, read) = Log::new().unwrap();
         let text = |n: usize| format!("{n} {}", "x".repeat(1000));
         let lines = (0..).take_while(|&n| {

@@ -1,4 +1,4 @@
-//! Where the log goes: standard error, a file, or the journal. EFFECT.
+//! The targets of the log: standard error, a file, or the journal. EFFECT.
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -14,9 +14,9 @@ use rustix::stdio::stderr;
 use super::LogError;
 use crate::config::LogTarget;
 
-/// Where journald listens: sd_journal_send(3).
+/// The socket of journald: sd_journal_send(3).
 pub const JOURNAL: &str = "/run/systemd/journal/socket";
-/// Lines are collected up to this many bytes before they are written.
+/// Bytes of lines that are collected before they are written.
 const BATCH: usize = 64 << 10;
 
 /// An open target.
@@ -31,7 +31,7 @@ impl Target {
     /// Opens the target.
     ///
     /// # Errors
-    /// When the file cannot be opened, or nobody listens at the journal's socket.
+    /// The file cannot be opened, or no process listens on the journal's socket.
     pub fn open(target: &LogTarget) -> Result<Self, LogError> {
         match target {
             LogTarget::Stderr => Ok(Self::Stderr),
@@ -43,7 +43,7 @@ impl Target {
         }
     }
 
-    /// The descriptor that it owns.
+    /// Returns the descriptor that the target owns; `None` for standard error.
     pub fn descriptor(&self) -> Option<RawFd> {
         match self {
             Self::Stderr => None,
@@ -53,7 +53,7 @@ impl Target {
     }
 }
 
-/// Writes lines to a target, many at once where it takes them so. May block.
+/// Writes lines to a target, in batches except to the journal. May block.
 #[derive(Debug)]
 pub struct Output {
     pub target: Target,
@@ -61,16 +61,16 @@ pub struct Output {
 }
 
 impl Output {
-    /// An output to `target`.
+    /// Creates an output to `target`.
     pub fn new(target: Target) -> Self {
         Self { target, batch: Vec::new() }
     }
 
-    /// Writes a line, at the latest with the next [`flush`](Self::flush).
+    /// Writes a line, with the next [`flush`](Self::flush) at the latest.
     pub fn line(&mut self, priority: u8, text: &[u8]) {
         if let Target::Journal(socket) = &mut self.target {
             let entry = journal_entry(priority, text);
-            // journald may have been started again since.
+            // Reconnect: journald may have been restarted.
             if socket.send(&entry).is_err() && socket.connect(JOURNAL).is_ok() {
                 let _ = socket.send(&entry);
             }
@@ -83,9 +83,9 @@ impl Output {
         }
     }
 
-    /// Writes the lines that were collected.
+    /// Writes the collected lines.
     pub fn flush(&mut self) {
-        // A failure cannot be reported, as the log itself has failed; later lines may go through.
+        // A failure cannot be reported, as the log itself has failed. Later lines may succeed.
         let _ = match &self.target {
             Target::Stderr => write_all(stderr(), &self.batch),
             Target::File(file) => write_all(file.as_fd(), &self.batch),
@@ -95,7 +95,7 @@ impl Output {
     }
 }
 
-/// Writes all of `bytes`, and waits for room also where another process has made the target non-blocking.
+/// Writes all of `bytes`. It waits for room even if another process has made the target non-blocking.
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
@@ -109,9 +109,9 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    // Opening a FIFO for writing alone would wait for a reader.
+    // Opening a FIFO only for writing would wait for a reader.
     let fifo = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
-    // A daemon must not get a terminal that it logs to as the one that controls it.
+    // If the log file is a terminal, it must not become the daemon's controlling terminal.
     let flags = OFlags::NOCTTY.bits().cast_signed();
     OpenOptions::new().read(fifo).append(true).create(true).custom_flags(flags).open(path)
 }
@@ -122,8 +122,8 @@ fn journal() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// An entry of the journal's native protocol: FIELD=value lines. A value with a line feed in it has its length before it instead, as
-/// 64 bits in little-endian order.
+/// Encodes an entry in the journal's native protocol: FIELD=value lines. A value that contains a line feed is
+/// preceded by its length instead, as a 64-bit little-endian number.
 fn journal_entry(priority: u8, text: &[u8]) -> Vec<u8> {
     let mut entry = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=tcp-intercept\nMESSAGE").into_bytes();
     if text.contains(&b'\n') {

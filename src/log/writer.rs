@@ -1,4 +1,4 @@
-//! The log writer: a process that takes lines from the pipe to the target, and may block there. EFFECT.
+//! The log writer: a process that moves lines from the pipe to the target, and may block there. EFFECT.
 use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io;
@@ -18,34 +18,37 @@ use super::pipe::Log;
 use super::target::{Output, Target};
 use crate::config::LogTarget;
 
-/// What the process is called.
+/// The name of the process.
 const NAME: &std::ffi::CStr = c"tcp-int-log";
-/// What is read at once: what a log writer has read is lost when it is killed.
+/// Bytes of one read from the pipe. They are lost if the log writer is killed.
 const READ: usize = 16 << 10;
-/// At the daemon's end the log writer has this long to take anything from the pipe.
+/// Longest time without progress that the daemon allows the log writer at its end. Also the time between attempts to
+/// open the target.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// And this long in all.
+/// Longest time in all that the daemon waits for the log writer at its end.
 const AT_MOST: Duration = Duration::from_secs(5);
 
-/// The guardian's handle of the log writer. Dropping it ends the log.
+/// The guardian's handle to the log writer. Dropping it ends the log.
 #[derive(Debug)]
 pub struct Writer {
     log: Log,
-    /// The log writer's end of the pipe: what is in the pipe is still there when the process dies.
+    /// The read end of the pipe. The guardian keeps it, so that lines in the pipe survive the log writer.
     lines: Registered<OwnedFd>,
     target: LogTarget,
     process: Option<Pid>,
-    /// Log writers of the programs that this one has replaced. They end when they have written the last line of those.
+    /// Log writers of the programs that this one has replaced. They end after those programs' last line.
     former: Vec<Pid>,
-    /// The last attempt to start a process has failed, which was logged.
+    /// Whether the last attempt to start the process failed, which has been logged.
     failed: bool,
 }
 
 impl Writer {
-    /// Makes the pipe and starts the process. `open` is the target if it is open already, and `former` are older log writers.
+    /// Creates the pipe and starts the process. `open` is the target if it is already open, and `former` are older
+    /// log writers.
     ///
     /// # Errors
-    /// When there is no pipe, or no process for a target that is open already; else the next [`tick`](Self::tick) tries again.
+    /// The pipe cannot be created, or the process cannot be started for a target that is already open. Without an
+    /// open target the next [`tick`](Self::tick) retries.
     pub fn start(target: LogTarget, open: Option<Target>, former: Vec<Pid>) -> Result<Self, LogError> {
         let (log, lines) = Log::new().map_err(LogError::Process)?;
         let lines = Registered::new(lines);
@@ -53,29 +56,29 @@ impl Writer {
         let first = open.is_some();
         match writer.fork(open) {
             Err(err) if first => return Err(LogError::Process(err)),
-            // Sessions depend on this program: it goes on without a log for the moment.
+            // Sessions depend on this program: it continues without a log for the moment.
             Err(_) | Ok(()) => {}
         }
         Ok(writer)
     }
 
-    /// Where lines are sent.
+    /// Returns the sending end of the log.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// The numbers of the processes, for the program that replaces this one.
+    /// Returns the process numbers of all log writers, for the program that replaces this one.
     pub fn process_numbers(&self) -> Vec<i32> {
         self.former.iter().chain(&self.process).map(|process| process.as_raw_nonzero().get()).collect()
     }
 
-    /// Does what is due once a second: sends lines that wait, and starts another process when the log writer has died.
+    /// Does the periodic work, once a second: sends waiting lines, and restarts the log writer if it has died.
     pub fn tick(&mut self) {
         self.log.tick();
         self.former.retain(|&former| reap_if_ended(former).is_none());
         if let Some((process, status)) = self.process.and_then(|pid| Some((pid, reap_if_ended(pid)?))) {
             self.process = None;
-            tracing::error!("the log writer (pid {process}) {}: another one is started", ended(status));
+            tracing::error!("the log writer (pid {process}) {}: starting another", ended(status));
         }
         if self.process.is_some() {
             return;
@@ -84,7 +87,7 @@ impl Writer {
         if let Err(err) = &started
             && !self.failed
         {
-            tracing::error!("a log writer cannot be started, which is tried again every second: {err}");
+            tracing::error!("cannot start a log writer, retrying every second: {err}");
         }
         self.failed = started.is_err();
     }
@@ -97,9 +100,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the log: waits for the last lines, but not for a target that takes nothing.
+    /// Ends the log: waits for the last lines, but gives up on a target that takes nothing.
     fn finish(&mut self) {
-        // A log writer that has just died leaves the last lines to another one.
+        // If the log writer has just died, this starts another one for the last lines.
         self.tick();
         self.log.drain();
         self.log.close();
@@ -111,12 +114,12 @@ impl Writer {
         };
         let former = self.former.iter().copied().filter(|process| !ends_soon(process));
         for process in left.into_iter().chain(former) {
-            // One that waits for a disk cannot be killed at once. Nothing waits for it.
+            // A process that waits for a disk does not die at once. Do not wait for it.
             let _ = kill_process(process, Signal::KILL);
         }
     }
 
-    /// Waits for the end of the process as long as it takes lines from the pipe; whether it has ended.
+    /// Waits for the process to end while it takes lines from the pipe. Returns whether it has ended.
     fn ends_in_time(&self, process: Pid, start: Instant) -> bool {
         let mut before = ioctl_fionread(&self.lines).ok();
         while !ends_within(process, PATIENCE) {
@@ -136,16 +139,16 @@ impl Drop for Writer {
     }
 }
 
-/// What the process needs.
+/// The arguments of the log writer.
 struct Job<'a> {
     lines: BorrowedFd<'a>,
     target: &'a LogTarget,
     open: Cell<Option<Target>>,
 }
 
-/// The life of the process: to the end of the pipe, which comes when no process of the daemon is left.
+/// Runs the log writer until the end of the pipe, when no process of the daemon is left.
 fn write_log(job: &Job<'_>) -> u8 {
-    // A name that cannot be had harms nobody.
+    // Without its own name the process works as well.
     let _ = set_name(NAME);
     leave_terminal(matches!(job.target, LogTarget::Stderr));
     let Some(target) = job.open.take().or_else(|| open(job)) else { return 0 };
@@ -166,14 +169,14 @@ fn write_log(job: &Job<'_>) -> u8 {
     0
 }
 
-/// Opens the target as soon as that is possible; `None`: the daemon has ended before.
+/// Opens the target as soon as possible; `None` if the daemon ends first.
 fn open(job: &Job<'_>) -> Option<Target> {
     loop {
         if let Ok(target) = Target::open(job.target) {
             return Some(target);
         }
         let mut pipe = [PollFd::from_borrowed_fd(job.lines, PollFlags::empty())];
-        // Without events to wait for, it ends early only at the end of the pipe.
+        // poll() watches for no events, so it returns early only at the end of the pipe.
         if matches!(poll(&mut pipe, Some(&PATIENCE)), Ok(1..)) {
             return None;
         }
@@ -191,7 +194,7 @@ fn reopen(output: &mut Output, target: &LogTarget) {
     }
 }
 
-/// Lets go of the terminal, or whatever else the standard three are; standard error may be needed.
+/// Replaces standard input, output and, unless the log needs it, error by /dev/null, which releases the terminal.
 fn leave_terminal(keep_stderr: bool) {
     let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") else { return };
     let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
@@ -200,7 +203,7 @@ fn leave_terminal(keep_stderr: bool) {
     }
 }
 
-/// Whether the process ends within this time.
+/// Waits up to `time` for the process to end, and returns whether it has.
 fn ends_within(process: Pid, time: Timespec) -> bool {
     if let Ok(pidfd) = pidfd_open(process, PidfdFlags::empty()) {
         let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time));
@@ -208,7 +211,7 @@ fn ends_within(process: Pid, time: Timespec) -> bool {
     reap_if_ended(process).is_some()
 }
 
-/// How the process ended, if it has. One that is not ours any more has ended too.
+/// Returns how the process ended, if it has. A process that is not a child of this one counts as ended.
 fn reap_if_ended(process: Pid) -> Option<Option<WaitStatus>> {
     match waitpid(Some(process), WaitOptions::NOHANG) {
         Ok(None) => None,

@@ -1,4 +1,4 @@
-//! What a daemon is to do, and its business with the host: rules, the gate, listeners. WIRING.
+//! The setup of a daemon, and its changes to the host: rules, the gate, listeners. WIRING.
 pub(crate) mod gate;
 pub(crate) mod interception;
 pub(crate) mod listeners;
@@ -13,22 +13,22 @@ use crate::session::listener;
 use crate::state::limits;
 pub use interception::Interception;
 
-/// As many as a kernel allows a process unless it is told otherwise (`fs.nr_open`); the table of sessions has a place for each.
+/// The kernel's default for the most descriptors of a process (`fs.nr_open`). The session table has a slot for each.
 const MOST_DESCRIPTORS: u64 = 1 << 20;
 
-/// What a daemon is to do.
+/// The setup of a daemon.
 pub struct Setup {
-    /// What the operator asked for.
+    /// The configuration.
     pub config: Config,
-    /// Where to listen. Where there are several, an IPv6 one is left out on a host without IPv6.
+    /// The addresses to listen on. If there are several, an IPv6 address is left out on a host without IPv6.
     pub listen: Vec<SocketAddr>,
-    /// How connections come to the listeners.
+    /// How connections reach the listeners.
     pub interception: Interception,
-    /// SIGHUP has the log opened again; else it ends the daemon, unless a service manager may have sent it.
+    /// SIGHUP reopens the log. Otherwise SIGHUP ends the daemon, unless a service manager may have sent it.
     pub reopens_log: bool,
-    /// It gives its terminal up as soon as it has started.
+    /// The daemon gives up its terminal as soon as it has started.
     pub background: bool,
-    /// The configuration file as it was read, for a program that takes this one's place; `None`: there was none.
+    /// The configuration file as it was read, for the next program of an upgrade; `None` if there was none.
     pub text: Option<String>,
 }
 
@@ -45,7 +45,8 @@ impl From<Config> for Setup {
     }
 }
 
-/// Raises the descriptor limit as far as it goes and is of use, and sees what it carries: so many sessions, so many descriptors.
+/// Raises the descriptor limit. Returns the highest number of sessions, and the number of descriptors. Fails if the
+/// limit is too low for `limits.connections`.
 pub(crate) fn most_sessions(config: &Config) -> Result<(u32, usize), Fatal> {
     let descriptors = raise_descriptor_limit();
     let carried = limits::carried_by(descriptors);
@@ -61,16 +62,16 @@ pub(crate) fn most_sessions(config: &Config) -> Result<(u32, usize), Fatal> {
     }
 }
 
-/// Raises the descriptor limit as far as it goes and is of use; returns it.
+/// Raises the descriptor limit to the hard limit, at most to [`MOST_DESCRIPTORS`], and returns it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(MOST_DESCRIPTORS, |maximum| maximum.min(MOST_DESCRIPTORS));
-    // If this fails, the limit stays as it was, and that is what counts.
+    // If this fails, the limit stays as it was, and the next line reads it.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(wanted)
 }
 
-/// Turns the failure of a system call into the end of the program.
+/// Turns a failed system call into an error that ends the program.
 pub(crate) fn os<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Fatal {
     move |err| Fatal::new(Exit::OsErr, format!("{what}: {err}"))
 }

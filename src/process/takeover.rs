@@ -1,6 +1,7 @@
-//! What a worker that is gone has left: sessions that are intact go on, the rest is closed. EFFECT.
+//! Takes over what the previous worker has left: intact sessions continue, everything else is closed. EFFECT.
 //!
-//! Nothing is believed that cannot be proved: a socket is the session's if its cookie is, a pipe is one if both of its ends are.
+//! Everything is verified. A socket belongs to a session if its cookie is the recorded one. A pipe is valid if both
+//! descriptors are ends of the same pipe.
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -22,20 +23,20 @@ use crate::state::table::Table;
 use crate::state::table::slot::{Content, Journal, ObservedDirection, ObservedSession, Slot, Urgent};
 use crate::units::OwnMark;
 
-/// What was found.
+/// The result of a takeover.
 #[derive(Default)]
 pub struct Found {
-    /// Sessions to go on with.
+    /// The sessions to resume.
     pub sessions: Vec<OrphanedSession>,
     /// Connections that had just been accepted, and whose sessions begin now.
     pub unregistered: Vec<(Socket, Flow)>,
-    /// Sessions that could not be gone on with; both ends have been reset.
+    /// The number of damaged sessions; both ends have been reset.
     pub lost: u64,
-    /// Sessions that two workers in a row died of; both ends have been reset.
+    /// The number of sessions in which two workers in a row have crashed; both ends have been reset.
     pub given_up: u64,
 }
 
-/// One session, as it was left.
+/// A session inherited from the previous worker.
 pub struct OrphanedSession {
     flow: Flow,
     slot: Slot,
@@ -45,10 +46,10 @@ pub struct OrphanedSession {
     down: FoundDirection,
 }
 
-/// One of its sockets.
+/// A socket of an inherited session.
 struct FoundLeg {
     socket: Socket,
-    /// It was reset, and the kernel has told somebody who is gone.
+    /// The connection was reset, and the kernel has reported that to the previous worker.
     failed: bool,
 }
 
@@ -61,26 +62,27 @@ struct FoundDirection {
 /// How the previous worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
-    /// There was none, or it came to rest.
+    /// There was no previous worker, or it came to rest.
     None,
-    /// It was killed from outside, or ended by itself as it could not start: no session is to blame.
+    /// It was killed from outside, or it ended by itself because it could not start. No session is to blame.
     Blameless,
-    /// It crashed or hung, and a session that it drove may be the reason.
+    /// It crashed or hung. A session that it was driving may be the cause.
     Crashed,
 }
 
-/// What the previous worker has left open, of which nothing is owned yet.
+/// The descriptors that the previous worker has left open. Nothing owns them yet.
 pub struct Inventory {
     table: Table,
     own: OwnMark,
     open: Unowned,
-    /// The client legs of sessions, and what is written down of these.
+    /// The client legs of sessions, each with its slot and the slot's content.
     sessions: Vec<(RawFd, Slot, ObservedSession)>,
 }
 
 impl Inventory {
-    /// Looks at what is open, and closes what belongs to no session: the dead worker's epoll instances, spare pipes and the like. A worker
-    /// does this before it opens anything of its own, so that it finds room for that in a full descriptor table.
+    /// Lists the open descriptors, and closes those that belong to no session: the dead worker's epoll instances, spare
+    /// pipes and the like. A worker does this before it opens anything, so that it finds room in a full descriptor
+    /// table.
     pub fn take(table: Table, mut open: Unowned, own: OwnMark) -> Self {
         let session = |fd| session_of(table, &open, fd).map(|(slot, observed)| (fd, slot, observed));
         let sessions: Vec<_> = open.numbers().filter_map(session).collect();
@@ -99,8 +101,8 @@ impl Inventory {
         Self { table, own, open, sessions }
     }
 
-    /// Sorts what is left: sessions that are intact, connections that had just been accepted, and the rest, which is closed. `at` are the
-    /// addresses of the listeners.
+    /// Sorts the descriptors into intact sessions, connections that had just been accepted, and the rest, which is
+    /// closed. `at` are the addresses of the listeners.
     pub fn take_over(self, death: Death, at: &[SocketAddr]) -> Found {
         let Self { table, own, mut open, sessions } = self;
         let suspects = suspects(table, death);
@@ -140,7 +142,7 @@ impl Inventory {
     }
 }
 
-/// The session whose client leg `fd` is, and where it is written down.
+/// Returns the session whose client leg is `fd`, with its slot.
 fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, ObservedSession)> {
     let slot = table.slot(fd)?;
     match slot.read() {
@@ -151,7 +153,7 @@ fn session_of(table: Table, open: &Unowned, fd: RawFd) -> Option<(Slot, Observed
     }
 }
 
-/// The sessions that were being driven when the worker died of itself.
+/// Returns the client legs of the sessions that the worker was driving when it crashed. Clears that record.
 fn suspects(table: Table, death: Death) -> Vec<RawFd> {
     let threads = (0..crate::state::table::header::THREADS).map(|n| table.header().thread(n));
     let current_session: Vec<_> = threads
@@ -164,7 +166,7 @@ fn suspects(table: Table, death: Death) -> Vec<RawFd> {
     if death == Death::Crashed { current_session } else { Vec::new() }
 }
 
-/// Whether this is the second time in a row.
+/// Records that a worker crashed while it drove the session. Returns whether the worker before that did, too.
 fn suspect_again(table: Table, slot: Slot, observed: &ObservedSession) -> bool {
     let died = table.header().generation() - 1;
     slot.suspect_generation(died);
@@ -183,7 +185,7 @@ fn orphaned_session(
         is_its.then(|| open.take(fd)).flatten().map(Socket::from)
     });
     let relaying = observed.dialled.is_some();
-    // While it is dialled there may be one that has failed, or none yet.
+    // While the session dials, the server leg may have failed, or may not exist yet.
     let server = if relaying { Some(server?) } else { server.filter(has_sent_its_syn) };
     let up = found_direction(&observed.up, slot.up(), open)?;
     let down = found_direction(&observed.down, slot.down(), open)?;
@@ -210,7 +212,7 @@ fn found_direction(
             let pipe = Pipe::found(read, write).ok()?;
             let len = usize::try_from(ioctl_fionread(&pipe.read).ok()?).ok()?;
             if len == 0 {
-                // It is closed here, and whoever takes over if this worker dies too must not look for it.
+                // The pipe is closed here. If this worker dies too, the next one must not look for it.
                 journal.no_pipe();
             }
             (len > 0).then_some((pipe, len))
@@ -220,7 +222,8 @@ fn found_direction(
 }
 
 impl FoundDirection {
-    /// The writer may have died between a system call and the note of it: the sink knows what it was given.
+    /// Corrects what was recorded. The previous worker may have died between a system call and its record of it, but
+    /// the sink knows how many bytes it was given.
     fn corrected(
         self,
         observed: ObservedDirection,
@@ -228,7 +231,7 @@ impl FoundDirection {
         sink: Option<&Socket>,
         side: Side,
     ) -> Self {
-        // Where no pipe and no urgent byte was in use, everything had been noted.
+        // If neither a pipe nor an urgent byte was in use, everything had been recorded.
         let in_doubt = !observed.shut && (observed.pipe.is_some() || observed.urgent.is_some());
         let given = sink.filter(|_| in_doubt).and_then(|sink| given(sink, side));
         let passed_on = given.map_or(observed.passed_on, |given| given.max(observed.passed_on));
@@ -243,7 +246,8 @@ impl FoundDirection {
     }
 }
 
-/// Payload bytes that were given to a TCP socket. Reads what is confirmed twice, as confirmations come meanwhile.
+/// Returns the number of payload bytes that were given to a TCP socket; `None` if it cannot be determined. Reads the
+/// acknowledged bytes twice, because acknowledgements may arrive in between.
 fn given(sink: &Socket, side: Side) -> Option<u64> {
     const TRIES: usize = 8;
     if is_mptcp(sink) {
@@ -258,7 +262,7 @@ fn given(sink: &Socket, side: Side) -> Option<u64> {
             Stage::None => return None,
             Stage::SynSent => return Some(now.sent),
             Stage::Stands if now.confirmed != before.confirmed => {}
-            // The SYN of a leg that we dialled counts as one.
+            // The SYN of a dialled leg counts as one byte.
             Stage::Stands if side == Side::Server => return (now.confirmed + waiting).checked_sub(1),
             Stage::Stands => return Some(now.confirmed + waiting),
         }
@@ -270,18 +274,19 @@ fn has_sent_its_syn(server: &Socket) -> bool {
     sys::connection(server.as_fd()).is_ok_and(|now| now.stage != Stage::None)
 }
 
-/// Nothing has been read from it and nothing written.
+/// Returns whether nothing has been read from the socket and nothing written to it.
 fn is_unused(socket: &Socket) -> bool {
     let unread = ioctl_fionread(socket);
     sys::connection(socket.as_fd()).is_ok_and(|now| {
-        // A FIN counts as one, and cannot be read.
+        // A FIN counts as one byte, and cannot be read.
         let read = unread.is_ok_and(|unread| now.received.saturating_sub(unread) <= 1);
         now.stage == Stage::Stands && now.sent == 0 && read
     })
 }
 
-/// Both of its directions are over although we have shut none: it was reset. That was said once, to somebody who is gone; an error
-/// that has not been read yet is still to be had.
+/// Returns whether the connection was reset and the previous worker has read the error: both directions are closed
+/// although we have shut none. If the error has not been read yet, the result is `false`, because the relay will read
+/// it.
 fn was_reset(socket: &Socket, we_shut: bool) -> bool {
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
     let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
@@ -289,7 +294,7 @@ fn was_reset(socket: &Socket, we_shut: bool) -> bool {
     polled.is_ok() && !we_shut && now.contains(PollFlags::HUP) && !now.contains(PollFlags::ERR)
 }
 
-/// Whether it is a connected socket that one of our listeners has accepted.
+/// Returns whether the descriptor is a connected socket that one of our listeners has accepted.
 fn is_client_leg(stray: BorrowedFd<'_>, own: OwnMark) -> bool {
     let socket = SockRef::from(&stray);
     let marked = || socket.mark().is_ok_and(|mark| mark == own.client());
@@ -305,9 +310,10 @@ fn cookie(fd: BorrowedFd<'_>) -> Option<u64> {
 }
 
 impl OrphanedSession {
-    /// Who talks to whom, where that is written down, the client leg, and what else is left. To be called where the session will run.
-    /// Waits up to a second for each leg while the kernel has no memory to watch it, and tells `lacking`. The slot stays as it is
-    /// meanwhile, so that another worker can take the session over.
+    /// Registers the legs. Must be called in the runtime that will run the session. Returns the client leg with its
+    /// flow, the slot, the server leg, and both directions. While the kernel has no memory to watch a leg, it waits up
+    /// to a second for each, and calls `out_of_resources`. The slot stays as it is meanwhile, so that another worker
+    /// can take the session over.
     ///
     /// # Errors
     /// Those of [`Leg::register`]; both ends have then been reset.

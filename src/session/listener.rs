@@ -1,4 +1,4 @@
-//! Where intercepted connections arrive: one listener a worker and address, behind TPROXY. EFFECT.
+//! The listeners for intercepted connections: one for each thread and address, behind TPROXY. EFFECT.
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
@@ -17,57 +17,58 @@ use crate::host::kernel::Kernel;
 use crate::session::leg::{Leg, PATIENCE, PAUSE, is_out_of_resources, reset_on_close};
 use crate::state::flow::{Flow, OrigDst, Side};
 
-/// Connections whose handshake has ended and that wait for accept(); `net.core.somaxconn` sets the ceiling.
+/// Length of the accept queue: connections whose handshake has ended. `net.core.somaxconn` is the upper limit.
 const BACKLOG: i32 = 4096;
-/// Fast Open connections whose handshake has not ended.
+/// Highest number of Fast Open connections whose handshake has not ended.
 const FAST_OPEN_PENDING: u16 = 4096;
-/// After this many connections in a row the worker's sessions have their turn.
+/// Connections that one turn accepts before it yields to the sessions of its thread.
 const ACCEPTS_A_TURN: u32 = 64;
 
 /// An accepted connection.
 pub struct Accepted {
-    /// Who wants to talk to whom.
+    /// Client and original destination.
     pub flow: Flow,
     /// The client leg.
     pub client: Leg,
 }
 
-/// What accepting came to.
+/// The outcome of one attempt to accept.
 pub enum Arrival {
-    /// A connection that was intercepted.
+    /// An intercepted connection.
     Connection(Accepted),
-    /// Somebody connected to the listener itself; it is refused.
+    /// A connection to the listener itself, from this address; it is refused.
     ToListener(SocketAddr),
-    /// A connection was over before it could be taken.
+    /// A connection that ended before it could be accepted.
     Aborted(io::Error),
-    /// Descriptors or memory have run out; accepting goes on after a pause.
+    /// The kernel is out of descriptors or memory; accepting continues after a pause.
     Exhausted(io::Error),
-    /// So many connections had waited for too long and were reset.
+    /// The number of connections that were reset because they had waited too long.
     Shed(u32),
 }
 
-/// The addresses that `run` listens on. Loopback, not the wildcard: that would keep a client with the same port number
-/// from being dialled for.
+/// Returns the addresses that `run` listens on. They are loopback addresses: a listener on the wildcard address would
+/// prevent server legs from binding a client's address with the same port.
 pub fn addresses(config: &Config) -> [SocketAddr; 2] {
     let port = config.listen.port.get();
     [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
 }
 
-/// Binds one listener; what is set on it, the client legs inherit.
+/// Binds one listener. The client legs inherit its socket options.
 ///
 /// # Errors
-/// EADDRINUSE: somebody else has the port. EPERM: CAP_NET_ADMIN is missing. EADDRNOTAVAIL, EAFNOSUPPORT: no IPv6 here.
+/// EADDRINUSE: another socket has the port. EPERM: CAP_NET_ADMIN is missing. EADDRNOTAVAIL, EAFNOSUPPORT: the host
+/// has no IPv6.
 pub fn bind(addr: SocketAddr, config: &Config, kernel: &Kernel) -> io::Result<Socket> {
     let socket = kernel.client_socket(Domain::for_address(addr))?;
     if addr.is_ipv4() {
         socket.set_ip_transparent_v4(true)?;
     } else {
-        // `[::]` takes both families, as 1.1.0's did.
+        // `[::]` accepts both families, as it does in 1.1.0.
         socket.set_only_v6(!addr.ip().is_unspecified())?;
         socket.set_ip_transparent_v6(true)?;
     }
     reset_on_close(&socket)?;
-    // With the mark set, `net.ipv4.tcp_fwmark_accept` does not give the divert mark to what the client legs send.
+    // With a mark on the listener, `net.ipv4.tcp_fwmark_accept` does not copy the divert mark to the client legs.
     socket.set_mark(config.rules.own_mark.client())?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -83,12 +84,12 @@ pub fn bind(addr: SocketAddr, config: &Config, kernel: &Kernel) -> io::Result<So
     Ok(socket)
 }
 
-/// Starts to listen; from here on `tproxy` finds it.
+/// Starts to listen. From then on the `tproxy` statement finds the socket.
 pub fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// Where `socket` listens.
+/// Returns the address that `socket` is bound to.
 ///
 /// # Errors
 /// None are known for a listener.
@@ -106,18 +107,19 @@ impl Listener {
     /// Registers `socket` with this thread's runtime.
     ///
     /// # Errors
-    /// When the kernel has no memory for it (ENOMEM, ENOSPC).
+    /// ENOMEM, ENOSPC: the kernel has no memory for the registration.
     pub fn register(socket: Socket) -> io::Result<Self> {
         let own = address(&socket)?;
         Ok(Self { socket: sys::async_socket(socket, Interest::READABLE)?, own })
     }
 }
 
-/// Accepts for ever and hands each arrival to `take`. A connection that the kernel has no descriptor or memory for waits; after a
-/// second it is reset, so that its next try is routed.
+/// Accepts connections until the listener fails, and passes each arrival to `take`. A connection waits while the
+/// kernel has no descriptor or memory for it. After a second it is reset, so that the client's next attempt is
+/// routed.
 ///
 /// # Errors
-/// Only when the listener itself has failed.
+/// EBADF, EINVAL, ENOTSOCK: the listener itself has failed.
 pub async fn accept(
     listener: Listener,
     kernel: &Kernel,
@@ -161,7 +163,8 @@ pub async fn accept(
     }
 }
 
-/// Kept for the last resort: a file of its own, so that giving it up helps against ENFILE too.
+/// Opens a spare descriptor, which is closed before connections are shed. An eventfd is a separate open file, so
+/// closing it also helps against ENFILE.
 fn spare_descriptor() -> Option<OwnedFd> {
     eventfd(0, EventfdFlags::CLOEXEC).ok()
 }
@@ -172,7 +175,7 @@ enum Turn {
     Rest,
 }
 
-/// A connection that was accepted and for which there was no memory then.
+/// An accepted connection that the kernel had no memory to register.
 type Held = (Socket, Option<SocketAddrAny>);
 
 fn accept_some(
@@ -213,7 +216,7 @@ fn accept_some(
     Ok(turn)
 }
 
-/// What accept(2) reports of the connection that it takes from the queue, not of the listener.
+/// Returns whether accept(2) reports `err` for the connection that it dequeues, not for the listener.
 fn is_the_connections(err: Errno) -> bool {
     matches!(
         err,
@@ -230,10 +233,10 @@ fn is_the_connections(err: Errno) -> bool {
     )
 }
 
-/// Resets what waits to be accepted, and says how many that were.
+/// Resets connections that wait to be accepted, and returns their number.
 fn shed(listener: &Socket) -> io::Result<u32> {
     let accepted = (0..ACCEPTS_A_TURN).map_while(|_| {
-        // Closing it resets it, as it does every socket of ours.
+        // Dropping the socket resets it: it inherits SO_LINGER 0 from the listener.
         accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).ok().map(drop)
     });
     match accepted.count() {
@@ -242,8 +245,9 @@ fn shed(listener: &Socket) -> io::Result<u32> {
     }
 }
 
-/// Where accept() fails even so: a listener that is shut resets all that wait, and needs no descriptor to listen again.
-/// Nothing waits for events of it meanwhile: epoll asks it again when it is next looked at.
+/// Resets the whole accept queue when accept() fails even with a spare descriptor. The kernel resets all queued
+/// connections when a listener is shut down; listening again needs no descriptor. No task waits for events of the
+/// listener meanwhile, and epoll polls it anew at the next wait.
 fn forget_the_queue(listener: &Socket) -> io::Result<u32> {
     let waiting = sys::accept_queue(listener.as_fd())?;
     if waiting > 0 {
@@ -253,7 +257,7 @@ fn forget_the_queue(listener: &Socket) -> io::Result<u32> {
     Ok(waiting)
 }
 
-/// Makes an arrival of a socket that was accepted.
+/// Turns an accepted socket into an arrival.
 fn identify(
     socket: Socket,
     client: Option<SocketAddrAny>,
@@ -279,10 +283,11 @@ fn identify(
     }
 }
 
-/// Who talks to whom on a socket that was accepted, by whomever; `None`: it is to one of the listeners at `own` itself.
+/// Returns the flow of an accepted socket, whichever process accepted it; `None` if it is a connection to a listener
+/// at `own`.
 ///
 /// # Errors
-/// When it is no connection any more.
+/// The socket is not connected any more.
 pub fn flow_of(socket: &Socket, own: &[SocketAddr]) -> io::Result<Option<Flow>> {
     let client = socket.peer_addr().and_then(inet)?;
     for &own in own {
@@ -294,8 +299,8 @@ pub fn flow_of(socket: &Socket, own: &[SocketAddr]) -> io::Result<Option<Flow>> 
     Ok(Some(Flow { client, orig_dst: OrigDst(orig_dst) }))
 }
 
-/// Behind TPROXY the socket's own address is the one that the client wanted (SO_ORIGINAL_DST would say something else); `None`: that
-/// is the listener's at `own`.
+/// Returns the original destination: behind TPROXY this is the socket's own address, and SO_ORIGINAL_DST would return
+/// another one. `None` if it is the address of the listener at `own`.
 fn orig_dst(socket: &Socket, own: SocketAddr) -> io::Result<Option<OrigDst>> {
     let orig_dst = socket.local_addr().and_then(inet)?;
     Ok((!is_listener(own, orig_dst)?).then_some(OrigDst(orig_dst)))
@@ -305,7 +310,7 @@ fn inet(addr: SockAddr) -> io::Result<SocketAddr> {
     Ok(canonical(addr.as_socket().ok_or(io::ErrorKind::InvalidData)?))
 }
 
-/// The address as its family has it: an IPv4 address that came through an IPv6 listener is one again.
+/// Returns the address in its own family: an IPv4-mapped address of an IPv6 listener becomes an IPv4 address.
 fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
@@ -313,7 +318,7 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Whether what went to `orig_dst` was not intercepted, but sent to the listener at `own`.
+/// Returns whether a connection to `orig_dst` was not intercepted, but addressed to the listener at `own`.
 fn is_listener(own: SocketAddr, orig_dst: SocketAddr) -> io::Result<bool> {
     if orig_dst.port() != own.port() || !own.ip().is_unspecified() {
         return Ok(orig_dst == own);
@@ -321,11 +326,13 @@ fn is_listener(own: SocketAddr, orig_dst: SocketAddr) -> io::Result<bool> {
     is_local(orig_dst.ip())
 }
 
-/// Whether `ip` is this host's. (To bind to it proves nothing where `net.ipv4.ip_nonlocal_bind` is set.)
+/// Returns whether `ip` is an address of this host. A successful bind() would prove nothing:
+/// `net.ipv4.ip_nonlocal_bind` may be set.
 fn is_local(ip: IpAddr) -> io::Result<bool> {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    // Nothing is sent. The kernel talks to an address of its own from that address.
+    // connect() on a UDP socket sends nothing. For a local destination the kernel chooses that same address as the
+    // source.
     let reached_from = socket.connect((ip, 9)).and_then(|()| socket.local_addr());
     Ok(ip.is_loopback() || reached_from.is_ok_and(|from| from.ip() == ip))
 }

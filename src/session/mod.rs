@@ -1,4 +1,4 @@
-//! The way of one connection, from accept to its close record. WIRING.
+//! The life of one connection, from accept to its close record. WIRING.
 pub mod dial;
 pub mod leg;
 pub mod listener;
@@ -27,37 +27,38 @@ use crate::state::record::{By, Cause, Dialled, End, Mptcp, Opening, Phase, Recor
 use crate::state::table::now;
 use crate::state::table::slot::Slot;
 
-/// What the sessions of one worker share.
+/// The state that the sessions of one thread share.
 pub struct Env<'a> {
-    /// What those of all workers share.
+    /// The state that all threads share.
     pub shared: &'a Shared,
-    /// The worker's pipes.
+    /// The thread's pipes.
     pub pool: &'a Pool,
 }
 
-/// A connection that was accepted: one whose session begins, or one that a worker before this one has left.
+/// An intercepted connection: a new one, or one that a previous worker left.
 pub struct Session {
-    /// Who wants to talk to whom.
+    /// Client and original destination.
     pub flow: Flow,
     /// The client leg.
     pub client: Leg,
-    /// Where the session is written down.
+    /// The session's entry in the session table.
     pub slot: Slot,
-    /// What there is besides of one that goes on.
+    /// Further state of a resumed session; `None` for a new one.
     pub resumed: Cell<Option<Box<ResumedState>>>,
 }
 
-/// What is left of a session whose worker is gone.
+/// The state of a session that a previous worker left.
 pub struct ResumedState {
-    /// The server leg: dialled, or being dialled.
+    /// The server leg: connected, or being dialled.
     pub server: Option<Leg>,
-    /// Where both directions stand.
+    /// The state of both directions.
     pub directions: Directions,
 }
 
-/// Carries one connection from accept, or from where it was left, to its end.
+/// Carries one connection to its end, from accept or from the point where a previous worker left it.
 ///
-/// It does not own the client leg, which would take its room in the future twice: the caller drops it right behind.
+/// It borrows the client leg: owning it would reserve its room in the future twice. The caller drops the leg right
+/// after.
 pub async fn run(session: &Session, env: &Env<'_>) {
     let Session { client, slot, .. } = session;
     let server = OnceCell::new();
@@ -68,7 +69,7 @@ pub async fn run(session: &Session, env: &Env<'_>) {
     let mut record = Recorder::open(session, &server, directions, env);
     let server = match resumed {
         Some(leg) if slot.how_dialled().is_some() => server.get_or_init(|| *leg),
-        // Boxed, as it is larger than all that a session keeps while it relays.
+        // Boxed, because dialling needs more room than all the state that a session keeps while it relays.
         dialling => match Box::pin(dial(&record, dialling, env)).await {
             Ok(reached) => {
                 record.dialled(reached.dialled, reached.opening);
@@ -86,10 +87,10 @@ pub async fn run(session: &Session, env: &Env<'_>) {
     let watch = Watch::new(Silence::new(&config.timeouts), on_client, on_server);
     let end = relay::run(client, server, &record.directions, watch, env.pool).await;
     record.close(end);
-    // The legs are dropped now, and that resets both ends, but for those that have ended in order.
+    // The legs are dropped now. That resets both peers, unless the session ended in order.
 }
 
-/// Dials the server, or waits for one that is `dialling`, unless the client gives up first.
+/// Dials the server, or waits for the leg that is already `dialling`. Stops if the client leg fails first.
 async fn dial(record: &Recorder<'_>, dialling: Option<Box<Leg>>, env: &Env<'_>) -> Result<Dialed, End> {
     let Recorder { session: Session { flow, client, slot, .. }, directions, .. } = record;
     let Shared { config, kernel, memory, .. } = env.shared;
@@ -114,7 +115,7 @@ async fn dial(record: &Recorder<'_>, dialling: Option<Box<Leg>>, env: &Env<'_>) 
     }
 }
 
-/// Says exactly once how a session ended, also when its task is dropped.
+/// Writes the close record of a session exactly once, also when the session's task is dropped.
 struct Recorder<'a> {
     session: &'a Session,
     server: &'a OnceCell<Leg>,
@@ -167,7 +168,7 @@ impl<'a> Recorder<'a> {
             self.multipath_ended(server);
         }
         let dialled = slot.how_dialled();
-        // Some of it is the kernel's to say, which nobody needs who does not hear it.
+        // Some fields need system calls, so the record is built only if it is written.
         log::record(|| Record {
             flow: *flow,
             source: server.and_then(|leg| leg.socket().local_addr().ok()?.as_socket()),
@@ -190,12 +191,12 @@ impl<'a> Recorder<'a> {
             server.into_iter().for_each(Leg::end_in_order);
         }
         crash::at(Point::Recorded);
-        // From here on nobody goes on with it; what is still open is closed as it is.
+        // From here on no worker resumes the session; open descriptors are only closed.
         slot.ended();
         crash::at(Point::Ended);
     }
 
-    /// Only now it is known what Multipath TCP was worth with this server.
+    /// Counts and remembers the result of Multipath TCP with this server, which is known only at the end.
     fn multipath_ended(&self, server: &Leg) {
         let Shared { counters, memory, .. } = self.env.shared;
         let became = server.mptcp();
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn an_idle_session_is_small() {
         let size = size_of_future(run);
-        // With what the worker and the runtime add it is a KiB: the runtime aligns to 128 bytes.
+        // With what the worker and the runtime add, a session takes 1 KiB: the runtime aligns tasks to 128 bytes.
         assert!(size <= 760, "a session's future has {size} bytes");
     }
 }

@@ -1,4 +1,4 @@
-//! What all workers and their sessions share. WIRING.
+//! State that all threads of the worker and their sessions share. WIRING.
 use std::io;
 use std::sync::Arc;
 
@@ -11,26 +11,26 @@ use crate::state::limits::{Gate, Occupancy};
 use crate::state::metrics::{Counter, Counters, worth_a_line};
 use crate::state::table::Table;
 
-/// One for the whole program.
+/// The shared state, once per process.
 pub struct Shared {
-    /// What the operator asked for.
+    /// The configuration.
     pub config: Config,
-    /// What the kernel can do.
+    /// The features of this kernel.
     pub kernel: Arc<Kernel>,
-    /// What is counted.
+    /// The counters.
     pub counters: Counters,
-    /// Where Fast Open and Multipath TCP fail.
+    /// The servers with which Fast Open or Multipath TCP fails.
     pub memory: dial::Memory,
-    /// How many sessions there are.
+    /// The number of sessions and its limit.
     pub occupancy: Occupancy,
-    /// Where the sessions are written down, for whoever goes on with them.
+    /// The session table, from which the next worker resumes the sessions.
     pub table: Table,
-    /// Rung when the gate for new connections is to be looked at.
+    /// Notified when the gate for new connections must be checked.
     pub gate: Notify,
 }
 
 impl Shared {
-    /// Without sessions; the counters are those of `table`.
+    /// Returns the state of a worker without sessions. The counters are those of `table`.
     pub fn new(config: Config, kernel: Arc<Kernel>, limit: u32, table: Table) -> Self {
         Self {
             config,
@@ -43,14 +43,16 @@ impl Shared {
         }
     }
 
-    /// The kernel had no descriptor or memory for one more connection: new ones are routed until it has.
+    /// Records that the kernel had no descriptor or memory for a connection. New connections are routed until it has.
     pub fn out_of_resources(&self, err: &io::Error) {
-        warn_seldom(&self.counters.exhausted, || format!("no means for one more connection: {err}"));
+        warn_seldom(&self.counters.exhausted, || {
+            format!("out of descriptors or memory for a connection: {err}")
+        });
         self.occupancy.exhausted();
         self.gate.notify_one();
     }
 
-    /// Rings for the gate if it is to move.
+    /// Notifies the gate's task if the gate must move.
     pub fn apply(&self, gate: Gate) {
         if gate == Gate::Moves {
             self.gate.notify_one();
@@ -58,7 +60,7 @@ impl Shared {
     }
 }
 
-/// What a peer can bring about is always counted and seldom said.
+/// Counts an event that a peer can cause, and logs it at the 1st, 10th, 100th … occurrence.
 pub fn warn_seldom(counter: &Counter, what: impl FnOnce() -> String) {
     counter.count();
     let so_far = counter.get();

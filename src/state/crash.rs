@@ -1,81 +1,85 @@
-//! Named points in the life of a session and in the start of a worker, at which a test can have the worker die or a step fail. Not in
-//! releases: there each is nothing. EFFECT.
+//! Crash points in the life of a session and in the start of a worker, for tests. EFFECT.
 //!
-//! `TCP_INTERCEPT_CRASH_AT=kill:filled,fail:thread,abort:driven:7777` in the environment kills the worker when it first reaches `filled`
-//! and has a worker's `thread` step fail (or with `hang:` never end), each once in the daemon's life, and has every worker abort that drives a session to port 7777.
-//! The points of a worker's start do not strike the daemon's first worker: it has no sessions yet.
+//! At a crash point a test kills the worker or lets a step fail. In release builds they do nothing.
+//!
+//! The environment variable `TCP_INTERCEPT_CRASH_AT=kill:filled,fail:thread,abort:driven:7777` has three effects. It
+//! kills the worker when it first reaches `filled`. It lets the step `thread` of a worker's start fail; `hang:` would
+//! block it for ever. Both happen once in the daemon's life. And every worker that drives a session to port 7777
+//! aborts.
+//!
+//! The points in a worker's start do not apply to the daemon's first worker, which has no sessions yet.
 use std::io;
 use std::sync::atomic::AtomicU64;
 
 macro_rules! points {
     ($($(#[doc = $doc:literal])+ $name:ident => $word:literal,)+) => {
-        /// Where.
+        /// A crash point.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Point { $($(#[doc = $doc])+ $name,)+ }
 
         impl Point {
-            /// All of them, by their names.
+            /// All crash points, with their names.
             pub const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$name),)+];
         }
     };
 }
 
 points! {
-    /// A connection was accepted, and is written down nowhere.
+    /// A connection was accepted and is not in the session table yet.
     Accepted => "accepted",
-    /// It is in the table.
+    /// The session is in the table.
     Enlisted => "enlisted",
-    /// The socket for the server is in the table, and has sent nothing.
+    /// The server socket is in the table and has sent nothing.
     Socket => "socket",
-    /// The SYN is on its way.
+    /// The SYN was sent.
     Syn => "syn",
-    /// The SYN took bytes along.
+    /// The SYN carried data.
     SynData => "syn-data",
     /// The server has answered.
     Connected => "connected",
-    /// Both legs stand, and the table knows.
+    /// Both legs are connected, and the table records that.
     Relaying => "relaying",
-    /// A pipe is in the table, and nothing in it.
+    /// An empty pipe is in the table.
     Pipe => "pipe",
     /// Bytes are in the pipe.
     Filled => "filled",
-    /// Bytes have left the pipe, and are not counted.
+    /// Bytes have left the pipe and are not counted yet.
     Drained => "drained",
-    /// The pipe is empty and out of the table.
+    /// The pipe is empty and removed from the table.
     Returned => "returned",
-    /// An urgent byte has been seen, and is still in its source.
+    /// An urgent byte was seen and is still in its source.
     UrgentSeen => "urgent-seen",
-    /// It has been taken, and not been passed on.
+    /// The urgent byte was taken and not passed on yet.
     UrgentTaken => "urgent-taken",
-    /// It has been passed on, and the table does not know.
+    /// The urgent byte was passed on, and the table does not record that yet.
     UrgentGiven => "urgent-given",
-    /// One end's FIN has come, and has not been passed on.
+    /// A FIN was read and not passed on yet.
     Eof => "eof",
-    /// It has been passed on.
+    /// The FIN was passed on.
     Shut => "shut",
-    /// A leg has failed, and that was read.
+    /// A leg has failed, and its error was read.
     Failed => "failed",
-    /// The close record is out, and the table does not know.
+    /// The close record is written, and the table does not record that yet.
     Recorded => "recorded",
-    /// The table says that it is over, and the legs are open.
+    /// The table records the end of the session, and the legs are still open.
     Ended => "ended",
-    /// The worker before has died, and what it left has been read.
+    /// A new worker has read the sessions of one that died.
     TakenOver => "taken-over",
-    /// A session is about to be driven.
+    /// The worker is about to drive a session.
     Driven => "driven",
     /// A worker starts.
     Start => "start",
-    /// It makes the runtime of its control thread.
+    /// The worker creates the runtime of its control thread.
     Runtime => "runtime",
-    /// It registers the channel to the guardian.
+    /// The worker registers the channel to the guardian.
     Orders => "orders",
-    /// It starts to watch for the guardian's death.
+    /// The worker starts to watch for the guardian's death.
     Guardian => "guardian",
-    /// It makes the runtime of the thread that changes the host.
+    /// The worker creates the runtime of the thread that changes the host.
     Host => "host",
-    /// It starts a thread.
+    /// The worker starts a thread.
     Thread => "thread",
-    /// A thread makes its runtime.
+    /// A thread creates its runtime.
     ThreadRuntime => "thread-runtime",
     /// A thread registers its listeners.
     Listener => "listener",
@@ -84,7 +88,7 @@ points! {
 }
 
 impl Point {
-    /// The steps of a worker's start that can fail, in their order.
+    /// The steps of a worker's start that can fail, in order.
     pub const START: [Self; 7] = [
         Self::Runtime,
         Self::Orders,
@@ -96,7 +100,7 @@ impl Point {
     ];
 }
 
-/// The worker is at `point`.
+/// Marks that the worker has reached `point`.
 #[inline]
 pub fn at(point: Point) {
     #[cfg(debug_assertions)]
@@ -104,7 +108,7 @@ pub fn at(point: Point) {
     let _ = point;
 }
 
-/// The worker drives a session to this port.
+/// Marks that the worker drives a session to the server port `port`.
 #[inline]
 pub fn driving(port: u16) {
     #[cfg(debug_assertions)]
@@ -112,10 +116,10 @@ pub fn driving(port: u16) {
     let _ = port;
 }
 
-/// The worker does `step`, unless that is to fail at `point`.
+/// Runs `step`, unless a test lets it fail at `point`.
 ///
 /// # Errors
-/// Those of `step`; `EAGAIN` where a test has it fail.
+/// Those of `step`; `EAGAIN` if a test lets it fail.
 #[inline]
 pub fn or_fail<T>(point: Point, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     #[cfg(debug_assertions)]
@@ -126,8 +130,8 @@ pub fn or_fail<T>(point: Point, step: impl FnOnce() -> io::Result<T>) -> io::Res
     step()
 }
 
-/// Arms the points in this worker. `struck` remembers for the daemon's life which of them have struck; `first`: it is the daemon's first
-/// worker.
+/// Arms the crash points in this worker. `struck` records for the daemon's life which of them have taken effect.
+/// `first` marks the daemon's first worker.
 pub fn arm(struck: &'static AtomicU64, first: bool) {
     #[cfg(debug_assertions)]
     armed::arm(struck, first);
@@ -165,11 +169,11 @@ mod armed {
     }
 
     pub fn arm(struck: &'static AtomicU64, first: bool) {
-        // One worker is armed once.
+        // A worker is armed only once.
         let _ = STRUCK.set((struck, first));
     }
 
-    /// Whether the step at `point` is to fail.
+    /// Executes the effect of `point`, if there is one. Returns whether the step must fail.
     pub fn strike(point: Point, port: Option<u16>) -> bool {
         let Some(&(struck, first)) = STRUCK.get() else { return false };
         let hit = |order: &&Order| order.point == point && (order.port.is_none() || order.port == port);
@@ -198,7 +202,7 @@ mod armed {
         words.split(',').filter(|word| !word.is_empty()).map(order).collect()
     }
 
-    /// A test that misspells a point must not pass for it.
+    /// Parses one item of the variable. It panics on an unknown point, so that a test with a misspelt name fails.
     fn order(word: &str) -> Order {
         let mut parts = word.split(':');
         let effect = match parts.next() {

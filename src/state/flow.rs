@@ -1,4 +1,4 @@
-//! Who talks to whom. PURE.
+//! The endpoints of a connection. PURE.
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrigDst(pub SocketAddr);
 
-/// One intercepted connection's two ends, as known at accept.
+/// The two endpoints of an intercepted connection, as known at accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// The client's address and port.
     pub client: SocketAddr,
-    /// The server's.
+    /// The server's address and port, which the client wanted to reach.
     pub orig_dst: OrigDst,
 }
 

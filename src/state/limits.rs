@@ -1,23 +1,24 @@
-//! How many sessions there may be, and when new connections are better routed past us. PURE.
+//! The limit on sessions, and the gate that routes new connections near the limit. PURE.
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Of ten descriptors, nine are for sessions; the rest is for listeners, pipes, the log and the runtime.
+/// Share of the descriptors that sessions may use: nine of ten. Listeners, pipes, the log and the runtime use the
+/// rest.
 const DESCRIPTORS_FOR_SESSIONS: (u64, u64) = (9, 10);
-/// A session's legs.
+/// Descriptors of one session: its two legs.
 const DESCRIPTORS_A_SESSION: u64 = 2;
-/// From this share of the limit on, in per cent, new connections are routed ...
+/// Share of the limit, in per cent, from which new connections are routed.
 const CLOSE_AT: u64 = 95;
-/// ... until no more than this share is left.
+/// Share of the limit, in per cent, at which new connections are intercepted again.
 const OPEN_AT: u64 = 90;
 
-/// The most sessions that `descriptors` (RLIMIT_NOFILE) carry; at least one.
+/// Returns the highest number of sessions for `descriptors` (RLIMIT_NOFILE); at least one.
 pub fn carried_by(descriptors: u64) -> u32 {
     let (of, all) = DESCRIPTORS_FOR_SESSIONS;
     let sessions = descriptors / all * of / DESCRIPTORS_A_SESSION;
     u32::try_from(sessions).unwrap_or(u32::MAX).max(1)
 }
 
-/// How many sessions there are, of how many there may be, and whether new connections are let in.
+/// The number of sessions, its limit, and whether the gate is open.
 #[derive(Debug)]
 pub struct Occupancy {
     sessions: AtomicU32,
@@ -27,18 +28,18 @@ pub struct Occupancy {
     draining: AtomicBool,
 }
 
-/// What a change means for the gate.
+/// The consequence of a change for the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a gate that nobody moves stays as it is"]
+#[must_use = "a gate stays as it is until the caller moves it"]
 pub enum Gate {
-    /// It is to be moved: [`Occupancy::closes`] says where to.
+    /// The gate must move, to the state that [`Occupancy::closes`] returns.
     Moves,
-    /// It is right as it is.
+    /// The gate is in the right state.
     Stays,
 }
 
 impl Occupancy {
-    /// None of `limit` yet, and the gate is open.
+    /// Creates a state with no session, a limit of `limit`, and an open gate.
     pub fn new(limit: u32) -> Self {
         Self {
             sessions: AtomicU32::new(0),
@@ -49,49 +50,50 @@ impl Occupancy {
         }
     }
 
-    /// One session more. It may be one too many: what was intercepted before the gate was closed is served.
+    /// Adds a session. It may exceed the limit: connections that were intercepted before the gate closed are served.
     pub fn enter(&self) -> Gate {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         self.gate()
     }
 
-    /// One session less.
+    /// Removes a session.
     pub fn leave(&self) -> Gate {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
         self.gate()
     }
 
-    /// The kernel had no descriptor or memory for one more: the gate is to be looked at, and the kernel to be asked again.
+    /// Records that the kernel was out of descriptors or memory. The gate's task must check the gate and test the
+    /// kernel again.
     pub fn exhausted(&self) {
         self.exhausted.store(true, Ordering::Relaxed);
     }
 
-    /// From now on new connections are routed.
+    /// Starts to drain: from now on new connections are routed.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The kernel has some again: the gate is to be looked at.
+    /// Records that the kernel has descriptors and memory again. The gate's task must check the gate.
     pub fn recovered(&self) {
         self.exhausted.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the kernel had nothing left when it was asked last.
+    /// Returns whether the kernel was out of descriptors or memory when it was last tested.
     pub fn is_exhausted(&self) -> bool {
         self.exhausted.load(Ordering::Relaxed)
     }
 
-    /// Sessions now.
+    /// Returns the number of sessions.
     pub fn sessions(&self) -> u32 {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Sessions at most.
+    /// Returns the limit on sessions.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Whether the gate should be closed.
+    /// Returns whether the gate should be closed.
     pub fn closes(&self) -> bool {
         let share = |per_cent: u64| u64::from(self.limit) * per_cent / 100;
         let close_at = share(CLOSE_AT).max(1);
@@ -99,12 +101,12 @@ impl Occupancy {
         self.draining.load(Ordering::Relaxed) || self.is_exhausted() || u64::from(self.sessions()) > mark
     }
 
-    /// Whether it is.
+    /// Returns whether the gate is closed.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// The gate was moved.
+    /// Records that the gate was moved.
     pub fn moved(&self, closed: bool) {
         self.closed.store(closed, Ordering::Relaxed);
     }
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_no_closes_the_gate_until_it_says_yes() {
+    fn exhaustion_closes_the_gate_until_the_kernel_recovers() {
         let occupancy = Occupancy::new(1000);
         assert_eq!(occupancy.enter(), Gate::Stays);
         occupancy.exhausted();
@@ -136,13 +138,14 @@ mod tests {
         assert!(!occupancy.closes());
     }
 
-    /// The number of sessions at which the gate closes while sessions are added, and at which it opens while they end.
+    /// Returns two numbers of sessions: at the first the gate closes while sessions are added, at the second it opens
+    /// while they end.
     fn thresholds(limit: u32) -> (u32, u32) {
         let occupancy = Occupancy::new(limit);
         while occupancy.enter() == Gate::Stays {}
         let closed_at = occupancy.sessions();
         occupancy.moved(true);
-        // The gate lets in what was intercepted before it closed.
+        // Connections that were intercepted before the gate closed are still served.
         (closed_at..limit).for_each(|_| assert_eq!(occupancy.enter(), Gate::Stays));
         while occupancy.leave() == Gate::Stays {}
         (closed_at, occupancy.sessions())
@@ -164,8 +167,8 @@ mod tests {
         }
     }
 
-    /// The state of the gate that the documentation promises, in whole sessions: both thresholds are rounded down, and the gate opens at
-    /// least one session below the number at which it closes.
+    /// Returns whether the gate is closed by the documented rule, in whole sessions. Both thresholds are rounded
+    /// down. The gate opens at least one session below the number at which it closes.
     fn promised(limit: u32, sessions: u32, was_closed: bool) -> bool {
         let one_more = (sessions + 1) * 100;
         match sessions {

@@ -1,30 +1,30 @@
-//! What is counted. PURE: plain atomics, one or two of them touched in a connection's life.
+//! The counters. PURE: plain atomics; a connection touches one or two of them.
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only grows, in memory that may outlive the process.
+/// A counter that only grows, in memory that may outlive the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Counter(&'static AtomicU64);
 
 impl Default for Counter {
-    /// One of its own, which is never given back.
+    /// Creates a counter in its own memory, which is never freed.
     fn default() -> Self {
         Self(Box::leak(Box::default()))
     }
 }
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn count(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many more.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// Returns the count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -32,15 +32,15 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident => $word:literal,)+) => {
-        /// Everything that the daemon counts.
+        /// All counters of the daemon.
         #[derive(Debug, Clone, Copy, Default)]
         pub struct Counters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
 
         impl Counters {
-            /// How many there are.
+            /// The number of counters.
             pub const COUNT: usize = [$($word),+].len();
 
-            /// Those that are kept in `words`, of which there must be [`Self::COUNT`] or more.
+            /// Returns the counters that are stored in `words`, which must have at least [`Self::COUNT`] elements.
             pub fn over(words: &'static [AtomicU64]) -> Self {
                 let mut words = words.iter();
                 $(let $name = words.next().map_or_else(Counter::default, Counter);)+
@@ -59,27 +59,29 @@ macro_rules! counters {
     };
 }
 
-// Their order is that of their words in the table of sessions. Add a new counter at the end; any other change needs another LAYOUT.
+// The order is that of the words in the session table. Add new counters at the end; any other change needs another
+// LAYOUT.
 counters! {
     /// Connections that were intercepted.
     accepted => "accepted",
     /// Sessions that ended with a FIN in both directions.
     ended_in_order => "ended-in-order",
-    /// Server legs that came about when the same address and port were tried again.
+    /// Server legs that connected when the same address and port were retried.
     dialled_again => "dialled-again",
     /// Server legs from the client's address with another port.
     dialled_other_port => "dialled-other-port",
     /// Sessions without a server leg: refused, unreachable, or timed out.
     dial_failed => "dial-failed",
-    /// Server legs whose SYN carried the client's first bytes, which were taken.
+    /// Server legs whose SYN carried the client's first bytes, which the server accepted.
     fast_open_data => "fast-open-data",
-    /// Server legs whose SYN with Fast Open was lost or whose data was not taken.
+    /// Server legs whose Fast Open SYN was lost, or whose data was not accepted.
     fast_open_failed => "fast-open-failed",
     /// Server legs without Fast Open, because it failed with that server before.
     fast_open_avoided => "fast-open-avoided",
-    /// Server legs that were Multipath TCP to their end.
+    /// Server legs that used Multipath TCP to their end.
     mptcp => "mptcp",
-    /// Server legs that were to be Multipath TCP and are TCP: the server, this kernel, or something between them has it not.
+    /// Server legs that were to use Multipath TCP and use TCP: the server, this kernel or a middlebox does not support
+    /// it.
     mptcp_failed => "mptcp-failed",
     /// Server legs without Multipath TCP, because it failed with that server before.
     mptcp_avoided => "mptcp-avoided",
@@ -87,27 +89,27 @@ counters! {
     timed_out => "timed-out",
     /// Connections to the listener itself.
     to_listener => "to-listener",
-    /// Connections that were over before they could be accepted.
+    /// Connections that ended before they could be accepted.
     aborted => "aborted",
-    /// Times that the kernel had no descriptor or memory for one more connection.
+    /// Times that the kernel had no descriptor or memory for another connection.
     exhausted => "exhausted",
-    /// Connections that were reset because they had waited for a place in vain.
+    /// Connections that were reset because they had waited for a second without success.
     shed => "shed",
-    /// Times that new connections were routed past us, because the limit was near or the kernel had nothing left.
+    /// Times that the gate was closed, because the limit was near or the kernel was out of descriptors or memory.
     gate_closed => "gate-closed",
-    /// Workers that died, were killed or hung.
+    /// Workers that died or hung, or were killed.
     crashes => "crashes",
-    /// Sessions that another worker has gone on with.
+    /// Sessions that another worker resumed.
     taken_up => "taken-up",
-    /// Sessions that were reset because they could not be gone on with.
+    /// Sessions that were reset because they could not be resumed.
     not_taken_up => "not-taken-up",
-    /// Sessions that were reset because two workers in a row died while they drove them.
+    /// Sessions that were reset because two workers in a row died while driving them.
     given_up => "given-up",
     /// Times that the program was replaced while it ran.
     upgrades => "upgrades",
 }
 
-/// Says yes to the first and then to each ten times as many: what a peer can trigger must not fill a log.
+/// Returns whether `count` is 1, 10, 100 …: events that a peer can cause must not fill the log.
 pub fn worth_a_line(count: u64) -> bool {
     count > 0 && 10_u64.pow(count.ilog10()) == count
 }
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_said_by_name() {
+    fn counters_are_printed_by_name() {
         let counters = Counters::default();
         counters.dialled_again.count();
         assert!(counters.to_string().contains("dialled-again=1 dialled-other-port=0"));

@@ -1,4 +1,4 @@
-//! What outlives a worker, and what is said of a connection. EFFECT.
+//! State that outlives a worker, and the facts that are recorded of a connection. EFFECT.
 pub mod crash;
 pub mod flow;
 pub mod limits;

@@ -1,4 +1,4 @@
-//! The close record: what is said of a connection, once, at its end. PURE.
+//! The close record: the facts of a connection, written once at its end. PURE.
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -6,80 +6,80 @@ use std::time::Duration;
 
 use crate::state::flow::{Flow, Side};
 
-/// How a session ended: at once the log's fields, a bounded label, and what tests assert.
+/// The end of a session: the log's fields, a bounded label, and the value that tests assert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// Who ended it.
+    /// The party that ended it.
     pub by: By,
-    /// Where it stood.
+    /// The phase at its end.
     pub phase: Phase,
-    /// Why.
+    /// The cause.
     pub cause: Cause,
 }
 
-/// Who ended a session.
+/// The party that ended a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// The client: for an orderly end, the one whose FIN came first.
+    /// The client. An orderly end counts as the side's whose FIN came first.
     Client,
-    /// The server, or the network on the way to it.
+    /// The server, or the network towards it.
     Server,
-    /// This program, by one of its timeouts or limits.
+    /// This program, by a timeout or limit.
     Us,
     /// The operator, by stopping the program.
     Admin,
 }
 
-/// Where a session stands.
+/// The phase of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The client is accepted, the server is being dialled.
+    /// The client is accepted, and the server is being dialled.
     Connect,
-    /// Both legs are there.
+    /// Both legs are connected.
     Relay,
 }
 
-/// Why a session ended.
+/// The cause of a session's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// FIN in both directions.
+    /// Both directions ended with a FIN.
     Eof,
-    /// A leg failed, with this errno.
+    /// A leg failed with this errno.
     Errno(i32),
-    /// One of our timeouts.
+    /// One of our timeouts expired.
     Timeout(Timeout),
     /// The program stopped.
     Stopped,
 }
 
-/// Our timeouts.
+/// The timeouts of this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timeout {
-    /// `server.connect-timeout`
+    /// `server.connect-timeout`.
     Connect,
-    /// `timeouts.half-closed`
+    /// `timeouts.half-closed`.
     HalfClosed,
-    /// `timeouts.idle`
+    /// `timeouts.idle`.
     Idle,
 }
 
 impl End {
-    /// Both directions came to their end in order; `first` sent its FIN first.
+    /// Returns the end of a session in which both directions ended in order; `first` sent its FIN first.
     pub const fn in_order(first: Side) -> Self {
         Self { by: By::of(first), phase: Phase::Relay, cause: Cause::Eof }
     }
 
-    /// A leg failed.
+    /// Returns the end of a session whose leg failed with `err`.
     pub fn failed(side: Side, phase: Phase, err: &io::Error) -> Self {
         Self { by: By::of(side), phase, cause: Cause::Errno(err.raw_os_error().unwrap_or(0)) }
     }
 
-    /// One of our timeouts struck.
+    /// Returns the end of a session by one of our timeouts.
     pub const fn timeout(phase: Phase, which: Timeout) -> Self {
         Self { by: By::Us, phase, cause: Cause::Timeout(which) }
     }
 
-    /// The session's task was dropped, which happens only when the program stops.
+    /// Returns the end of a session whose task was dropped, which happens only when the program stops.
     pub const fn stopped(phase: Phase) -> Self {
         Self { by: By::Admin, phase, cause: Cause::Stopped }
     }
@@ -94,92 +94,92 @@ impl By {
     }
 }
 
-/// Which step of the ladder brought the server leg about. The numbers are in the table of sessions: a change of them needs another
+/// The dial attempt that connected the server leg. The session table stores the numbers: changing them needs another
 /// [`LAYOUT`](crate::state::table::header::LAYOUT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialled {
     /// The first attempt.
     First = 0,
-    /// The same address and port again, a moment later.
+    /// A retry from the same address and port, a moment later.
     Again = 1,
-    /// The client's address with another port.
+    /// A dial from the client's address with another port.
     OtherPort = 2,
 }
 
-/// What became of Multipath TCP on a leg. All but [`Mptcp::Yes`] mean that it is TCP.
+/// The result of Multipath TCP on a leg. All variants but [`Mptcp::Yes`] mean that the leg uses TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mptcp {
-    /// Not asked for.
+    /// Not configured.
     Off,
-    /// Asked for and not even tried: this kernel makes no such sockets any more.
+    /// Configured but not tried: this kernel no longer creates such sockets.
     Refused,
-    /// Not asked for, because it failed with this server before.
+    /// Not tried, because it failed with this server before.
     Avoided,
     /// In use to the end.
     Yes,
-    /// The peer does not speak it; of a client: did not ask for it.
+    /// The peer does not support it; on a client leg: the client did not ask for it.
     Fallback,
-    /// No SYN with it was answered, and one without was.
+    /// No SYN with the option was answered, and one without was.
     Lost,
-    /// In use at first; then the peer, or something on the way that does not let it pass, made it TCP.
+    /// In use at first; then the peer, or a middlebox that blocks it, forced a fallback to TCP.
     Broken,
 }
 
-/// How a leg's first SYN was sent or taken, and what TCP Fast Open came to. The numbers are in the table of sessions: a change of
+/// The kind of a leg's first SYN, and the result of TCP Fast Open. The session table stores the numbers: changing
 /// them needs another [`LAYOUT`](crate::state::table::header::LAYOUT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
-    /// By an ordinary SYN: Fast Open is switched off, or the client did not use it.
+    /// An ordinary SYN: Fast Open is off, or the client did not use it.
     Ordinary = 0,
-    /// By an ordinary SYN, because Fast Open failed with this server before.
+    /// An ordinary SYN, because Fast Open failed with this server before.
     Avoided = 1,
-    /// By a SYN that asked for a cookie. Without a cookie the far end may take it as if it had one.
+    /// A SYN that asked for a cookie. A far box that requires no cookie may accept at once.
     Asked = 2,
-    /// By a SYN with the cookie and no data: there was none yet.
+    /// A SYN with the cookie and without data: no data was available yet.
     Empty = 3,
-    /// By a SYN with data, which was taken.
+    /// A SYN with data, which was accepted.
     Data = 4,
-    /// By a SYN with data, which was not taken and was sent again.
+    /// A SYN with data, which was not accepted and was sent again.
     Ignored = 5,
-    /// By an ordinary SYN, after one of Fast Open was not answered.
+    /// An ordinary SYN, after a Fast Open SYN was not answered.
     Lost = 6,
 }
 
-/// What is known of a leg once it stands.
+/// The facts of a connected leg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegFacts {
     /// The congestion control in use.
     pub congestion_control: String,
-    /// Multipath TCP.
+    /// The result of Multipath TCP.
     pub mptcp: Mptcp,
-    /// Its paths; `None` where it is not in use, or the kernel knows them no more.
+    /// Its paths; `None` if it is not in use, or if the kernel has already forgotten them.
     pub paths: Option<Paths>,
 }
 
-/// The paths of an MPTCP connection: the most that was seen of them at its end.
+/// The paths of an MPTCP connection: the most complete view of them near its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths(pub Vec<Path>);
 
-/// One of them.
+/// One path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// This host's address.
     pub local: IpAddr,
-    /// The peer's.
+    /// The peer's address.
     pub remote: IpAddr,
-    /// Bytes of payload that were sent by it.
+    /// Bytes of payload that were sent over it.
     pub sent: u64,
-    /// Bytes of payload that came by it.
+    /// Bytes of payload that were received over it.
     pub received: u64,
 }
 
 impl Paths {
-    /// How many there are.
+    /// Returns the number of paths.
     pub fn count(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// Bytes sent and received by all of them.
+    /// Returns the bytes sent and received over all paths.
     pub fn carried(&self) -> u64 {
         self.0.iter().map(|path| path.sent + path.received).sum()
     }
@@ -196,42 +196,42 @@ impl fmt::Display for Paths {
     }
 }
 
-/// Everything that is said of one connection.
+/// The close record of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Client and original destination.
     pub flow: Flow,
-    /// The address that the server saw; `None` when no server leg came about.
+    /// The source address that the server saw; `None` without a server leg.
     pub source: Option<SocketAddr>,
-    /// How the server leg was dialled; `None` when none came about.
+    /// How the server leg was dialled; `None` if no dial succeeded.
     pub dialled: Option<Dialled>,
-    /// How it ended.
+    /// How the session ended.
     pub end: End,
     /// Payload bytes that were passed on to the server.
     pub to_server: u64,
     /// Payload bytes that were passed on to the client.
     pub to_client: u64,
-    /// From accept to the server's answer; `None` when there was none.
+    /// Time from accept to the server's answer; `None` if there was none.
     pub connect: Option<Duration>,
-    /// From accept to the end.
+    /// Time from accept to the end.
     pub duration: Duration,
     /// The client leg.
     pub client: LegFacts,
-    /// How the client's SYN was taken.
+    /// How the client's SYN was accepted.
     pub client_opening: Opening,
-    /// The server leg.
+    /// The server leg; `None` if no dial succeeded.
     pub server: Option<LegFacts>,
-    /// How the server leg's SYN was sent; `None` when none came about.
+    /// How the server leg's SYN was sent; `None` if no dial succeeded.
     pub server_opening: Option<Opening>,
 }
 
 macro_rules! words {
     ($($name:ident { $($variant:ident => $word:literal),+ $(,)? })+) => {$(
         impl $name {
-            /// All of them.
+            /// All variants.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word for it in logs.
+            /// Returns the word that logs use.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }
@@ -273,14 +273,15 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The errnos that end a connection in the ordinary life of TCP, in words; numbers of include/uapi/asm-generic/errno.h.
+/// Returns the word for an errno that commonly ends a TCP connection. The numbers are those of
+/// include/uapi/asm-generic/errno.h.
 fn errno_word(errno: i32) -> Option<&'static str> {
     Some(match errno {
         1 => "filtered",
         12 => "out-of-memory",
         13 => "not-permitted",
         23 | 24 => "out-of-descriptors",
-        // EPIPE: the reset came behind the peer's FIN (tcp_reset() in net/ipv4/tcp_input.c), or before our write.
+        // EPIPE: the reset came after the peer's FIN (tcp_reset() in net/ipv4/tcp_input.c), or before our write.
         32 | 104 => "reset",
         98 | 99 => "address-in-use",
         100 => "network-down",

@@ -1,4 +1,4 @@
-//! Sockets and the runtime's event loop.
+//! Registration of sockets and other descriptors with the event loop of the runtime.
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -6,10 +6,10 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A socket that could not be registered, and why.
+/// A socket that could not be registered, with the error.
 #[derive(Debug)]
 pub struct Unregistered {
-    /// The socket, open as before.
+    /// The socket, still open.
     pub socket: Socket,
     /// The error of epoll_ctl(2).
     pub err: io::Error,
@@ -22,23 +22,23 @@ impl From<Unregistered> for io::Error {
     }
 }
 
-/// Registers `socket`, which must be non-blocking, with this thread's runtime.
+/// Registers `socket`, which must be non-blocking, with the runtime of this thread.
 ///
 /// # Errors
-/// Those of epoll_ctl(2), with the socket: ENOMEM, and ENOSPC when `fs.epoll.max_user_watches` is reached.
+/// Returns the socket with the error of epoll_ctl(2): ENOMEM, or ENOSPC if `fs.epoll.max_user_watches` is reached.
 pub fn async_socket(socket: Socket, interest: Interest) -> Result<AsyncFd<Socket>, Unregistered> {
-    // SAFETY: a `Socket` owns its descriptor, has the same one as long as it lives, and `AsyncFd` owns the `Socket`.
+    // SAFETY: a `Socket` owns its descriptor, keeps the same one for its lifetime, and `AsyncFd` owns the `Socket`.
     unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(|failed| {
         let (socket, err) = failed.into_parts();
         Unregistered { socket, err }
     })
 }
 
-/// Registers any other descriptor that can be waited for: a pidfd, say.
+/// Registers any other descriptor that epoll supports, such as a pidfd.
 ///
 /// # Errors
-/// As [`async_socket`], and `EPERM` for what cannot be waited for.
+/// Returns the errors of [`async_socket`], and `EPERM` for a descriptor that epoll does not support.
 pub fn async_descriptor(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` owns its descriptor, has the same one as long as it lives, and `AsyncFd` owns the `OwnedFd`.
+    // SAFETY: an `OwnedFd` owns its descriptor, keeps the same one for its lifetime, and `AsyncFd` owns the `OwnedFd`.
     unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(io::Error::from)
 }

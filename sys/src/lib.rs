@@ -1,5 +1,5 @@
-//! The system calls of tcp-intercept that no library offers: one safe function each, borrowed descriptor in,
-//! typed result out, no policy, no logging. The only crate with `unsafe`.
+//! The system calls of tcp-intercept that no library offers: one safe function each, with a borrowed descriptor as
+//! argument and a typed result, without policy or logging. This is the only crate with `unsafe`.
 
 mod descriptors;
 mod event;

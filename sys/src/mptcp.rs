@@ -1,4 +1,4 @@
-//! The paths of a Multipath TCP connection, and what each has carried.
+//! The subflows of a Multipath TCP connection, with the bytes that each has carried.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -11,26 +11,27 @@ use crate::sockopt::{Plain, exchange};
 const SOL_MPTCP: c_int = 284;
 const MPTCP_TCPINFO: c_int = 2;
 const MPTCP_SUBFLOW_ADDRS: c_int = 3;
-/// More than a connection can have: MPTCP_SUBFLOWS_MAX in net/mptcp/protocol.h counts 8 besides the first.
+/// More subflows than a connection can have: MPTCP_SUBFLOWS_MAX in net/mptcp/protocol.h is 8, besides the first.
 const MOST: usize = 16;
-/// Between the two questions a subflow may come or go: so often they are asked again.
+/// The number of attempts: a subflow may appear or vanish between the two system calls.
 const TRIES: usize = 3;
 
 /// One TCP connection of an MPTCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subflow {
-    /// This host's end.
+    /// The address and port of this host.
     pub local: SocketAddr,
-    /// The peer's.
+    /// The address and port of the peer.
     pub remote: SocketAddr,
-    /// Bytes of payload that it has sent, each counted once.
+    /// Bytes of payload sent, without retransmissions.
     pub sent: u64,
-    /// Bytes of payload that have come by it.
+    /// Bytes of payload received.
     pub received: u64,
 }
 
-/// The subflows that `sock` has now; one that was closed may be among them for a while, and then no more.
-/// `EOPNOTSUPP`: it is no MPTCP socket, or has fallen back. `ENOPROTOOPT`: the kernel is older than 5.16.
+/// Returns the subflows that `sock` has now. A closed subflow may remain in the list for a while.
+/// `EOPNOTSUPP`: `sock` is no MPTCP socket, or has fallen back. `ENOPROTOOPT`: the kernel is older than 5.16.
+/// `ResourceBusy`: the subflows changed during each attempt.
 pub fn subflows(sock: BorrowedFd<'_>) -> io::Result<Vec<Subflow>> {
     for _ in 0..TRIES {
         let infos: Answer<TcpInfo> = ask(sock, MPTCP_TCPINFO)?;
@@ -66,7 +67,7 @@ struct Answer<T> {
     data: [T; MOST],
 }
 
-/// The header and an array of items fill an answer without padding.
+// The header and the array of items fill an answer without padding.
 const _: () = {
     assert!(size_of::<Answer<TcpInfo>>() == HEADER_LEN as usize + MOST * size_of::<TcpInfo>());
     assert!(size_of::<Answer<Addresses>>() == HEADER_LEN as usize + MOST * size_of::<Addresses>());
@@ -93,7 +94,7 @@ where
 }
 
 impl Subflow {
-    /// `None` for one that has lost its address, and its counts with it: tcp_disconnect() in net/ipv4/tcp.c.
+    /// Returns `None` for a subflow that tcp_disconnect() in net/ipv4/tcp.c has cleared: address and counters are zero.
     fn read(addresses: &Addresses, info: &TcpInfo) -> Option<Self> {
         let (local, remote) = addresses.split_at(SOCKADDR_STORAGE);
         let (local, remote) = (address(local)?, address(remote)?);
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_of_tcp_has_none() {
+    fn a_plain_tcp_socket_has_no_subflows() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(subflows(listener.as_fd()).is_err());
     }

@@ -8,13 +8,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::sockopt::{cvt, set};
 
-/// A socket that takes every frame that arrives at the device with this index, and none that leaves by it; what is
-/// sent on it leaves by that device as it is. It does not block. Linux 4.20.
+/// Opens a non-blocking socket that receives every frame that arrives on the device with index `device`, and no
+/// outgoing frame. Frames that are written to it leave by that device unchanged. It requires Linux 4.20.
 ///
 /// # Errors
-/// `EPERM` without CAP_NET_RAW; `ENODEV` when no device of this network namespace has the index.
+/// `EPERM` without CAP_NET_RAW; `ENODEV` if no device of this network namespace has the index.
 pub fn packet_socket(device: c_int) -> io::Result<Socket> {
-    // Protocol 0 takes no frame before bind() has named the device.
+    // With protocol 0 the socket receives no frames before bind() has set the device.
     let socket = Socket::new_raw(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     socket.set_nonblocking(true)?;
     set(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
@@ -27,7 +27,7 @@ pub fn packet_socket(device: c_int) -> io::Result<Socket> {
         sll_halen: 0,
         sll_addr: [0; 8],
     };
-    // SAFETY: `address` is readable for the length that is given; the kernel copies it before it returns.
+    // SAFETY: `address` is readable for the given length; the kernel copies it before it returns.
     cvt(unsafe {
         libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<sockaddr_ll>() as socklen_t)
     })?;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_socket_needs_a_device_and_the_right_to_it() {
+    fn a_packet_socket_needs_an_existing_device_and_permission() {
         let kind = packet_socket(c_int::MAX).unwrap_err().raw_os_error();
         assert!(matches!(kind, Some(libc::ENODEV | libc::EPERM)), "{kind:?}");
     }

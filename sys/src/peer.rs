@@ -4,16 +4,16 @@ use std::os::fd::BorrowedFd;
 
 use crate::sockopt::{UCRED_WORDS, get};
 
-/// The process that connected, or listened, at the other end.
+/// The process that connected to, or listens on, the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its number; `None` if it is in a PID namespace that this process cannot see.
+    /// Its process id; `None` if it is in a PID namespace that this process cannot see.
     pub pid: Option<i32>,
-    /// Its effective user; 65534 (`kernel.overflowuid`) if the user namespace of this process does not map it.
+    /// Its effective user id; 65534 (`kernel.overflowuid`) if the user namespace of this process does not map it.
     pub uid: u32,
 }
 
-/// Asks for the process at the other end of `sock` (SO_PEERCRED).
+/// Returns the process at the other end of `sock` (SO_PEERCRED).
 pub fn peer(sock: BorrowedFd<'_>) -> io::Result<Peer> {
     // A `struct ucred`: pid, uid, gid.
     let [pid, uid, _]: [u32; UCRED_WORDS] = get(sock, libc::SOL_SOCKET, libc::SO_PEERCRED)?;

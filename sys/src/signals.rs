@@ -1,4 +1,4 @@
-//! Signals that are read instead of striking.
+//! Signals that are read from a descriptor (signalfd) instead of interrupting the process.
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::{MaybeUninit, size_of};
@@ -9,19 +9,20 @@ use libc::c_int;
 
 use crate::descriptors::Registered;
 
-/// Waiting signals, to be read one by one. They stay blocked for good, also in processes and threads that are made later.
+/// Pending signals, read one by one. They stay blocked permanently, also in processes and threads that are created
+/// later.
 #[derive(Debug)]
 pub struct Signals(Registered<File>);
 
 impl Signals {
-    /// Watches for `signals` (numbers of signal(7)). Call it before there is a second thread: one that does not block them would
-    /// get them.
+    /// Blocks `signals` (numbers of signal(7)) and watches for them. Call it before there is a second thread: the
+    /// kernel delivers signals to threads that do not block them.
     ///
     /// # Errors
-    /// Those of signalfd(2), `EINVAL` for what is no signal.
+    /// Returns the errors of signalfd(2), and `EINVAL` for an invalid signal number.
     pub fn watch(signals: &[i32]) -> io::Result<Self> {
         let set = set_of(signals)?;
-        // SAFETY: `set` is a valid signal set, and nothing is asked back.
+        // SAFETY: `set` is a valid signal set, and the pointer for the old set may be null.
         match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) } {
             0 => {}
             errno => return Err(io::Error::from_raw_os_error(errno)),
@@ -31,18 +32,18 @@ impl Signals {
         if fd == -1 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it was just made, and nothing else owns it.
+        // SAFETY: the descriptor is new, and nothing else owns it.
         Ok(Self(Registered::new(unsafe { File::from_raw_fd(fd) })))
     }
 
-    /// The number of a signal that has come; `None`: none waits.
+    /// Returns the number of the next pending signal; `None` if there is none.
     ///
     /// # Errors
-    /// None are known.
+    /// Returns the errors of read(2); none are known here.
     pub fn next(&self) -> io::Result<Option<i32>> {
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
         match (&*self.0).read_exact(&mut info) {
-            // ssi_signo is the first of its members.
+            // `ssi_signo` is the first member of the structure.
             Ok(()) => Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))),
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(err) => Err(err),
@@ -60,7 +61,7 @@ fn set_of(signals: &[c_int]) -> io::Result<libc::sigset_t> {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset() writes the whole set.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: it was written.
+    // SAFETY: sigemptyset() has initialised the set.
     let mut set = unsafe { set.assume_init() };
     for &signal in signals {
         // SAFETY: `set` is a valid signal set.
@@ -79,7 +80,7 @@ mod tests {
     fn a_signal_waits_until_it_is_read() {
         let signals = Signals::watch(&[libc::SIGWINCH]).unwrap();
         assert_eq!(signals.next().unwrap(), None);
-        // SAFETY: a signal to this very thread, which blocks it.
+        // SAFETY: raise() sends the signal to this thread, which blocks it.
         unsafe { libc::raise(libc::SIGWINCH) };
         assert_eq!(signals.next().unwrap(), Some(libc::SIGWINCH));
         assert_eq!(signals.next().unwrap(), None);

@@ -1,4 +1,4 @@
-//! Socket options.
+//! Socket options, and the state of sockets that the kernel reports.
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,30 +17,30 @@ const SO_MEMINFO: c_int = 55;
 const SIOCATMARK: libc::Ioctl = 0x8905;
 /// `SIOCOUTQNSD` of include/uapi/linux/sockios.h.
 const SIOCOUTQNSD: libc::Ioctl = 0x894b;
-/// Places in the array that SO_MEMINFO fills: the `SK_MEMINFO_*` of include/uapi/linux/sock_diag.h.
+/// Indices into the array that SO_MEMINFO fills: the `SK_MEMINFO_*` of include/uapi/linux/sock_diag.h.
 const SK_MEMINFO_SNDBUF: usize = 3;
 const SK_MEMINFO_WMEM_QUEUED: usize = 5;
 const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
-/// The beginning of `struct tcp_info` (include/uapi/linux/tcp.h) in words: eight bytes, then `u32`s; the seventh word is
-/// `tcpi_unacked`, which for a listener is its accept queue (tcp_get_info() in net/ipv4/tcp.c).
+/// The length of the beginning of `struct tcp_info` (include/uapi/linux/tcp.h) in words: eight bytes, then `u32`s. The
+/// seventh word is `tcpi_unacked`: for a listener, the length of its accept queue (tcp_get_info() in net/ipv4/tcp.c).
 const TCP_INFO_WORDS: usize = 7;
 
-/// A `struct ucred` in words.
+/// The length of a `struct ucred` in words.
 pub(crate) const UCRED_WORDS: usize = 3;
 
-/// What a socket's buffers hold, in bytes of kernel memory (payload and overhead), and have lost.
+/// The fill level of a socket's send buffer, in bytes of kernel memory (payload and overhead), and its lost packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemInfo {
-    /// The limit (SO_SNDBUF as the kernel has it now; it grows by itself).
+    /// The limit of the send buffer: the current SO_SNDBUF, which the kernel may raise by itself.
     pub send_buffer: u32,
-    /// What is queued: not yet sent, or sent and not yet acknowledged.
+    /// Queued memory: unsent, or sent and not yet acknowledged.
     pub queued: u32,
-    /// How many packets its receive buffer had no room for. TCP sockets count otherwise.
+    /// The number of packets that did not fit into the receive buffer. TCP sockets count differently.
     pub drops: u32,
 }
 
-/// Reads the fill level of `sock`'s send buffer, and what its receive buffer has lost.
+/// Reads the fill level of `sock`'s send buffer, and the number of packets that its receive buffer has lost.
 pub fn mem_info(sock: BorrowedFd<'_>) -> io::Result<MemInfo> {
     let vars: [u32; SK_MEMINFO_VARS] = get(sock, libc::SOL_SOCKET, SO_MEMINFO)?;
     Ok(MemInfo {
@@ -50,106 +50,108 @@ pub fn mem_info(sock: BorrowedFd<'_>) -> io::Result<MemInfo> {
     })
 }
 
-/// Whether `sock` speaks MPTCP now: false for a TCP socket and after a fallback.
+/// Returns whether `sock` uses MPTCP now: false for a TCP socket and after a fallback.
 /// `ENOPROTOOPT`: the kernel is older than 5.16.
 pub fn is_mptcp(sock: BorrowedFd<'_>) -> io::Result<bool> {
     get::<c_int>(sock, libc::IPPROTO_TCP, TCP_IS_MPTCP).map(|flag| flag != 0)
 }
 
-/// How many connections wait for `listener` to accept them.
+/// Returns the number of connections in `listener`'s accept queue.
 pub fn accept_queue(listener: BorrowedFd<'_>) -> io::Result<u32> {
     let info: [u32; TCP_INFO_WORDS] = get(listener, libc::IPPROTO_TCP, libc::TCP_INFO)?;
     Ok(info[TCP_INFO_WORDS - 1])
 }
 
-/// Whether the next byte that `sock` gives is an urgent one. Not for MPTCP, which has none and says `EOPNOTSUPP`.
+/// Returns whether the next byte to read from `sock` is urgent data. `EOPNOTSUPP`: an MPTCP socket, which has none.
 pub fn at_urgent_mark(sock: BorrowedFd<'_>) -> io::Result<bool> {
     let mut at_mark: c_int = 0;
-    // SAFETY: SIOCATMARK writes one c_int to its argument, which is writable for that.
+    // SAFETY: SIOCATMARK writes one c_int to its argument, which is writable for a c_int.
     cvt(unsafe { libc::ioctl(sock.as_raw_fd(), SIOCATMARK, &raw mut at_mark) })?;
     Ok(at_mark != 0)
 }
 
-/// Bytes of payload that `sock` has taken and not yet sent for the first time.
+/// Returns the number of bytes of payload in `sock` that the kernel has not yet sent for the first time.
 pub fn unsent(sock: BorrowedFd<'_>) -> io::Result<u32> {
     let mut bytes: c_int = 0;
-    // SAFETY: SIOCOUTQNSD writes one c_int to its argument, which is writable for that.
+    // SAFETY: SIOCOUTQNSD writes one c_int to its argument, which is writable for a c_int.
     cvt(unsafe { libc::ioctl(sock.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) })?;
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
-/// Bytes of payload that `sock` has taken and its peer has not yet confirmed, sent or not; a FIN counts as one.
+/// Returns the number of bytes of payload in `sock`, sent or not, that the peer has not acknowledged; a FIN counts as
+/// one.
 pub fn unconfirmed(sock: BorrowedFd<'_>) -> io::Result<u32> {
     let mut bytes: c_int = 0;
-    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one c_int to its argument, which is writable for that.
+    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one c_int to its argument, which is writable for a c_int.
     cvt(unsafe { libc::ioctl(sock.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
-/// Lets `sock` take more only while fewer than `bytes` of payload are unsent; it is writable below half of that
-/// (`__sk_stream_memory_free()` in include/net/sock.h).
+/// Lets `sock` accept data only while fewer than `bytes` of payload are unsent. The socket is writable below half of
+/// that (`__sk_stream_memory_free()` in include/net/sock.h).
 pub fn set_notsent_lowat(sock: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-    // The kernel reads it as unsigned.
+    // The kernel interprets the value as unsigned.
     set(sock, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes.cast_signed())
 }
 
-/// Lets a peer have `bytes` under way to `sock` as soon as the protocol can say so, where `net.ipv4.tcp_rmem` would begin with
-/// less and have the window grow; at most half of its third number. Unlike SO_RCVBUF this ends no growth: to ask for so many bytes
-/// at once (SO_RCVLOWAT) makes room for them, and the room stays (`tcp_set_rcvlowat()` in net/ipv4/tcp.c).
+/// Makes `sock` offer a receive window of `bytes` as early as the protocol allows, at most half of the third number of
+/// `net.ipv4.tcp_rmem`. By default the window starts smaller and grows. Unlike SO_RCVBUF, this does not end the growth:
+/// SO_RCVLOWAT enlarges the buffer, which stays enlarged (`tcp_set_rcvlowat()` in net/ipv4/tcp.c).
 pub fn set_first_window(sock: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     set(sock, libc::SOL_SOCKET, libc::SO_RCVLOWAT, i32::try_from(bytes).unwrap_or(i32::MAX))?;
     set(sock, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
 
-/// Puts off the choice of a port from bind() to connect(), so that a port is taken per destination and not for all of them.
+/// Defers the choice of a port from bind() to connect(), so that a port is in use per destination, not for all of them.
 pub fn set_bind_address_no_port(sock: BorrowedFd<'_>) -> io::Result<()> {
     set(sock, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
-/// Lets a listener take data in SYNs (RFC 7413), with at most `pending` such connections before their handshake ends.
+/// Lets `listener` accept data in SYNs (RFC 7413). At most `pending` such connections may have an unfinished handshake.
 pub fn set_fast_open(listener: BorrowedFd<'_>, pending: u16) -> io::Result<()> {
     set(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, c_int::from(pending))
 }
 
-/// Fast Open without a cookie: a listener takes data in any SYN, a socket that connects sends it in its first one, without the
-/// option. `EINVAL`: connect() or listen() has been called.
+/// Enables Fast Open without a cookie. A listener accepts data in any SYN; a connecting socket sends data in its first
+/// SYN, without the option. `EINVAL`: connect() or listen() has been called.
 pub fn set_fast_open_no_cookie(sock: BorrowedFd<'_>) -> io::Result<()> {
     set(sock, libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
 }
 
-/// Lets connect() put the SYN off until the first data is written, where the kernel has the server's cookie or needs none; it then
-/// returns 0 at once. Where it has none, the SYN goes out and asks for one. `EOPNOTSUPP`: `net.ipv4.tcp_fastopen` has not bit 1.
+/// Makes connect() return 0 immediately and defer the SYN until the first write, if the kernel has the server's cookie
+/// or needs none. Else the kernel sends the SYN and requests a cookie. `EOPNOTSUPP`: bit 1 of `net.ipv4.tcp_fastopen`
+/// is not set.
 pub fn set_fast_open_connect(sock: BorrowedFd<'_>) -> io::Result<()> {
     set(sock, libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
 }
 
-/// How a connection's handshake went.
+/// The progress and result of a connection's handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handshake {
-    /// What became of the data in the SYN.
+    /// The fate of the data in the SYN.
     pub data: DataInSyn,
-    /// It was accepted at its SYN. Older kernels do not say so of a SYN without data.
+    /// Whether the listener accepted the connection at its SYN. Older kernels do not report it for a SYN without data.
     pub fast_open_child: bool,
-    /// It has not ended: our SYN, or our answer to the peer's, has not been confirmed.
+    /// Whether the handshake is unfinished: the peer has not acknowledged this host's SYN or SYN-ACK.
     pub under_way: bool,
-    /// Segments that were sent more than once, the SYN among them.
+    /// The number of retransmitted segments, including the SYN.
     pub retransmits: u32,
 }
 
-/// What became of the data in a SYN.
+/// The fate of the data in a SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataInSyn {
-    /// There was none, or nothing is known of it yet.
+    /// The SYN carried no data, or its fate is not known yet.
     None,
-    /// It was taken, by us or by the peer.
+    /// The receiver, this host or the peer, accepted the data.
     Taken,
-    /// The peer confirmed the SYN without it.
+    /// The peer acknowledged the SYN without its data.
     Ignored,
-    /// The SYN had to be sent again, and then without it.
+    /// The kernel retransmitted the SYN, without its data.
     Lost,
 }
 
-/// Asks how `sock`'s handshake went.
+/// Returns the state of `sock`'s handshake (TCP_INFO).
 pub fn handshake(sock: BorrowedFd<'_>) -> io::Result<Handshake> {
     get(sock, libc::IPPROTO_TCP, libc::TCP_INFO).map(Handshake::read)
 }
@@ -164,7 +166,7 @@ impl Handshake {
         const OPTIONS: usize = 5;
         const SYN_DATA: u8 = 32;
         const TFO_CHILD: u8 = 128;
-        // Two bits behind a one-bit field: tcpi_fastopen_client_fail (Linux 5.6), an `enum tcp_fastopen_client_fail`.
+        // Two bits after a one-bit field: tcpi_fastopen_client_fail (Linux 5.6), an `enum tcp_fastopen_client_fail`.
         const FAILURE: usize = 7;
         let failure = if cfg!(target_endian = "big") { info[FAILURE] >> 5 } else { info[FAILURE] >> 1 } & 3;
         let data = match failure {
@@ -180,31 +182,31 @@ impl Handshake {
     }
 }
 
-/// What a connection has come to, for somebody who did not see it.
+/// The state and the byte counts of a connection, for a worker that takes it over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
-    /// Where it stands.
+    /// The stage of the connection.
     pub stage: Stage,
-    /// Bytes of payload that have come, be they read or not; a FIN counts as one.
+    /// Bytes of payload received, read or not; a FIN counts as one.
     pub received: u64,
-    /// Bytes of payload that have been sent, those that were sent again among them.
+    /// Bytes of payload sent, including retransmissions.
     pub sent: u64,
-    /// Bytes that the peer has confirmed; a SYN and a FIN of ours count as one each.
+    /// Bytes that the peer has acknowledged; this host's SYN and FIN count as one each.
     pub confirmed: u64,
 }
 
-/// Where a connection stands; those of include/net/tcp_states.h that matter.
+/// The stage of a connection: the states of include/net/tcp_states.h, as far as they differ here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// No connection yet, or none any more: TCP_CLOSE.
+    /// There is no connection yet, or not any more: TCP_CLOSE.
     None,
-    /// Our SYN has not been answered.
+    /// The peer has not answered the SYN.
     SynSent,
-    /// It stands, or is ending in order.
+    /// Any other state: the connection is established, listening, or closing in order.
     Stands,
 }
 
-/// Asks what has become of `sock`'s connection.
+/// Returns the state of `sock`'s connection (TCP_INFO).
 pub fn connection(sock: BorrowedFd<'_>) -> io::Result<Connection> {
     get(sock, libc::IPPROTO_TCP, libc::TCP_INFO).map(Connection::read)
 }
@@ -228,17 +230,17 @@ impl Connection {
     }
 }
 
-/// A `struct tcp_info` up to the end of `tcpi_bytes_sent`.
+/// The length of a `struct tcp_info` up to the end of `tcpi_bytes_sent`.
 const TCP_INFO_TO_BYTES_SENT: usize = 208;
 
-/// A `struct tcp_info` up to the end of `tcpi_total_retrans`: eight bytes, then 24 numbers of four.
+/// The length of a `struct tcp_info` up to the end of `tcpi_total_retrans`: eight bytes, then 24 numbers of four bytes.
 const TCP_INFO_LEN: usize = 8 + 24 * 4;
 
 /// A type that getsockopt(2) can fill.
 ///
 /// # Safety
-/// Every pattern of initialised bytes must be a valid value of the type, and the type must have no padding: the kernel reads and
-/// writes all of its bytes.
+/// Every pattern of initialised bytes must be a valid value of the type, and the type must have no padding: the kernel
+/// reads and writes all of its bytes.
 pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: every pattern of bytes is a valid integer, and an integer has no padding.
 unsafe impl Plain for c_int {}
@@ -254,13 +256,13 @@ unsafe impl Plain for [u8; TCP_INFO_LEN] {}
 unsafe impl Plain for [u8; TCP_INFO_TO_BYTES_SENT] {}
 
 pub(crate) fn get<T: Plain>(sock: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
-    // SAFETY: zeros are a valid `Plain`, as all bytes are.
+    // SAFETY: all bytes, including zeros, are a valid `Plain`.
     let mut value: T = unsafe { zeroed() };
     exchange(sock, level, name, &mut value)?;
     Ok(value)
 }
 
-/// Asks with `value`, of which the kernel may read some, for what it overwrites it with.
+/// Calls getsockopt(2) with `value`: the kernel may read it, and overwrites it with the answer.
 pub(crate) fn exchange<T: Plain>(
     sock: BorrowedFd<'_>,
     level: c_int,
@@ -269,8 +271,8 @@ pub(crate) fn exchange<T: Plain>(
 ) -> io::Result<()> {
     let mut len = size_of::<T>() as socklen_t;
     let ptr = (&raw mut *value).cast::<c_void>();
-    // SAFETY: `ptr` is readable and writable for `len` bytes, as a `Plain` has no padding. The kernel writes no more than `len`
-    // bytes, and any bytes are a valid `Plain`.
+    // SAFETY: `ptr` is readable and writable for `len` bytes, because a `Plain` has no padding. The kernel writes at
+    // most `len` bytes, and any bytes are a valid `Plain`.
     cvt(unsafe { libc::getsockopt(sock.as_raw_fd(), level, name, ptr, &mut len) })
 }
 
@@ -293,7 +295,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn what_a_peer_does_not_read_is_seen_in_the_send_buffer() {
+    fn bytes_that_the_peer_does_not_read_fill_the_send_buffer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let empty = mem_info(sender.as_fd()).unwrap();
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_taken_than_may_be_unsent() {
+    fn notsent_lowat_limits_the_unsent_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_stuck, _) = listener.accept().unwrap();
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_handshake_had_no_data_in_its_syn() {
+    fn an_ordinary_handshake_has_no_data_in_its_syn() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
@@ -337,12 +339,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_connection_has_carried_can_be_asked_afterwards() {
+    fn byte_counts_of_a_connection_can_be_read_afterwards() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
         let fresh = Connection { stage: Stage::Stands, received: 0, sent: 0, confirmed: 0 };
-        // Who has sent the SYN has had it confirmed.
+        // The side that sent the SYN has received an acknowledgement for it.
         let dialled = Connection { confirmed: 1, ..fresh };
         assert_eq!(connection(near.as_fd()).unwrap(), dialled);
         assert_eq!(connection(far.as_fd()).unwrap(), fresh);
@@ -353,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_a_connection_has_none() {
+    fn a_socket_without_a_connection_has_no_stage() {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         assert_eq!(connection(socket.as_fd()).unwrap().stage, Stage::None);
     }

@@ -1,4 +1,4 @@
-//! Memory that several processes have in common.
+//! Memory that several processes share.
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -6,20 +6,21 @@ use std::ptr;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-/// Who sees what is written.
+/// The visibility of writes to a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visible {
-    /// Whoever maps the file.
+    /// All processes that map the file see the writes (MAP_SHARED).
     ToAll,
-    /// Nobody else, and what others write to the same page is then not seen any more.
+    /// Only this process sees its writes (MAP_PRIVATE). It no longer sees writes of others to a page that it has
+    /// written.
     ToSelf,
 }
 
-/// The first `count` words of `file`, for as long as the process lives.
+/// Maps the first `count` words of `file` for the lifetime of the process.
 ///
 /// # Errors
-/// `InvalidInput` when the file is shorter, or could become shorter: it must be a memfd that is sealed against that. Else those
-/// of mmap(2).
+/// `InvalidInput` if the file is shorter or could be shortened: it must be a memfd with F_SEAL_SHRINK. Else the errors
+/// of mmap(2), fcntl(2) and fstat(2).
 pub fn map_words(file: BorrowedFd<'_>, count: usize, visible: Visible) -> io::Result<&'static [AtomicU64]> {
     let bytes = count.checked_mul(size_of::<AtomicU64>()).filter(|&bytes| bytes > 0);
     let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
@@ -29,18 +30,18 @@ pub fn map_words(file: BorrowedFd<'_>, count: usize, visible: Visible) -> io::Re
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let kind = if visible == Visible::ToAll { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
     let flags = kind | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping, wherever the kernel likes.
+    // SAFETY: the kernel chooses the address of the new mapping, which replaces no other.
     let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the mapping has `count` words, is page-aligned, is never taken away, and the file behind it cannot be cut short. Any
-    // bytes are a valid AtomicU64, and others only write to it as to atomics.
+    // SAFETY: the mapping has `count` words, is page-aligned, is never unmapped, and its file cannot be shortened. Any
+    // bytes are a valid AtomicU64, and other processes access it only as atomics.
     Ok(unsafe { slice::from_raw_parts(start.cast::<AtomicU64>(), count) })
 }
 
 fn seals(file: BorrowedFd<'_>) -> io::Result<i32> {
-    // SAFETY: fcntl() touches no memory of ours.
+    // SAFETY: F_GET_SEALS accesses no memory of this process.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) } {
         -1 => Err(io::Error::last_os_error()),
         seals => Ok(seals),
@@ -48,7 +49,7 @@ fn seals(file: BorrowedFd<'_>) -> io::Result<i32> {
 }
 
 fn length(file: BorrowedFd<'_>) -> io::Result<usize> {
-    // SAFETY: a `stat` may be all zeros, and fstat() overwrites it.
+    // SAFETY: an all-zero `stat` is valid.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: `stat` is writable.
     if unsafe { libc::fstat(file.as_raw_fd(), &raw mut stat) } == -1 {
@@ -64,14 +65,14 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     fn memory(bytes: i64, seals: i32) -> OwnedFd {
-        // SAFETY: the name is a C string; the descriptor is new and nobody else's.
+        // SAFETY: the name is a C string; the descriptor is new, and nothing else owns it.
         let file = unsafe {
             OwnedFd::from_raw_fd(libc::memfd_create(
                 c"words".as_ptr(),
                 libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
             ))
         };
-        // SAFETY: neither touches memory of ours.
+        // SAFETY: neither call accesses memory of this process.
         unsafe {
             assert_eq!(libc::ftruncate(file.as_raw_fd(), bytes), 0);
             assert_eq!(libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals), 0);
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_mapping_writes_the_other_reads() {
+    fn shared_mappings_see_each_others_writes_and_a_private_one_keeps_its_own() {
         let file = memory(4096, libc::F_SEAL_SHRINK);
         let [one, other] = [0; 2].map(|_| map_words(file.as_fd(), 512, Visible::ToAll).unwrap());
         one[511].store(7, Ordering::Relaxed);

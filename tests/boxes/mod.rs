@@ -1,4 +1,4 @@
-//! Two boxes that speak TCP Fast Open to each other: what the tests of it share.
+//! Shared parts of the Fast Open tests: two boxes that use TCP Fast Open between each other.
 #![allow(dead_code, reason = "each of the test files uses its part")]
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,28 +10,28 @@ use rustix::process::Signal;
 pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 pub const SOON: Duration = Duration::from_secs(30);
 pub const PORT: u16 = 8000;
-/// More than a SYN carries, and less than a socket takes at once that nobody reads from.
+/// The size of a request: more than a SYN carries, but less than a socket accepts at once without a reader.
 pub const FIRST: usize = 10_000;
 pub const NEAR: &str = "server.fast-open=true";
 pub const FAR: &str = "client.fast-open=true";
 pub const NEAR_NO_COOKIE: &str = "server.fast-open=\"no-cookie\"";
 pub const FAR_NO_COOKIE: &str = "client.fast-open=\"no-cookie\"";
 
-/// Both boxes at work.
+/// The two running boxes.
 pub struct Boxes {
     pub near: Daemon,
     pub far: Daemon,
 }
 
 impl Boxes {
-    /// Starts them with these settings, and counts the SYNs between them.
+    /// Starts both boxes with these settings, and counts the SYNs between them.
     pub fn start(pair: &Pair, near: &[&str], far: &[&str]) -> Self {
         watch(&pair.far);
         Self { near: Daemon::start(&pair.near, BIN, near), far: Daemon::start(&pair.far, BIN, far) }
     }
 
-    /// A connection of which the near box hears only when the client has spoken, so that no clock decides whether that was in
-    /// time for the SYN.
+    /// Opens a connection that the near box accepts only after the client has sent data. The data is therefore in time
+    /// for the SYN, independent of timing.
     pub fn spoken(
         &self,
         connect: impl FnOnce() -> std::io::Result<TcpStream>,
@@ -44,7 +44,7 @@ impl Boxes {
         stream
     }
 
-    /// Sends a request and its end, and reads the answer to its end.
+    /// Sends a request and closes the direction, then reads the answer to its end.
     pub fn ask(&self, client: &Host, to: SocketAddr, request: &[u8]) -> (SocketAddr, Vec<u8>) {
         let (first, rest) = request.split_at(request.len().min(FIRST));
         let mut stream = self.spoken(|| client.connect(to), |mut stream| stream.write_all(first));
@@ -55,7 +55,7 @@ impl Boxes {
         (stream.local_addr().unwrap(), answer)
     }
 
-    /// What the near box says of how it dialled, and the far box of how it accepted.
+    /// Returns how the near box dialled and how the far box accepted, from their close records.
     pub fn openings(&self, from: SocketAddr, to: SocketAddr) -> String {
         let near = words(&self.near.record_of(from, to), "server_fast_open");
         let far = words(&self.far.record_of(from, to), "client_fast_open");
@@ -63,8 +63,9 @@ impl Boxes {
     }
 }
 
-/// Counts the SYNs that come from the near box, by what they carry. One without data has at most 100 bytes. Where a request for
-/// a cookie gave none, the kernel takes the option's older number 254 in turn: tcp_fastopen_cache_set() in net/ipv4/tcp_metrics.c.
+/// Counts the SYNs from the near box by their content. A SYN without data has at most 100 bytes. If a request for a
+/// cookie yields none, the kernel tries the option's older number 254 alternately: tcp_fastopen_cache_set() in
+/// net/ipv4/tcp_metrics.c.
 pub fn watch(far: &Host) {
     far.nft(
         "table inet watch {
@@ -82,7 +83,7 @@ pub fn watch(far: &Host) {
     );
 }
 
-/// How many SYNs have come to the far box since the last time: all, those with the option, those with data.
+/// Returns how many SYNs have arrived at the far box since the last call: all, those with the option, those with data.
 pub fn syns(far: &Host) -> [u64; 3] {
     let listing = far.run("nft -j reset counters table inet watch");
     let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
@@ -93,7 +94,7 @@ pub fn syns(far: &Host) -> [u64; 3] {
     })
 }
 
-/// Puts something between the boxes that does this to what comes from the near box.
+/// Applies `rule` to all packets from the near box that arrive at the far box.
 pub fn obstruct(far: &Host, rule: &str) {
     far.nft(&format!(
         "table inet obstruction {{
@@ -108,7 +109,7 @@ pub fn clear(host: &Host, table: &str) {
     host.run(&format!("nft delete table inet {table}"));
 }
 
-/// A request of so many bytes, none like its neighbours.
+/// Returns a request of `bytes` random bytes.
 pub fn request(bytes: usize) -> Vec<u8> {
     let mut request = vec![0; bytes];
     stream::Random::new(7).fill(&mut request);

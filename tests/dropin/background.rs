@@ -1,4 +1,4 @@
-//! Into the background and its end: who waits for whom, what is left open, and which status tells what.
+//! Running in the background, and the end: which process waits for which, the open descriptors, and the exit statuses.
 use std::fs::{self, Permissions};
 use std::io::Read;
 use std::net::Shutdown;
@@ -17,18 +17,18 @@ fn it_is_a_process_of_its_own_that_holds_nothing_of_its_callers() {
     netns(|| {
         let lab = Lab::new();
         let daemon = Daemon::start(&lab, "");
-        // The command has come back: so it listens.
+        // The command has returned, so the daemon listens.
         assert!(lab.gateway.ss("-tln").contains("0.0.0.0:5000"));
         let pid = daemon.pid();
         let links = format!("cd /proc/{pid}; readlink cwd fd/0 fd/1 fd/2");
         assert_eq!(lab.gateway.run(&links), "/\n/dev/null\n/dev/null\n/dev/null\n");
-        // The session and its terminal: proc_pid_stat(5).
+        // The session and its controlling terminal: proc_pid_stat(5).
         assert_eq!(lab.gateway.run(&format!("cut -d' ' -f6,7 /proc/{pid}/stat")), format!("{pid} 0\n"));
         assert!(lab.gateway.run(&format!("cat /proc/{pid}/status")).contains("Umask:\t0022\n"));
     });
 }
 
-/// Calls it with a program in the place of `nft`, for which its start waits, that lasts until there is a file /run/go.
+/// Starts the program with a fake `nft`, for which its start waits. The fake runs until the file /run/go exists.
 fn starting(lab: &Lab) -> Proc {
     fs::create_dir("/run/slow").unwrap();
     fs::write("/run/slow/nft", "#!/bin/sh\nuntil [ -e /run/go ]; do sleep 0.02; done\nexit 1\n").unwrap();
@@ -94,7 +94,7 @@ fn missing_privileges_are_told_on_the_terminal_and_by_the_status() {
     });
 }
 
-/// A session that its end cuts off, and what is to be seen of that.
+/// Checks that `end` cuts off a session, which shows at both ends, in the log and by the missing pid file.
 fn ends_well(lab: &Lab, end: impl FnOnce() -> Option<i32>) {
     let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(Ip::V4, 7));
     wait_until("it is intercepted", SOON, || lab.gateway.ss("-tn state established").lines().count() == 2);

@@ -1,4 +1,4 @@
-//! What `-k` and `-n` do to both legs, and what a leg has of the host.
+//! The effect of `-k` and `-n` on both legs, and the settings that a leg takes from the host.
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -7,24 +7,24 @@ use lab::{BOTH, Host, Ip, Lab, netns, wait_until};
 
 use crate::support::{Daemon, SOON, closed, install_rules};
 
-/// The marks of client and server legs, as `ss` selects by them.
+/// Filters of `ss` for client legs and server legs, by their marks.
 const CLIENT: &str = "fwmark = 0x4/0x6";
 const SERVER: &str = "fwmark = 0x2/0x6";
 
-/// A connection through the box, both of whose legs stand; they have its server's port.
+/// Opens a connection through the box and waits until both legs are established. They have its server's port.
 fn session(lab: &Lab, ip: Ip, port: u16) -> (TcpStream, TcpStream) {
     let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, port));
     wait_until("both legs", SOON, || legs(lab, "", port).lines().count() == 2);
     (near, far)
 }
 
-/// The legs of connections to `port`, a line each with their timers and figures; all, or those with a mark.
+/// Returns the legs of connections to `port`, one line each with timers and figures: all legs, or those with a mark.
 fn legs(lab: &Lab, mark: &str, port: u16) -> String {
     let mark = if mark.is_empty() { String::new() } else { format!("and {mark}") };
     lab.gateway.ss(&format!("-tnoiO state established '( sport = :{port} or dport = :{port} ) {mark}'"))
 }
 
-/// The same with new timers on the host.
+/// Sets the keepalive timers of the box's host.
 fn with_timers(lab: &Lab, idle: &str, interval: &str, probes: &str) {
     for (key, value) in [("time", idle), ("intvl", interval), ("probes", probes)] {
         lab.gateway.sysctl(&format!("net.ipv4.tcp_keepalive_{key}"), value);
@@ -50,7 +50,7 @@ fn with_k_both_legs_have_the_hosts_keepalive_timer_and_without_k_none() {
     });
 }
 
-/// From now on `host` is silent.
+/// Makes `host` drop all traffic from here on.
 fn vanish(host: &Host) {
     host.nft(
         "table inet gone { chain input { type filter hook input priority 0; policy drop; }
@@ -78,7 +78,8 @@ fn with_k_a_connection_whose_peer_has_vanished_ends_by_the_hosts_timers() {
     });
 }
 
-/// `to`, on `host`, acknowledges no data: whether the second of two small segments from `from` is sent all the same.
+/// Stops `to`, on `host`, from acknowledging data. Returns whether the second of two small segments from `from` is sent
+/// nevertheless.
 fn sent_at_once(
     lab: &Lab,
     mut from: &TcpStream,
@@ -98,7 +99,7 @@ fn sent_at_once(
     let mut state = String::new();
     wait_until("the second segment is sent or held back", SOON, || {
         state = legs(lab, leg, port);
-        // Send-Q, the first figure, counts both.
+        // Send-Q, the second field, counts both.
         state.split_ascii_whitespace().nth(1) == Some("2")
     });
     let held_back = state.contains(" notsent:1 ");
@@ -113,7 +114,7 @@ fn with_n_small_segments_are_sent_at_once_on_both_legs_and_without_n_they_wait()
     netns(|| {
         let lab = Lab::new();
         install_rules(&lab);
-        // A tail loss probe would send what waits.
+        // A tail loss probe would send the segment that waits.
         lab.gateway.sysctl("net.ipv4.tcp_early_retrans", "0");
         for (options, at_once) in
             [("-n", true), ("--tcp_nodelay", true), ("--tcp-nodelay", true), ("", false)]

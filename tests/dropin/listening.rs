@@ -1,4 +1,4 @@
-//! Where `-b` listens, and what that is good for.
+//! The addresses on which `-b` listens, and which connections they intercept.
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
@@ -9,7 +9,7 @@ use lab::{BOTH, Ip, Lab, netns, wait_until};
 
 use crate::support::{BIN, Daemon, SOON, closed, foreground, install_rules, log, seen_by};
 
-/// How many legs the box has of a new connection to `port`: two when it is intercepted, none when it is routed.
+/// Returns how many legs the box has of a new connection to `port`: two if it is intercepted, none if it is routed.
 fn legs(lab: &Lab, ip: Ip, port: u16) -> usize {
     let (near, far, _) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, port));
     let legs = lab.gateway.ss(&format!("-tn state established '( sport = :{port} or dport = :{port} )'"));
@@ -71,7 +71,7 @@ fn a_connection_to_the_listener_itself_is_dropped_with_a_warning() {
         install_rules(&lab);
         let daemon = Daemon::start(&lab, "-b [::]:[5000]");
         for address in ["10.1.0.1:5000", "[fd01::1]:5000", "10.2.0.1:5000", "[fd02::1]:5000"] {
-            // The reset may come before connect() has looked.
+            // The reset may arrive before connect() returns.
             if let Ok(mut stream) = lab.client().connect(address.parse().unwrap()) {
                 assert!(
                     stream.write_all(b"hello").is_err() || stream.read(&mut [0; 1]).is_err(),

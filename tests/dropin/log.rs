@@ -9,7 +9,7 @@ use crate::support::{
     BIN, Daemon, LOG, PID_FILE, SOON, call, foreground, install_rules, log, refused, seen_by,
 };
 
-/// How many connections the log `text` has a line of.
+/// Returns how many connections have a line in the log `text`.
 fn connections(text: &str) -> usize {
     text.matches(" closed client=").count()
 }
@@ -76,7 +76,7 @@ fn one_that_sighup_cannot_open_again_stays_in_use() {
     });
 }
 
-/// Whether it still runs is asked by what it does with the next signal.
+/// Checks that the process still runs after SIGHUP: it ends in order at SIGTERM.
 fn ends_by_sigterm(mut process: Proc) {
     process.signal(Signal::HUP);
     process.signal(Signal::TERM);
@@ -99,7 +99,7 @@ fn without_a_log_sighup_changes_nothing() {
 fn in_the_background_nothing_of_it_has_the_terminal_open() {
     netns(|| {
         let lab = Lab::new();
-        // The call comes back when its output has been closed by all that had it open.
+        // The call returns when all processes that had its output open have closed it.
         call(&lab.gateway, &["-p", PID_FILE]);
         let guardian = Daemon::in_pid_file().pid().cast_unsigned();
         let writer = lab::find_log_writer(guardian).unwrap();

@@ -1,4 +1,4 @@
-//! How `-b` and `-B` are written: numbers in brackets, names that are looked up, and what is neither.
+//! The syntax of `-b` and `-B`: numbers in brackets, names that are resolved, and invalid values.
 use std::fs;
 
 use lab::{Host, Lab, netns};
@@ -16,7 +16,7 @@ const HOSTS: &str = "\
 ::1 both
 ";
 
-/// Puts these files in the place of the host's; nobody else is asked.
+/// Replaces the host's resolver files by these, so that names are resolved from files only.
 fn resolve_by_files() {
     for (name, text) in [
         ("hosts", HOSTS),

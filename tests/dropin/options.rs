@@ -1,4 +1,4 @@
-//! How it is asked.
+//! The syntax of options.
 use lab::{Lab, netns};
 
 use crate::support::{BIN, Daemon, LOG, PID_FILE, SOON, call, foreground, refused};
@@ -37,13 +37,14 @@ fn an_unknown_option_a_missing_value_and_a_word_too_many_end_with_64_and_the_usa
 fn options_are_read_as_getopt_long_did() {
     netns(|| {
         let lab = Lab::new();
-        // Bundled, with and without a space or an equals sign, long names cut short, and the last of two counts.
+        // Bundled options, with and without a space or an equals sign, and abbreviated long names. The last of two
+        // values counts.
         let daemon =
             foreground(&lab, &["-knb[0.0.0.0]:[5001]", "--bind-l=[0.0.0.0]:[5002]", "--keep", "--tcp-no"]);
         let listeners = lab.gateway.ss("-tln");
         assert!(listeners.contains("0.0.0.0:5002") && !listeners.contains("5001"), "{listeners}");
         drop(daemon);
-        // A version before 1.1.0 had it so.
+        // A version before 1.1.0 spelled it this way.
         lab.gateway.spawn(BIN, &["--forgeground"]).wait_for("ready", SOON);
     });
 }
@@ -55,7 +56,7 @@ fn it_is_called_as_1_1_0s_init_script_did() {
         let options = ["-p", PID_FILE, "-b", "[0.0.0.0]:[5000]", "-B", "[0.0.0.0]:[0]", "-l", LOG];
         assert_eq!(call(&lab.gateway, &options), (0, String::new()));
         let daemon = Daemon::in_pid_file();
-        // What start-stop-daemon --name looks for.
+        // start-stop-daemon --name looks for this name.
         assert_eq!(lab.gateway.run(&format!("cat /proc/{}/comm", daemon.pid())), "tcp-intercept\n");
         assert_eq!(daemon.stop(), Some(0));
     });

@@ -1,4 +1,4 @@
-//! `-B`: where the server sees its connections come from.
+//! `-B`: the source address that the server sees.
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
@@ -7,7 +7,7 @@ use lab::{BOTH, Ip, Lab, netns, wait_until};
 
 use crate::support::{Daemon, SOON, closed, install_rules, seen_by};
 
-/// The client of a new connection to the server, and what the server says of it.
+/// Opens a connection to the server, and returns the client's end and the peer address that the server reports.
 fn connect(lab: &Lab, ip: Ip) -> (TcpStream, SocketAddr) {
     let server = Server::start(&lab.server, lab.server_at(ip, 80), whoami);
     let stream = lab.client().connect(server.address).unwrap();
@@ -15,7 +15,7 @@ fn connect(lab: &Lab, ip: Ip) -> (TcpStream, SocketAddr) {
     (stream, seen)
 }
 
-/// What the server sees with `-B` so, over IPv4 and IPv6, without the port.
+/// Returns the addresses that the server sees with this `-B`, over IPv4 and IPv6, without the port.
 fn seen_with(lab: &Lab, outgoing: &str) -> [String; 2] {
     let daemon = Daemon::start(lab, &format!("-b [::]:[5000] {outgoing}"));
     let seen = BOTH.map(|ip| connect(lab, ip).1.ip().to_string());
@@ -100,7 +100,8 @@ fn trap_1_a_client_may_use_one_port_to_two_servers_at_once() {
     });
 }
 
-/// A connection from the client's port 4001, ended by the client first: what the server sees of it.
+/// Opens a connection from the client's port 4001, which the client ends first. Returns the peer address that the
+/// server sees.
 fn once(lab: &Lab, ip: Ip) -> SocketAddr {
     let from = lab.client_at(0, ip, 4001);
     let listener = lab.server.listen(lab.server_at(ip, 80));
@@ -113,7 +114,7 @@ fn once(lab: &Lab, ip: Ip) -> SocketAddr {
     wait_until("TIME_WAIT on the server leg", SOON, || {
         !lab.gateway.ss("-tn state time-wait dport = :80").is_empty()
     });
-    // The client's own TIME_WAIT would refuse the port, with or without a box.
+    // The client's own TIME_WAIT would block the port, with or without a box.
     lab.client().run("ss -KHtan state time-wait >&2");
     seen
 }
@@ -124,7 +125,7 @@ fn trap_4_a_port_that_is_used_again_at_once_may_become_another_and_is_never_drop
         let lab = Lab::new();
         install_rules(&lab);
         let _daemon = Daemon::start(&lab, "-b [::]:[5000] -B client");
-        // Without timestamps a port in TIME_WAIT is not free.
+        // Without timestamps, a port in TIME_WAIT is not free.
         for (timestamps, ip) in ["1", "0"].into_iter().flat_map(|on| BOTH.map(|ip| (on, ip))) {
             lab.server.sysctl("net.ipv4.tcp_timestamps", timestamps);
             let from = lab.client_at(0, ip, 4001);
@@ -136,7 +137,7 @@ fn trap_4_a_port_that_is_used_again_at_once_may_become_another_and_is_never_drop
     });
 }
 
-/// Whether a connection that its client ends first comes to its end in order.
+/// Returns whether a connection that the client ends first ends in order.
 fn ends_in_order(lab: &Lab, server: SocketAddr) -> bool {
     let Ok(mut stream) = lab.client().connect(server) else { return false };
     stream.shutdown(Shutdown::Write).is_ok() && stream.read(&mut [0]).is_ok_and(|read| read == 0)
@@ -154,7 +155,7 @@ fn the_boxs_own_ports_to_a_server_are_free_again_after_a_minute_and_sooner_with_
         assert!((0..10).all(|_| ends_in_order(&lab, server.address)));
         assert!(
             !ends_in_order(&lab, server.address),
-            "there is no such limit any more: then check need not tell of it"
+            "this limit no longer exists: check need not report it"
         );
         lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
         wait_until("a port", SOON, || ends_in_order(&lab, server.address));

@@ -1,4 +1,4 @@
-//! `-p`: the number of the daemon, as long as it lives.
+//! `-p`: the file with the daemon's process ID, which exists as long as the daemon runs.
 use std::fs;
 
 use lab::{Lab, netns};
@@ -27,7 +27,7 @@ fn what_a_killed_daemon_left_is_replaced() {
         assert_eq!(killed.wait(), None);
         assert_eq!(fs::read_to_string(PID_FILE).unwrap(), format!("{}\n", killed.pid()));
         assert_eq!(Daemon::start(&lab, "").stop(), Some(0));
-        // The number may be another program's by now; and a daemon may have been killed before it had written its own.
+        // Another program may have that process ID by now, or a daemon was killed before it had written its own.
         for stale in [format!("{}\n", std::process::id()), String::new()] {
             fs::write(PID_FILE, stale).unwrap();
             assert_eq!(Daemon::start(&lab, "").stop(), Some(0));

@@ -1,4 +1,4 @@
-//! What the ends see of each other through the box.
+//! The behaviour of one end of a session, as the other end sees it through the box.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
@@ -7,10 +7,10 @@ use lab::{BOTH, Ip, Lab, netns, wait_until};
 
 use crate::support::{Daemon, SOON, closed, install_rules};
 
-/// Both ends of a connection through the box, the client's first.
+/// Opens a connection through the box and returns both ends, the client's first.
 fn pair(lab: &Lab, ip: Ip) -> (TcpStream, TcpStream) {
     let (near, far, seen) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, 7));
-    assert_ne!(seen.ip(), near.local_addr().unwrap().ip(), "it is the box that connects");
+    assert_ne!(seen.ip(), near.local_addr().unwrap().ip(), "the box connects");
     (near, far)
 }
 
@@ -21,7 +21,7 @@ fn read_to_eof(mut stream: &TcpStream) -> String {
     text
 }
 
-/// Over both protocols, by the client and by the server.
+/// Runs `check` over both protocols, once with the client and once with the server as the acting end.
 fn each_way(check: impl Fn(&Lab, Ip, &str)) {
     let lab = Lab::new();
     install_rules(&lab);
@@ -74,7 +74,7 @@ fn a_refused_server_is_a_reset_for_the_client() {
         let _daemon = Daemon::start(&lab, "-b [::]:[5000]");
         for ip in BOTH {
             let from = lab.client_at(0, ip, 4001);
-            // It may be here before connect() has returned.
+            // The reset may arrive before connect() returns.
             match lab.client().connect_from(from, lab.server_at(ip, 7)) {
                 Ok(client) => expect_reset(&client),
                 Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),

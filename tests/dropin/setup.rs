@@ -1,4 +1,4 @@
-//! The daemon with each set-up of the host that 1.1.0's user may have or be led to.
+//! The daemon with each host set-up that a user of 1.1.0 has or will migrate to.
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -9,7 +9,8 @@ use crate::support::{BIN, Daemon, install_rules};
 
 const PAGE: &str = include_str!("../../docs/migrate.md");
 
-/// A megabyte each way passes through the box over each of `protocols`, for a server that sees the client or the box.
+/// Checks that a megabyte passes each way through the box over each of `protocols`, with a server that sees the client
+/// and one that sees the box.
 fn traffic_passes(lab: &Lab, protocols: &[Ip], listen: &str) {
     for outgoing in ["client", "[0.0.0.0]:[0]"] {
         let daemon = Daemon::start(lab, &format!("-k -n -b {listen} -B {outgoing}"));
@@ -28,7 +29,7 @@ fn passes(lab: &Lab, ip: Ip, as_client: bool) {
     stream::exchange(&near, &far, 1 << 20, Pace::FULL);
 }
 
-/// Shows what any of the set-ups leaves on the box.
+/// Shows everything that any of the set-ups may leave on the box.
 const HOST: &str = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all
     nft list tables | grep tcp_intercept || true";
 
@@ -44,7 +45,7 @@ fn rules_install_leads_connections_to_it_and_rules_remove_takes_all_away() {
     });
 }
 
-/// Runs a text for the shell on the box, where `iptables` is of this kind: `nft` or `legacy`.
+/// Runs a shell script on the box with `iptables` of this kind: `nft` or `legacy`.
 fn with_iptables(lab: &Lab, kind: &str, text: &str) -> String {
     lab.gateway.run(&format!(
         "mkdir -p /run/{kind}; for name in iptables ip6tables; do
@@ -60,7 +61,7 @@ fn printed_commands_lead_connections_to_it(kind: &str) {
     with_iptables(&lab, kind, "sh -e /run/commands");
     traffic_passes(&lab, &BOTH, "[::]:[5000]");
     let undo =
-        "sed -n '/^# To take them away/,$ s/^# \\(i.*\\)/\\1/p' /run/commands > /run/undo; sh -e /run/undo";
+        "sed -n '/^# To remove them/,$ s/^# \\(i.*\\)/\\1/p' /run/commands > /run/undo; sh -e /run/undo";
     with_iptables(&lab, kind, undo);
     assert_eq!(lab.gateway.run(HOST), before);
 }
@@ -75,7 +76,7 @@ fn the_printed_commands_lead_connections_to_it_with_iptables_legacy() {
     netns(|| printed_commands_lead_connections_to_it("legacy"));
 }
 
-/// The rules and routes that 1.1.0's README and its init script made, for IPv4, with no address of a listener.
+/// The rules and routes from 1.1.0's README and init script, for IPv4, without an address of a listener.
 const OLD: &str = "
     ip rule add fwmark 0x1/0x1 table 5
     ip route add local 0.0.0.0/0 dev lo table 5
@@ -102,7 +103,7 @@ fn what_1_1_0_set_up_still_leads_connections_to_it_with_iptables_legacy() {
     netns(|| old_rules_lead_connections_to_it("legacy"));
 }
 
-/// What the page for 1.1.0's users would have them type: to set it up, and to take the old set-up away.
+/// Returns the commands of the migration page for users of 1.1.0: to set up the program, and to remove the old set-up.
 fn shell_of_the_page() -> Vec<&'static str> {
     PAGE.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
@@ -127,7 +128,7 @@ fn the_page_for_1_1_0s_users_sets_it_up() {
         let lab = Lab::new();
         fs::create_dir_all("/run/bin").unwrap();
         symlink(BIN, "/run/bin/tcp-intercept").unwrap();
-        // Its paths are those of a host; here they are below the lab's own /run.
+        // The page's paths are those of a host; the test replaces them by paths in the lab's own /run.
         let commands = shell_of_the_page()[0].replace("/var/log/", "/run/");
         lab.gateway.run(&format!("export PATH=/run/bin:$PATH; {commands}"));
         passes(&lab, Ip::V4, true);

@@ -1,4 +1,4 @@
-//! What these tests share: the program as 1.1.0's user calls it, and what is seen of it.
+//! Shared parts of these tests: the program called with 1.1.0's options, and its observable effects.
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -13,15 +13,15 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub const PID_FILE: &str = "/run/ti.pid";
 pub const LOG: &str = "/run/ti.log";
 
-/// Calls it on `host`; it must come back. Its exit status, and what is on the terminal.
+/// Runs the program on `host` until it returns. Returns its exit status and its output.
 pub fn call(host: &Host, options: &[&str]) -> (i32, String) {
     let output = host.cmd(BIN).args(options).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
 
-/// Calls it with `options`, in the foreground and for the background: each time it must end by itself with `code`, say all of
-/// `words`, and leave no listener, no process and no pid file behind.
+/// Runs the program with `options`, once in the foreground and once in the background. Each time it must exit by itself
+/// with `code` and print all of `words`. It must leave no listener, no process and no pid file behind.
 pub fn refused(lab: &Lab, options: &[&str], code: i32, words: &[&str]) {
     let before = left_behind(lab);
     for foreground in [&["-f"][..], &[]] {
@@ -40,12 +40,12 @@ fn left_behind(lab: &Lab) -> String {
     ))
 }
 
-/// Has the connections that are forwarded come to port 5000.
+/// Installs the rules that direct forwarded connections to port 5000.
 pub fn install_rules(lab: &Lab) {
     lab.gateway.run(&format!("{BIN} rules install"));
 }
 
-/// Mounts what every host sees from now on, in the test's own mount namespace.
+/// Runs mount(8) in the test's own mount namespace, which all hosts share.
 pub fn mount(arguments: &[&str]) {
     assert!(Command::new("mount").args(arguments).status().unwrap().success(), "{arguments:?}");
 }
@@ -54,13 +54,13 @@ pub fn mount(arguments: &[&str]) {
 pub struct Daemon(Pid);
 
 impl Daemon {
-    /// Starts it on the box with a pid file, a log, and `options`.
+    /// Starts the daemon on the box with a pid file, a log, and `options`.
     pub fn start(lab: &Lab, options: &str) -> Self {
         lab.gateway.run(&format!("{BIN} -p {PID_FILE} -l {LOG} {options}"));
         Self::in_pid_file()
     }
 
-    /// The one whose number is in the pid file.
+    /// Returns the daemon whose process ID is in the pid file.
     pub fn in_pid_file() -> Self {
         Self(Pid::from_raw(fs::read_to_string(PID_FILE).unwrap().trim_end().parse().unwrap()).unwrap())
     }
@@ -72,13 +72,14 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) {
         let worker = lab::find_worker(self.pid().cast_unsigned());
         kill_process(self.0, signal).unwrap();
-        // `kill -9` is meant for all of it.
+        // SIGKILL must also end the worker.
         if let (Signal::KILL, Some(worker)) = (signal, worker) {
             kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), signal).unwrap();
         }
     }
 
-    /// Its exit status; `None`: it was killed. The test is the first process of its PID namespace, so an orphan is its child.
+    /// Waits for its end and returns its exit status, or `None` if it was killed. The test is the first process of its
+    /// PID namespace, so an orphan becomes its child.
     pub fn wait(&self) -> Option<i32> {
         let mut ended = None;
         wait_until("the daemon's end", SOON, || {
@@ -88,14 +89,14 @@ impl Daemon {
         ended.unwrap().1.exit_status()
     }
 
-    /// Its exit status after SIGTERM.
+    /// Ends it with SIGTERM and returns its exit status.
     pub fn stop(self) -> Option<i32> {
         self.signal(Signal::TERM);
         self.wait()
     }
 }
 
-/// Starts it on the box in the foreground, and waits until it listens.
+/// Starts the daemon on the box in the foreground, and waits until it listens.
 pub fn foreground(lab: &Lab, options: &[&str]) -> Proc {
     let mut daemon = lab.gateway.spawn(BIN, &[&["-f"], options].concat());
     daemon.wait_for("ready", SOON);
@@ -106,7 +107,7 @@ pub fn log() -> String {
     fs::read_to_string(LOG).unwrap_or_default()
 }
 
-/// Waits for the line of the connection from `client`, and gives what it has for each of `keys`.
+/// Waits for the close record of the connection from `client`, and returns its values of `keys`.
 pub fn closed(client: SocketAddr, keys: &str) -> String {
     let start = format!(" closed client={client} ");
     let line = || log().lines().find(|line| line.contains(&start)).map(str::to_owned);
@@ -119,7 +120,7 @@ pub fn closed(client: SocketAddr, keys: &str) -> String {
     keys.split_ascii_whitespace().map(value).collect::<Vec<_>>().join(" ")
 }
 
-/// Whom the server at the other end sees.
+/// Returns the peer address that the server at the other end reports.
 pub fn seen_by(mut stream: &TcpStream) -> SocketAddr {
     stream.set_read_timeout(Some(SOON)).unwrap();
     let mut said = String::new();

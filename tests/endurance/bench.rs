@@ -1,4 +1,4 @@
-//! What these tests share: a box with a daemon, a server that echoes, and what becomes of who connects.
+//! Shared parts of these tests: a box with a daemon, an echo server, and the fates of new connections.
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use lab::{Daemon, Ip, Lab};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 pub const SOON: Duration = Duration::from_secs(30);
-/// What the idle pipes of two workers may hold of descriptors.
+/// The number of descriptors that the idle pipes of two workers may use.
 pub const PIPES: usize = 16;
 
-/// What becomes of a connection.
+/// The fate of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is intercepted, and answered.
+    /// It is intercepted and answered.
     Served,
-    /// It is not intercepted, and answered.
+    /// It is routed and answered.
     Routed,
     /// It is reset.
     Reset,
@@ -40,7 +40,7 @@ impl Bench {
         self.lab.client().connect(self.server.address).unwrap()
     }
 
-    /// `count` connections that are intercepted.
+    /// Opens `count` connections and checks that they are intercepted.
     pub fn sessions(&self, count: usize) -> Vec<TcpStream> {
         let all: Vec<_> = (0..count).map(|_| self.connect()).collect();
         for stream in &all {
@@ -50,7 +50,7 @@ impl Bench {
         all
     }
 
-    /// Connects and speaks; to be left hanging is no fate.
+    /// Opens a connection, uses it once, and returns its fate. Panics if it hangs.
     pub fn newcomer(&self) -> Fate {
         let answered = self.lab.client().connect(self.server.address).and_then(|stream| {
             speaks(&stream)?;
@@ -66,7 +66,7 @@ impl Bench {
         }
     }
 
-    /// Whether new connections are routed, as `nft` says.
+    /// Returns whether new connections are routed, according to `nft`.
     pub fn gate_is_closed(&self) -> bool {
         self.lab.gateway.run("nft list chain inet tcp_intercept gate").contains("goto full")
     }
@@ -85,7 +85,7 @@ pub fn speaks(mut stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The counter `name` in the last line of a daemon's log.
+/// Returns the counter `name` in the last line of a daemon's log.
 pub fn counter(log: &str, name: &str) -> usize {
     let counters = log.split("stopped: ").last().unwrap();
     let words = counters.split(|c: char| c == '"' || c.is_whitespace());
@@ -98,14 +98,14 @@ pub fn descriptors(daemon: &mut Daemon) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// The daemon's resident memory in KiB.
+/// Returns the worker's resident memory in KiB.
 pub fn rss(daemon: &mut Daemon) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.worker())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The processor time that a process uses from a moment on.
+/// Measures the processor time of a process from its construction on.
 pub struct Work {
     pid: u32,
     since: Instant,
@@ -117,14 +117,14 @@ impl Work {
         Self { pid, since: Instant::now(), before: processor_time(pid) }
     }
 
-    /// A thread that spins uses all of a processor, or its share of it.
+    /// Checks that the process does not spin: a spinning thread uses a whole processor, or its share of one.
     pub fn is_little(&self) {
         let (took, used) = (self.since.elapsed(), processor_time(self.pid) - self.before);
         assert!(used < took / 2, "{used:?} of {took:?} on the processor");
     }
 }
 
-/// Fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms: proc(5).
+/// Returns the processor time from fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms: proc(5).
 fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields = stat.rsplit(')').next().unwrap().split_ascii_whitespace().skip(11);

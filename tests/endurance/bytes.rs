@@ -1,4 +1,4 @@
-//! Bytes on their way while the kernel has no pipe, or no memory for them: they come late, and all of them come.
+//! Bytes in transit while the kernel has no pipe or no memory for them: they arrive late, but completely.
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -60,7 +60,8 @@ fn without_memory_to_move_bytes_they_wait_and_all_of_them_come() {
 fn where_the_users_budget_for_pipes_is_used_up_small_ones_carry_every_byte() {
     netns_as_user(|| {
         let lab = Lab::new();
-        // fs.pipe-user-pages-soft: 64 MiB, then 8 KiB a pipe. It does not bind root, where a host lets only root in here.
+        // fs.pipe-user-pages-soft allows 64 MiB, then 8 KiB per pipe. The limit does not bind root, if a host lets only
+        // root run this.
         let hold = |_| {
             let (read, write) = pipe().unwrap();
             let _ = fcntl_setpipe_size(&write, 1 << 20);
@@ -76,7 +77,7 @@ fn where_the_users_budget_for_pipes_is_used_up_small_ones_carry_every_byte() {
     });
 }
 
-/// A connected pair: the end that a test holds, and the one that the relay holds.
+/// Returns a connected pair: the test's end and the relay's end.
 fn pair(side: Side) -> (TcpStream, Leg) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -89,7 +90,7 @@ fn pair(side: Side) -> (TcpStream, Leg) {
 
 #[test]
 fn a_worker_whose_pipes_are_all_held_waits_for_a_descriptor_without_spinning() {
-    // In a process of its own: the limit is for all of it.
+    // Runs in a separate process, because the limit applies to the whole process.
     netns(|| {
         let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         rt.block_on(async {
@@ -97,7 +98,7 @@ fn a_worker_whose_pipes_are_all_held_waits_for_a_descriptor_without_spinning() {
                 (pair(Side::Client), pair(Side::Server));
             let (way, pool, came) = (Directions::new(Slot::unkept()), Pool::default(), Cell::new(false));
             let (pid, work) = (std::process::id(), Work::of(std::process::id()));
-            // A pipe takes two; one is for who asks how much work there was.
+            // A pipe needs two descriptors. The remaining one is for reading /proc to measure the processor time.
             let before = descriptors::forbid_new(pid, 1).unwrap();
             let test = async {
                 client.write_all(b"late").unwrap();

@@ -1,4 +1,4 @@
-//! Many at once: spoofed ones, and ones that do not read.
+//! Many connections at once: spoofed ones, and ones that do not read.
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -30,7 +30,7 @@ fn a_flood_of_spoofed_syns_leaves_the_others_alone() {
     });
 }
 
-/// Sends SYNs to port 80 from 10.1.0.64 to .255 and random ports: nobody is there to answer what comes back.
+/// Sends SYNs to port 80 from 10.1.0.64 to .255 and random ports. No host answers the SYN-ACKs.
 fn flood(to: Ipv4Addr, count: usize) {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).unwrap();
     raw.set_header_included_v4(true).unwrap();
@@ -39,12 +39,12 @@ fn flood(to: Ipv4Addr, count: usize) {
         let from = Ipv4Addr::new(10, 1, 0, 64 + random.below(192) as u8);
         let port = 1024 + random.below(60_000) as u16;
         let packet = syn(from, port, to, random.next() as u32);
-        // ENOBUFS: faster than the cable, which is what a flood is.
+        // ENOBUFS means faster than the cable, which is expected in a flood.
         let _ = raw.send_to(&packet, &SocketAddr::new(to.into(), 80).into());
     }
 }
 
-/// An IPv4 packet with a SYN (RFC 9293, section 3.1); the kernel fills in the IP checksum.
+/// Returns an IPv4 packet with a SYN (RFC 9293, section 3.1). The kernel fills in the IP checksum.
 fn syn(from: Ipv4Addr, port: u16, to: Ipv4Addr, sequence: u32) -> Vec<u8> {
     let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
     ip.extend(from.octets());

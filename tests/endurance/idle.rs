@@ -1,4 +1,4 @@
-//! What sessions cost in which nothing happens.
+//! The cost of idle sessions.
 use std::io::Write;
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use lab::{Ip, becomes, netns};
 
 use crate::bench::{Bench, SOON, speaks};
 
-/// How often the threads of `pid` have gone to sleep, which is how often they were awake.
+/// Returns how often the threads of `pid` have gone to sleep, which equals how often they have woken up.
 fn wakings(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let of = |task: std::fs::DirEntry| {
@@ -20,7 +20,7 @@ fn wakings(pid: u32) -> u64 {
 
 #[test]
 fn a_thousand_idle_sessions_and_fifty_that_are_stuck_wake_nobody() {
-    // Each thread reports once a second that it goes on, for which a timer may wake it three times.
+    // Each thread increments its heartbeat once a second, which may take three timer wake-ups.
     const BEATS: u64 = 15;
     netns(|| {
         let mut bench = Bench::new(&[]);
@@ -33,7 +33,7 @@ fn a_thousand_idle_sessions_and_fifty_that_are_stuck_wake_nobody() {
             while stream.write(&[1; 1 << 16]).is_ok() {}
         }
         let pid = bench.pid();
-        // What is on its way arrives first, be the machine as loaded as it may.
+        // Data in transit arrives first, however loaded the machine is.
         let mut seen = 0;
         let slept = becomes(SOON, || {
             let before = wakings(pid);
@@ -42,7 +42,7 @@ fn a_thousand_idle_sessions_and_fifty_that_are_stuck_wake_nobody() {
             seen = wakings(pid) - before;
             seen <= threads * BEATS
         });
-        assert!(slept, "{seen} wakings in five seconds, which is more than it takes to say so");
+        assert!(slept, "{seen} wake-ups in five seconds, more than the heartbeat needs");
         assert_eq!(bench.lab.gateway.ss("-tn state established").lines().count(), 2 * 1050);
     });
 }

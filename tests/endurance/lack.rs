@@ -1,5 +1,5 @@
-//! A kernel that has no descriptor, no file and no memory left: sessions in hand go on, new connections are routed, and nobody
-//! is left hanging. Errors that cannot be had without harm to the machine are injected by strace.
+//! A kernel without free descriptors, files or memory: existing sessions continue, new connections are routed, and no
+//! connection hangs. strace injects the errors that would otherwise harm the machine.
 use std::time::Duration;
 
 use lab::stream::{self, Pace};
@@ -11,7 +11,7 @@ fn newcomers_are_routed_without_descriptors(free: u64) {
     let mut bench = Bench::new(&[]);
     let mut held = bench.sessions(20);
     descriptors::forbid_new(bench.pid(), free).unwrap();
-    // This one has been intercepted: it is reset in the end, not left hanging, unless it gets one of those that are kept for nft.
+    // This one is intercepted: it is reset in the end instead of hanging, unless it gets a descriptor reserved for nft.
     assert_ne!(bench.newcomer(), Fate::Routed);
     wait_until("the gate is closed", SOON, || bench.gate_is_closed());
     (0..20).for_each(|_| assert_eq!(bench.newcomer(), Fate::Routed));
@@ -32,8 +32,9 @@ fn with_a_descriptor_to_accept_and_none_to_dial_new_connections_are_routed_too()
     netns(|| newcomers_are_routed_without_descriptors(1));
 }
 
-/// While a system call fails: the sessions in hand are whole, the first newcomers are reset and the others become what `then` has, the daemon
-/// does not spin, and says little. Afterwards newcomers are served. Gives the daemon's log.
+/// Makes a system call fail and checks the daemon: existing sessions are intact, the first new connection is reset, and
+/// the others have one of the fates `then`. The daemon neither spins nor floods its log. Afterwards new connections are
+/// served. Returns the daemon's log.
 fn newcomers_while(what: &str, then: &[Fate]) -> String {
     let mut bench = Bench::new(&[]);
     let pid = bench.pid();
@@ -49,7 +50,7 @@ fn newcomers_while(what: &str, then: &[Fate]) -> String {
         assert!(fates.contains(&Fate::Routed) && fates.iter().all(|fate| then.contains(fate)), "{fates:?}");
         held.iter().for_each(|stream| speaks(stream).unwrap());
     });
-    // The daemon asks the kernel every five seconds, and lets nobody in who would then have to be reset.
+    // The daemon probes the kernel every five seconds. It admits no connection that it would have to reset.
     std::thread::sleep(Duration::from_secs(6));
     assert!(then.contains(&bench.newcomer()));
     work.is_little();
@@ -57,13 +58,13 @@ fn newcomers_while(what: &str, then: &[Fate]) -> String {
     wait_until("newcomers are served again", SOON, || bench.newcomer() == Fate::Served);
     let log = bench.daemon.stop().1;
     assert!(counter(&log, "exhausted") > 0, "{log}");
-    assert!(log.matches("no means for one more connection").count() <= 4, "{log}");
+    assert!(log.matches("out of descriptors or memory for a connection").count() <= 4, "{log}");
     log
 }
 
 fn waits_in_vain(errno: &str) {
     netns(|| {
-        // Whether it can accept again, only a connection can tell: one is tried every five seconds.
+        // Only a connection can show whether accept works again: the daemon tries one every five seconds.
         let log = newcomers_while(&format!("accept4:error={errno}"), &[Fate::Routed, Fate::Reset]);
         assert!(counter(&log, "shed") > 0, "{log}");
     });
@@ -92,7 +93,7 @@ fn without_memory_to_watch_a_socket_it_is_reset_after_a_second_and_the_others_ar
     });
 }
 
-/// Some calls of epoll_ctl() fail in each thread: a connection that comes then waits, and is served.
+/// Lets some calls of epoll_ctl() fail in each thread. A new connection then waits, and is served.
 fn served_after(faults: &str) {
     netns(|| {
         let mut bench = Bench::new(&[]);
@@ -115,7 +116,7 @@ fn a_connection_waits_while_there_is_no_memory_to_watch_the_client() {
 
 #[test]
 fn a_connection_waits_while_there_is_no_memory_to_watch_the_server() {
-    // The first call is for the client.
+    // The first call registers the client leg.
     served_after("ENOMEM:when=2..4");
 }
 
@@ -124,14 +125,15 @@ fn sessions_of_a_dead_worker_wait_while_there_is_no_memory_to_watch_them() {
     netns(|| {
         let bench = Bench::new(&["limits.crashes=100"]);
         let held = bench.sessions(20);
-        // A worker thread registers its runtime and two listeners first. The main thread registers two runtimes and two descriptors, which
-        // must not fail here: then another worker would be started.
+        // A worker thread first registers its runtime and two listeners. The main thread registers two runtimes and two
+        // descriptors. These must not fail here; otherwise the guardian would start another worker.
         let faults = "epoll_ctl:error=ENOMEM:when=6..11";
         let fault = Fault::inject_into_children(&bench.lab.gateway, bench.daemon.guardian(), faults);
         bench.daemon.signal_worker(rustix::process::Signal::KILL);
         held.iter().for_each(|stream| speaks(stream).unwrap());
         let log = bench.daemon.stop().1;
-        // strace may leave a thread stopped that it lets go of while that begins processes, so it stays until the end.
+        // Keep strace attached until the end: if it detaches from a thread that is starting processes, it may leave the
+        // thread stopped.
         assert!(fault.count() > 0, "{log}");
         assert_eq!((counter(&log, "crashes"), counter(&log, "taken-up")), (1, 20), "{log}");
         assert_eq!(counter(&log, "not-taken-up"), 0, "{log}");
@@ -149,7 +151,7 @@ fn without_files_to_dial_with_the_client_is_reset_and_the_others_are_routed() {
 #[test]
 fn without_memory_to_dial_with_the_client_is_reset_and_the_others_are_routed() {
     netns(|| {
-        // Whether there is memory for a SYN, only a dial can tell: one is tried every five seconds.
+        // Only a dial can show whether there is memory for a SYN: the daemon tries one every five seconds.
         let log = newcomers_while("connect:error=ENOBUFS", &[Fate::Routed, Fate::Reset]);
         assert!(counter(&log, "dial-failed") > 0 && log.contains("out-of-buffers"), "{log}");
     });
@@ -162,7 +164,7 @@ fn a_connection_that_is_over_before_it_is_accepted_is_counted_and_holds_up_nobod
         let pid = bench.pid();
         let held = bench.sessions(10);
         let mut failed = 0;
-        // What accept(2) says it may report of a connection.
+        // Errors of a single connection that accept(2) documents.
         for errno in
             ["ECONNABORTED", "EPROTO", "ENOPROTOOPT", "EOPNOTSUPP", "ENETDOWN", "EHOSTUNREACH", "EINTR"]
         {

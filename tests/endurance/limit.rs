@@ -1,4 +1,4 @@
-//! `limits.connections`: near it new connections are routed, and nobody's connection fails because of it.
+//! `limits.connections`: near the limit new connections are routed, and no connection fails because of it.
 use lab::{netns, wait_until};
 
 use crate::bench::{Bench, Fate, SOON, counter, speaks};

@@ -1,4 +1,4 @@
-//! Ports that clients use again as soon as they may: trap 4.
+//! Ports that clients reuse as soon as they may: trap 4.
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
@@ -15,7 +15,7 @@ fn ports_used_again_within_a_second_lose_no_connection() {
         for n in 16..32 {
             lab.client().ip(&format!("addr add 10.1.0.{n}/24 dev eth0"));
         }
-        // A client that may use its own ports again as soon as the kernel finds it safe.
+        // This client reuses its own ports as soon as the kernel considers it safe.
         lab.client().sysctl("net.ipv4.tcp_tw_reuse", "1");
         lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
         let daemon = Daemon::start(&lab.gateway, BIN, &[]);
@@ -35,7 +35,7 @@ fn ports_used_again_within_a_second_lose_no_connection() {
     });
 }
 
-/// Connects, asks and closes, on 150 ports by turns.
+/// Connects, asks and closes, on 150 ports in rotation.
 fn ask_often(from: Ipv4Addr, to: SocketAddr, times: u16) {
     for n in 0..times {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

@@ -1,4 +1,4 @@
-//! Sessions that are reset wherever they stand.
+//! Sessions that are reset in every state.
 use std::io::Write;
 
 use lab::peers::{Server, banner, echo, reset};

@@ -1,15 +1,15 @@
-//! What the tests of the box in the path share: a daemon on it, and traffic through it.
+//! Shared parts of the tests with one box in the path: its daemon, and traffic through it.
 #![allow(dead_code, reason = "each of the test files uses its part")]
 use lab::peers;
 use lab::stream::{self, Pace};
 use lab::{BOTH, Daemon, Ip, Lab};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
-/// Without any configuration, and as it is configured where the clients' side is known.
+/// The settings of the daemon: none, and the clients' interface.
 pub const WHERE: [&[&str]; 2] = [&[], &["rules.interfaces=[\"lan0\"]"]];
 const BYTES: u64 = 1 << 20;
 
-/// Runs `test` for each protocol, under a daemon for each of [`WHERE`], which must end well.
+/// Runs `test` for each protocol, under a daemon with each of [`WHERE`], which must exit successfully.
 pub fn intercepting(lab: &Lab, settings: &[&str], test: impl Fn(Ip, &Daemon)) {
     for place in WHERE {
         let daemon = Daemon::start(&lab.gateway, BIN, &[place, settings].concat());
@@ -19,8 +19,8 @@ pub fn intercepting(lab: &Lab, settings: &[&str], test: impl Fn(Ip, &Daemon)) {
     }
 }
 
-/// Sends a megabyte each way at once through a new connection from the client to the server, and says how many legs
-/// the box has for it: none when it is routed, two when it is intercepted.
+/// Sends a megabyte each way at the same time through a new connection from the client to the server. Returns how many
+/// legs the box has for it: none if it is routed, two if it is intercepted.
 pub fn legs_of_a_new_connection(lab: &Lab, ip: Ip) -> usize {
     let (near, far, peer) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, 7));
     assert_eq!(peer.ip(), lab.client_at(0, ip, 0).ip());

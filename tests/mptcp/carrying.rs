@@ -1,4 +1,4 @@
-//! What the paths carry, and what becomes of connections when they are cut.
+//! The traffic that each path carries, and the fate of connections when paths are cut.
 use std::io::Write;
 use std::thread::sleep;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn one_connection_uses_both_paths_in_both_directions() {
                 assert!(*least > 3 * MB, "{ip:?} {bytes:?}: {carried:?}");
             }
         }
-        // Nobody has troubled the server with what goes on between the boxes.
+        // No packet of the subflows between the boxes has reached the server.
         assert_eq!(strangers(&pair.server), 0);
     });
 }
@@ -43,7 +43,7 @@ fn each_connection_is_joined_once_from_the_path_of_the_near_box() {
             let joined = || pair.near.ss("-tn state established").contains("10.3.1.2:5001");
             wait_until("a second subflow", SOON, joined);
             assert_eq!(pair.near.counter("MPTcpExtMPJoinSynTx"), n, "{ip:?}");
-            // It has the mark and the congestion control of its connection.
+            // The subflow has the mark and the congestion control of its connection.
             let subflow = pair.near.ss("-tineO state established dst 10.3.1.2");
             for part in ["fwmark:0x2", "%wan1", " reno "] {
                 assert!(subflow.contains(part), "{part} is not in: {subflow}");
@@ -80,7 +80,7 @@ fn each_box_may_be_the_near_one_of_connections_from_its_side() {
             let paths = format!("mptcp.path=[{{device='wan1'}}, {{address='{address}', announce=true}}]");
             Daemon::start(host, BIN, &["server.mptcp=true", "client.mptcp=true", &paths])
         });
-        // Each box announces, and either may be the first to join.
+        // Each box announces its address, and either may be the first to join.
         let joins =
             || [&pair.near, &pair.far].map(|host| host.counter("MPTcpExtMPJoinAckRx")).iter().sum::<u64>();
         for ((from, host), address) in [
@@ -143,7 +143,7 @@ fn a_connection_uses_a_path_again_whose_address_was_gone_for_a_moment() {
             pair.near.ip("address add 10.3.1.1/24 dev wan1");
             under_way(&pair);
         });
-        assert_eq!(pair.near.counter("MPTcpExtMPJoinSynTx"), 1, "it is the path of before");
+        assert_eq!(pair.near.counter("MPTcpExtMPJoinSynTx"), 1, "the path is reused");
     });
 }
 
@@ -168,7 +168,8 @@ fn a_path_that_is_cut_in_mid_transfer_loses_nothing() {
 fn a_transfer_goes_on_after_both_paths_were_cut_for_ten_seconds() {
     netns(|| {
         let pair = two_paths(40);
-        // As `check` advises: without it the retransmission timers have grown so long meanwhile that a test has to wait for them.
+        // `check` recommends these settings. Without them the retransmission timers grow so long meanwhile that the
+        // test would have to wait for them.
         for host in [&pair.near, &pair.far] {
             host.sysctl("net.ipv4.tcp_retries2", "255");
             host.sysctl("net.ipv4.tcp_rto_max_ms", "2000");
@@ -210,14 +211,14 @@ fn a_backup_path_carries_only_while_no_other_does() {
     });
 }
 
-/// Waits until a transfer has been on both paths for a while.
+/// Waits until a transfer has used both paths for a while.
 fn under_way(pair: &Pair) {
     let frames = |n: usize| pair.paths[n].to_server().delivered + pair.paths[n].to_client().delivered;
     let before = [frames(0), frames(1)];
     wait_until("a transfer on both paths", SOON, || (0..2).all(|n| frames(n) > before[n] + 300));
 }
 
-/// Counts what comes from the boxes' own addresses, which only they know.
+/// Counts packets from the boxes' own path addresses, which only the boxes know.
 fn watch(server: &Host) {
     server.nft(
         "table inet watch {

@@ -1,4 +1,4 @@
-//! What `check` says on the two boxes when connections do not use all paths.
+//! The findings of `check` on the two boxes when connections do not use all paths.
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use tcp_intercept::config::Config;
 
 use crate::support::{BIN, Boxes, FAR, NEAR, SOON};
 
-/// What `check` says of the paths on `host` that is neither well nor merely good to know.
+/// Returns the warnings of `check` about the paths on `host`.
 fn warnings(host: &Host, sets: &[&str]) -> Vec<String> {
     of_level(host, sets, "warning")
 }
@@ -23,17 +23,17 @@ fn of_level(host: &Host, sets: &[&str], level: &str) -> Vec<String> {
     about.map(|finding| finding["what"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Two paths, and boxes whose connections begin with room for what comes by both.
+/// Builds two paths, and boxes whose initial receive buffers have room for both paths.
 fn roomy() -> Pair {
     let pair = Pair::plain(2);
     [&pair.near, &pair.far].iter().for_each(|host| host.sysctl("net.ipv4.tcp_rmem", "4096 1048576 33554432"));
     pair
 }
 
-/// Three connections, one after the other, on each of which `done` becomes true.
+/// Opens three connections one after another, and waits until `done` is true for each.
 fn connections(pair: &Pair, mut done: impl FnMut(u64) -> bool) {
     for n in 1..=3 {
-        // Another server each time: one with which MPTCP has failed is dialled with TCP for a while.
+        // A different server each time, because a server with which MPTCP has failed is dialled with TCP for a while.
         let server = IpAddr::from(Ipv4Addr::new(10, 2, 0, 10 + n as u8));
         pair.server.ip(&format!("address add {server}/24 dev eth0"));
         let (client, server, _) = peers::pair(&pair.client, &pair.server, (server, 8000).into());
@@ -73,7 +73,7 @@ fn what_the_other_box_lacks_is_seen_in_what_has_never_come_about() {
             "MPTcpExtMPCapableSYNACKRX",
             "3 connections were answered with MPTCP, and no address was announced",
         ),
-        (&FAR, "drop", "MPTcpExtMPJoinSynTx", "3 times a connection was to be joined by another path"),
+        (&FAR, "drop", "MPTcpExtMPJoinSynTx", "3 subflows were dialled on other paths"),
     ];
     for (far, firewall, counter, told) in cases {
         netns(|| {
@@ -93,7 +93,7 @@ fn what_the_other_box_lacks_is_seen_in_what_has_never_come_about() {
             assert!(warnings.iter().any(|line| line.contains(told)), "{told}: {warnings:?}");
             if far == FAR {
                 let warnings = self::warnings(&pair.far, &FAR);
-                assert!(warnings[0].ends_with("nobody has joined"), "{warnings:?}");
+                assert!(warnings[0].ends_with("no peer has opened a subflow to it"), "{warnings:?}");
             }
         });
     }

@@ -1,4 +1,4 @@
-//! Endpoints and limits: ours come and go with the daemon, the operator's stay as they are.
+//! Endpoints and limits: the daemon's own exist while it runs, the operator's stay unchanged.
 use lab::{BOTH, Daemon, Host, Pair, netns};
 
 use crate::support::{BIN, Boxes, FAR, NEAR, become_endpoints, endpoints, limits, says};
@@ -42,7 +42,7 @@ fn what_a_sigkill_left_goes_with_the_next_start_and_with_rules_remove() {
         Daemon::start(host, BIN, &["server.mptcp=true"]).kill9();
         assert_eq!((endpoints(host), limits(host)), (vec![], KERNELS.into()));
         Daemon::start(host, BIN, &NEAR).kill9();
-        // With the same paths again, the endpoints are still ours.
+        // With the same paths again, the endpoints still belong to the daemon.
         assert!(Daemon::start(host, BIN, &NEAR).stop().0.success());
         assert_eq!((endpoints(host), limits(host)), (vec![], KERNELS.into()));
         let running = Daemon::start(host, BIN, &NEAR);
@@ -69,7 +69,7 @@ fn the_operators_endpoints_and_limits_are_untouched() {
         says(&daemon, "10.3.1.1 is an endpoint of the operator's: it is used as it is");
         let all = [theirs[0].as_str(), theirs[1].as_str(), NEARS[1]];
         assert_eq!((endpoints(host), limits(host)), (all.map(String::from).into(), RAISED.into()));
-        // The operator has his own reasons while the daemon runs.
+        // The operator changes the limits while the daemon runs.
         host.ip("mptcp limits set subflows 5");
         host.ip("mptcp endpoint add 10.3.0.1 dev wan0 subflow");
         assert!(daemon.stop().0.success());

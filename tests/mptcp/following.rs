@@ -1,4 +1,4 @@
-//! While the daemon runs, the endpoints follow what DHCP, an operator or a cable do to the addresses.
+//! While the daemon runs, the endpoints follow address changes by DHCP, an operator or a cable.
 use lab::{Daemon, Host, netns};
 
 use crate::support::{BIN, become_endpoints, endpoints, says};
@@ -45,22 +45,22 @@ fn addresses_that_change_are_followed() {
         says(&daemon, "wan1: it has no address yet");
         give(&host, "192.0.2.7/24", "wan1");
         become_endpoints(&host, &["192.0.2.7 fullmesh dev wan1"]);
-        // A second one of its network changes nothing, nor does one of another device.
+        // A second address of the same network changes nothing, nor does one of another device.
         give(&host, "192.0.2.8/24", "wan1");
         give(&host, "10.1.0.1/24", "lan0");
         give(&host, "fd03::7/64", "wan1");
         become_endpoints(&host, &["192.0.2.7 fullmesh dev wan1", "fd03::7 fullmesh dev wan1"]);
-        // DHCP renumbers.
+        // DHCP assigns another address.
         host.ip("-4 address flush dev wan1");
         give(&host, "198.51.100.7/24", "wan1");
         become_endpoints(&host, &["198.51.100.7 fullmesh dev wan1", "fd03::7 fullmesh dev wan1"]);
-        // With the link IPv6 addresses go, IPv4 addresses stay. It may come back.
+        // When the link goes down, IPv6 addresses disappear and IPv4 addresses stay. The link may come back.
         host.ip("link set wan1 down");
         says(&daemon, "the address fd03::7 has gone; connections that use it wait for it");
         host.ip("link set wan1 up");
         give(&host, "fd03::8/64", "wan1");
         become_endpoints(&host, &["198.51.100.7 fullmesh dev wan1", "fd03::8 fullmesh dev wan1"]);
-        // The address of the other path comes, and moves to another device.
+        // The address of the other path appears, and moves to another device.
         give(&host, "10.9.0.1/24", "lan0");
         become_endpoints(
             &host,

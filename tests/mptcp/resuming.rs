@@ -1,5 +1,5 @@
-//! A worker that goes on where the one before it in the same daemon has crashed: no connection loses a path by it. `Paths` makes and
-//! leaves what it does without a daemon, and one that is dropped stands for the crash.
+//! A worker takes over after the previous worker of the same daemon has crashed: no connection loses a path. `Paths`
+//! works without a daemon here; dropping it stands for the crash.
 use std::net::SocketAddr;
 
 use lab::{BOTH, Host, Pair, becomes, netns};
@@ -16,14 +16,14 @@ fn config(settings: &[&str]) -> Config {
     Config::parse(&settings.join("\n"), &[]).unwrap()
 }
 
-/// A worker begins, or goes on, and crashes.
+/// Starts or resumes as a worker, and crashes.
 fn worker(host: &Host, settings: &[&str], first: bool) {
     let config = config(settings);
     let begin = if first { Paths::start } else { Paths::resume };
     assert_eq!(host.enter(|| begin(&config).is_some()), !config.mptcp.paths.is_empty());
 }
 
-/// With their numbers: one that is deleted and added again has another.
+/// Lists the endpoints with their numbers: one that is deleted and added again has another number.
 fn numbered(host: &Host) -> String {
     host.ip("mptcp endpoint show")
 }
@@ -87,7 +87,7 @@ fn an_address_that_has_gone_just_now_is_waited_for() {
         near.ip("address add fd03:0:0:1::1/64 dev wan1 nodad");
         worker(near, &NEAR, false);
         assert_eq!(numbered(near), before);
-        // Another one has come in its place.
+        // Another address has replaced it.
         near.ip("address delete 10.3.1.1/24 dev wan1");
         near.ip("address add 10.3.1.77/24 dev wan1");
         worker(near, &NEAR, false);
@@ -102,7 +102,7 @@ fn what_was_interrupted_is_made_whole_and_what_an_operator_did_meanwhile_stays()
     netns(|| {
         let near = &Pair::plain(2).near;
         worker(near, &NEAR, true);
-        // As if the crash had come right behind the record.
+        // The state after a crash directly after the record was written.
         near.ip("mptcp endpoint flush");
         near.ip("mptcp limits set subflows 2");
         worker(near, &NEAR, false);
@@ -112,7 +112,7 @@ fn what_was_interrupted_is_made_whole_and_what_an_operator_did_meanwhile_stays()
         near.ip("mptcp limits set subflows 5");
         worker(near, &NEAR, false);
         assert_eq!(limits(near), "add_addr_accepted 8 subflows 5");
-        // Paths that are wanted no more go.
+        // Endpoints of paths that are no longer configured are removed.
         worker(near, &["server.mptcp=true"], false);
         assert_eq!(limits(near), "add_addr_accepted 0 subflows 5");
         let left = numbered(near);

@@ -1,4 +1,4 @@
-//! Two boxes that use the path `wan1` beside the one that routes go by, and what can be seen of it.
+//! Two boxes that use the path `wan1` beside the routed one, and their observable state.
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub const PORT: u16 = 8000;
 pub const NEAR: [&str; 2] = ["server.mptcp=true", "mptcp.path=[{device='wan1'}]"];
 pub const FAR: [&str; 2] = ["client.mptcp=true", "mptcp.path=[{device='wan1', announce=true}]"];
 
-/// Both boxes at work.
+/// The two running boxes.
 pub struct Boxes {
     pub near: Daemon,
     pub far: Daemon,
@@ -24,13 +24,13 @@ impl Boxes {
     }
 }
 
-/// Two paths alike.
+/// Builds two equal paths.
 pub fn two_paths(mbit: u64) -> Pair {
     let path = Link::even(Duration::from_millis(20), Rate::mbit(mbit), Loss::None);
     Pair::new(&Profile { name: "two paths", paths: vec![path; 2], seed: 1 })
 }
 
-/// The endpoints of `host` as `ip mptcp` tells them, without the numbers that the kernel chose.
+/// Returns the endpoints of `host` from `ip mptcp`, without the numbers that the kernel chose.
 pub fn endpoints(host: &Host) -> Vec<String> {
     let text = host.ip("mptcp endpoint show");
     let without_id = |line: &str| {
@@ -48,19 +48,20 @@ pub fn limits(host: &Host) -> String {
     host.ip("mptcp limits show").trim().to_owned()
 }
 
-/// Waits until the endpoints of `host` are these.
+/// Waits until `host` has exactly these endpoints.
 pub fn become_endpoints(host: &Host, expected: &[&str]) {
     let came = becomes(SOON, || endpoints(host) == expected);
     assert!(came, "{host}: {:?}, not {expected:?}", endpoints(host));
 }
 
-/// Waits until the daemon has said it.
+/// Waits until the daemon has logged this text.
 pub fn says(daemon: &Daemon, text: &str) {
     assert!(becomes(SOON, || daemon.log().contains(text)), "{text} is not in:\n{}", daemon.log());
 }
 
-/// A client sends `up` bytes to a server, and gets `down` bytes from it, both whole; meanwhile `during`. Who has less to send ends its
-/// direction last: the kernel adds no path to a connection of which one direction has ended.
+/// Sends `up` bytes from a client to a server and `down` bytes back, checks both, and calls `during` meanwhile. The end
+/// that sends less closes its direction last, because the kernel adds no path to a connection of which one direction
+/// has ended.
 pub fn transfer(pair: &Pair, ip: Ip, [up, down]: [u64; 2], during: impl FnOnce()) {
     let (client, server, _) = peers::pair(&pair.client, &pair.server, pair.server_at(ip, PORT));
     let side = |stream: &TcpStream, seed, bytes, last: bool| -> [Sum; 2] {
@@ -81,7 +82,7 @@ pub fn transfer(pair: &Pair, ip: Ip, [up, down]: [u64; 2], during: impl FnOnce()
     });
 }
 
-/// How many bytes have left by each of the two paths of a box.
+/// Returns how many bytes a box has sent by each of its two paths.
 pub fn sent(host: &Host) -> [u64; 2] {
     ["wan0", "wan1"].map(|device| {
         let text = host.ip(&format!("-s -j link show {device}"));

@@ -1,4 +1,4 @@
-//! Where Multipath TCP is not to be had: the session is TCP, knows why, and the next is dialled with TCP.
+//! Peers without Multipath TCP: the session uses TCP, its record says why, and the next one is dialled with TCP.
 use lab::peers::expect_reset;
 use lab::{BOTH, Daemon, Ip, Pair, netns, words};
 

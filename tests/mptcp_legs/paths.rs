@@ -1,4 +1,4 @@
-//! Where it is to be had: what each path gets, and what the record says that it carried.
+//! Peers with Multipath TCP: the traffic of each path, and the counts in the close record.
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -9,8 +9,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::support::{BIN, BYTES, FAR, Line, NEAR, PORT, SOON, clear, join_paths, subflows};
 
-/// What the kernel says of paths is not to the byte. Received FINs count; what is sent by one path and again by another counts for
-/// both; and on a link without delay they may be gone when the last of it has been sent.
+/// Returns whether a count is roughly `bytes`. The kernel's counts of paths are not exact: received FINs count, and
+/// data that is resent by another path counts twice. On a link without delay, subflows may be gone when the last byte
+/// has been sent.
 fn nearly(bytes: u64) -> bool {
     (BYTES / 2..2 * BYTES).contains(&bytes)
 }
@@ -19,7 +20,7 @@ fn number(record: &Value, key: &str) -> u64 {
     record[key].as_u64().unwrap_or_else(|| panic!("{key}: {record}"))
 }
 
-/// The bytes sent and received by each path, as a record says under `key`.
+/// Returns the bytes sent and received by each path, from a record's `key`.
 fn carried(record: &Value, key: &str) -> Vec<(u64, u64)> {
     let paths = record[key].as_str().unwrap_or_else(|| panic!("{key}: {record}"));
     let counts = paths.split(", ").map(|path| path.split_once(' ').unwrap().1.split_once('/').unwrap());
@@ -100,8 +101,8 @@ fn congestion_control_keepalive_and_the_mark_reach_every_path() {
     });
 }
 
-/// Sends a byte and then another through the near box, whose confirmations are lost. Tail loss probes, which send what Nagle's
-/// algorithm keeps back, are off.
+/// Sends a byte and then another through the near box, whose acknowledgements are lost. Tail loss probes are off,
+/// because they would send what Nagle's algorithm holds back.
 fn two_bytes(pair: &Pair, line: &mut Line) {
     pair.near.sysctl("net.ipv4.tcp_early_retrans", "0");
     line.client.set_nodelay(true).unwrap();

@@ -1,22 +1,23 @@
-//! Programs that know nothing of Multipath TCP and are made to speak it by `mptcpize run`: the client of a box, and the server behind it.
+//! Programs without Multipath TCP support that `mptcpize run` makes use it: the client of a box, and the server behind
+//! it.
 use lab::servers::Nginx;
 use lab::{BOTH, Daemon, Host, Ip, Pair, becomes, netns, wait_until, words};
 use serde_json::Value;
 
 use crate::support::{BIN, FAR, NEAR, SOON};
 
-/// More than buffers hold, at a rate that leaves time to look while it comes.
+/// More than the buffers hold, at a rate that leaves time for inspection during the transfer.
 const BODY: &str = "head -c 32000000 /dev/urandom";
 const CURL: &str = "curl -sS --fail --max-time 60 --limit-rate 16M";
 
-/// Has the body served, and gives what `sha256sum` says of it.
+/// Makes nginx serve the body, and returns its `sha256sum`.
 fn serve(host: &Host, nginx: &Nginx) -> String {
     let body = nginx.files().join("body");
     host.run(&format!("{BODY} > {0} && sha256sum < {0}", body.display()))
 }
 
-/// Has `curl` (as it is, or by `mptcpize`) get the body through `near`, and gives the record. `meanwhile`: how many connections of
-/// Multipath TCP the near box has while the body comes.
+/// Downloads the body with `curl` (plain or under `mptcpize`) through `near`, and returns the record. `meanwhile` is
+/// how many Multipath TCP connections the near box must have during the transfer.
 fn get(pair: &Pair, near: &Daemon, (ip, curl): (Ip, &str), sum: &str, meanwhile: usize) -> Value {
     let (to, before) = (pair.server_at(ip, 80), near.close_records().len());
     let text = format!("set -o pipefail; {curl} http://{to}/body | sha256sum");

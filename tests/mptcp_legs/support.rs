@@ -1,4 +1,4 @@
-//! A connection through two boxes, the paths between them, and what is in their way.
+//! A connection through two boxes, the paths between them, and obstructions on the paths.
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub const NEAR: &str = "server.mptcp=true";
 pub const FAR: &str = "client.mptcp=true";
 pub const BYTES: u64 = 16 << 20;
 
-/// A connection through the boxes, with its ends.
+/// A connection through the boxes, with both ends.
 pub struct Line {
     pub client: TcpStream,
     pub server: TcpStream,
@@ -28,21 +28,21 @@ impl Line {
         Self { client, server, from, to }
     }
 
-    /// Sends both ways at once, to the end of each.
+    /// Sends in both directions at the same time, to the end of each.
     pub fn exchange(self) -> (SocketAddr, SocketAddr) {
         stream::exchange(&self.client, &self.server, BYTES, Pace::FULL);
         (self.from, self.to)
     }
 
-    /// The record that `daemon` writes when the connection has carried data and ended.
+    /// Sends data over the connection, ends it, and returns the record that `daemon` writes.
     pub fn record(self, daemon: &Daemon) -> Value {
         let (from, to) = self.exchange();
         daemon.record_of(from, to)
     }
 }
 
-/// Lets the two boxes use all their paths, as design decision 6 says: the far one announces its address on each further path with a
-/// port, the near one accepts that.
+/// Lets the two boxes use all their paths as design decision 6 says: the far box announces its address on each further
+/// path with a port, and the near box accepts that.
 pub fn join_paths(pair: &Pair, paths: u8) {
     pair.near.run("ip mptcp limits set subflows 4 add_addr_accepted 4");
     pair.far.run("ip mptcp limits set subflows 4");
@@ -55,13 +55,13 @@ pub fn join_paths(pair: &Pair, paths: u8) {
     }
 }
 
-/// The subflows that `host` has to the far box and the server: a line for each.
+/// Returns the subflows of `host` to the far box and the server, one line each.
 pub fn subflows(host: &Host) -> Vec<String> {
     let shown = host.run("ss -HtnioeO state established");
     shown.lines().filter(|line| line.contains("tcp-ulp-mptcp")).map(str::to_owned).collect()
 }
 
-/// Does this to what the near box sends to the far one.
+/// Applies `rule` to all packets from the near box that arrive at the far box.
 pub fn obstruct(pair: &Pair, rule: &str) {
     pair.far.nft(&format!(
         "table inet obstruction {{

@@ -1,4 +1,4 @@
-//! What ends a session with a peer that is gone, and what does not.
+//! The timeouts of a session with a dead peer, and the cases in which they must not fire.
 use std::io::{Read, Write};
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use lab::{BOTH, Daemon, Ip, Pair, netns, wait_until, words};
 
 use crate::support::{BIN, FAR, Line, NEAR, SOON, clear, join_paths, obstruct, subflows};
 
-/// Drops all that comes to the far box from the near one.
+/// Drops all packets from the near box that arrive at the far box.
 const CUT: &str = "drop";
 
 #[test]
@@ -19,12 +19,12 @@ fn the_user_timeout_holds_on_an_mptcp_leg_and_strikes_only_when_something_waits(
         for ip in BOTH {
             let mut line = Line::new(&pair, ip);
             obstruct(&pair, CUT);
-            // Nothing waits: this is no reason to end a connection.
+            // No data is outstanding, so the connection must not end.
             std::thread::sleep(Duration::from_secs(4));
             assert!(near.close_records().is_empty() || ip == Ip::V6);
             assert!(line.client.take_error().unwrap().is_none());
             line.client.write_all(b"is anybody there?").unwrap();
-            // Mended in time, it goes on.
+            // The path recovers in time, so the connection continues.
             std::thread::sleep(Duration::from_secs(1));
             clear(&pair);
             let mut got = [0; 17];

@@ -1,4 +1,4 @@
-//! The worker dies at each named point of a session's life, once; the next one goes on from there.
+//! The worker crashes once at each named point of a session's life, and the next worker continues from there.
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -10,7 +10,7 @@ use tcp_intercept::state::crash::Point;
 
 use crate::support::{BIN, CRASH_AT, MANY, SOON, counter, said, takeovers};
 
-/// A session with everything in it, then one that is reset.
+/// Runs a session that uses every feature, then one that is reset.
 fn life(lab: &Lab, ip: Ip) {
     let (near, far, peer) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, 81));
     assert_eq!(peer, near.local_addr().unwrap(), "the server sees the client's address");
@@ -85,7 +85,7 @@ fn a_worker_that_dies_with_bytes_in_a_syn_is_survived() {
         let _far = Daemon::start(&pair.far, BIN, &["client.fast-open=\"no-cookie\""]);
         let daemon = Daemon::start_with(&pair.near, BIN, &[MANY, near], &[(CRASH_AT, "kill:syn-data")]);
         let listener = pair.server.listen(pair.server_at(Ip::V4, 81));
-        // The client speaks before its connection is heard of, so that there is something for the SYN.
+        // The client sends before the worker accepts its connection, so that the SYN can carry data.
         daemon.signal_worker(rustix::process::Signal::STOP);
         let mut near = pair.client.connect(pair.server_at(Ip::V4, 81)).unwrap();
         near.write_all(b"first words").unwrap();

@@ -1,4 +1,4 @@
-//! The connect timeout of a session that is taken over while its server is dialled.
+//! The connect timeout of a session that is taken over during the dial.
 use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use crate::support::{BIN, MANY, SOON, kill_worker, takeovers};
 
 const PORT: u16 = 7;
 
-/// Has the server ignore every SYN.
+/// Makes the server ignore every SYN.
 fn silence(lab: &Lab) {
     lab.server.nft(&format!(
         "table inet silence {{\n chain input {{\n type filter hook input priority 0; tcp dport {PORT} drop\n }}\n}}"
     ));
 }
 
-/// A connection that the box has accepted and whose server is being dialled.
+/// Opens a connection that the box has accepted and whose server is being dialled.
 fn dialling(lab: &Lab, server: &Server) -> TcpStream {
     let stream = lab.client().connect(server.address).unwrap();
     wait_until("the server is dialled", SOON, || {

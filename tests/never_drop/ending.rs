@@ -1,4 +1,4 @@
-//! How it ends: workers that hang or die too often, a guardian that dies, draining, stopping.
+//! The end of the daemon: workers that hang or crash too often, a guardian that dies, draining, stopping.
 use std::time::{Duration, Instant};
 
 use lab::{Daemon, Ip, Lab, netns, peers, wait_until};
@@ -57,7 +57,7 @@ fn a_worker_without_a_guardian_serves_its_sessions_to_their_end_and_cleans_up() 
         let answer = command(&lab.gateway, "stop");
         assert!(answer.contains("the daemon does not answer") && answer.contains("exit=69"), "{answer}");
         drop(streams);
-        // Nobody may be there to fetch its status.
+        // A zombie counts as ended, because no parent may be left to reap it.
         let status = || std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
         let gone = || status().is_empty() || status().contains("State:\tZ");
         wait_until("the worker's end", SOON, gone);
@@ -79,7 +79,7 @@ fn drained_by(settings: &[&str], drain: impl FnOnce(&Lab, &Daemon) -> String + S
         let routed = lab.client().connect(servers[0].address).unwrap();
         speaks(&routed);
         assert_eq!(lab.gateway.legs(&routed), 0, "routed past it");
-        // Whoever goes on with it drains too.
+        // The next worker drains too.
         kill_worker(&daemon);
         streams.iter().for_each(speaks);
         streams.pop();
@@ -153,7 +153,7 @@ fn only_root_and_the_daemons_own_user_are_heard() {
     netns(|| {
         let lab = Lab::new();
         let mut daemon = Daemon::start(&lab.gateway, BIN, &[]);
-        // A copy that others may run.
+        // A copy of the program that other users may execute.
         lab.gateway.run(&format!("mkdir -m 755 /run/open; install -m 755 {BIN} /run/open/ti"));
         let asked = "setpriv --reuid=65534 --clear-groups /run/open/ti stop 2>&1 || echo exit=$?";
         let answer = lab.gateway.run(asked);

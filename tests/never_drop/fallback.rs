@@ -1,4 +1,4 @@
-//! A new program that fails where no trial can show it: the previous one runs again, with all sessions.
+//! A new program that fails after a successful trial: the previous program runs again, with all sessions.
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,7 +6,8 @@ use lab::{Daemon, Lab, netns, reachable, wait_until};
 
 use crate::support::{BIN, CRASH_AT, FEW, MANY, SOON, command, counter, said, takeovers, traffic, went_well};
 
-/// A program that is fit in its trial, and in earnest runs as `earnest` has it, a line of shell that `$real` and `"$@"` stand in.
+/// Writes a program that passes its trial and then runs `earnest`, a line of shell in which `$real` and `"$@"` are
+/// available.
 fn new_program(earnest: &str) -> &'static str {
     let path = "/run/new";
     let _ = fs::remove_file("/run/tried");
@@ -20,7 +21,7 @@ fn new_program(earnest: &str) -> &'static str {
     path
 }
 
-/// Children of `parent` that have ended and were not reaped.
+/// Returns how many children of `parent` have ended without being reaped.
 fn zombies(parent: u32) -> usize {
     let stats = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
@@ -41,8 +42,11 @@ fn a_new_program_that_fails_after_execve_gives_way_to_the_previous_one() {
         let cases = [
             // Its first worker fails.
             (format!("{CRASH_AT}=fail:thread exec $real \"$@\""), "the first worker ended with status 71"),
-            (format!("{CRASH_AT}=kill:start exec $real \"$@\""), "the first worker died of signal 9"),
-            // Its guardian fails: before it has read its configuration, and when it makes what it needs.
+            (
+                format!("{CRASH_AT}=kill:start,kill:host exec $real \"$@\""),
+                "the first worker died of signal 9",
+            ),
+            // Its guardian fails: before it has read its configuration, or when it creates its resources.
             ("exec $real \"$@\" --set no.such=key".to_owned(), "no.such"),
             ("exec $real \"$@\" --set server.congestion-control=none".to_owned(), "none"),
         ];
@@ -55,7 +59,7 @@ fn a_new_program_that_fails_after_execve_gives_way_to_the_previous_one() {
             assert_eq!(name, "tcp-intercept\n");
         }
         wait_until("the log writers of the failed programs are reaped", SOON, || zombies(guardian) == 0);
-        // It can still be replaced.
+        // The daemon can still be upgraded.
         let answer = command(&lab.gateway, "upgrade");
         assert!(answer.contains("exit=0"), "{answer}{}", said(&daemon));
         went_well(traffic, 1, &daemon);

@@ -1,4 +1,4 @@
-//! The worker dies, and the daemon is upgraded and stopped, while it has no descriptor left.
+//! The worker dies, and the daemon is upgraded and stopped, while it has no free descriptor.
 use lab::full_table::FullTable;
 use lab::peers::expect_reset;
 use lab::{Daemon, Ip, Lab, netns, netns_as_user, reachable, wait_until};

@@ -1,4 +1,4 @@
-//! A worker that has written nonsense into the table before it died is not believed.
+//! Corrupt slots that a worker wrote into the table before it died are rejected.
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::support::{BIN, MANY, counter, kill_worker, said};
 
 const SLOT: u64 = WORDS as u64 * 8;
 
-/// The table of a daemon, as anybody finds it who may.
+/// Opens the table of a daemon through /proc, as any process with the permission can.
 fn table(daemon: &Daemon) -> OwnedFd {
     let of = format!("/proc/{}/fd", daemon.worker());
     let is_table = |path: &std::path::Path| {
@@ -26,7 +26,7 @@ fn table(daemon: &Daemon) -> OwnedFd {
     OpenOptions::new().read(true).write(true).open(path).unwrap().into()
 }
 
-/// Where in the table the session of this client is.
+/// Returns the position of this client's session in the table.
 fn place(file: &OwnedFd, client: SocketAddr) -> u64 {
     let table = Table::open(file.as_fd()).unwrap();
     let slots = i32::try_from(table.header().slots().unwrap()).unwrap();
@@ -46,7 +46,7 @@ fn a_session_with_garbage_in_its_slot_is_reset_and_no_other() {
         let (mut random, mut rejected) = (Random::new(1), 0);
         let mut noise = vec![0; SLOT as usize];
         random.fill(&mut noise);
-        // Noise; a slot that looks unused; another session's slot; a state that says less than there is.
+        // Random bytes; a slot that looks unused; a copy of another session's slot; a state earlier than the real one.
         for kind in 0..4 {
             let (near, far, _) = peers::pair(lab.client(), &lab.server, at);
             let (mut other, mut other_far, _) = peers::pair(lab.client(), &lab.server, at);

@@ -1,4 +1,4 @@
-//! The worker dies, again and again.
+//! The worker dies repeatedly.
 use std::time::Duration;
 
 use lab::stream::Random;

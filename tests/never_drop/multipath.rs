@@ -39,7 +39,7 @@ fn kills_and_upgrades_of_both_boxes_of_a_pair_lose_nothing_and_the_paths_stay() 
                 assert!(answer.contains("exit=0"), "{answer}{}", said(daemon));
             }
         }
-        assert_eq!([endpoint(&pair.near), endpoint(&pair.far)], endpoints, "none was made anew");
+        assert_eq!([endpoint(&pair.near), endpoint(&pair.far)], endpoints, "none was made again");
         went_well(traffic, 5, &near);
         wait_until("every session's descriptors are closed", SOON, || {
             descriptors(&near) <= before[0] + 1 && descriptors(&far) <= before[1] + 1
@@ -47,7 +47,7 @@ fn kills_and_upgrades_of_both_boxes_of_a_pair_lose_nothing_and_the_paths_stay() 
         for (daemon, host) in [(near, &pair.near), (far, &pair.far)] {
             let log = daemon.stop().1;
             assert_eq!((counter(&log, "not-taken-up"), counter(&log, "given-up")), (0, 0), "{log}");
-            assert_eq!(endpoint(host), "", "and they go at the end");
+            assert_eq!(endpoint(host), "", "removed at the end");
         }
     });
 }

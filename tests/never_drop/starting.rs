@@ -1,4 +1,4 @@
-//! A worker fails while it starts, at each step that can fail: the sessions wait for the next one.
+//! A worker fails during its start, at each step that can fail. The sessions wait for the next worker.
 use lab::{Daemon, Fault, Lab, netns, wait_until};
 use rustix::process::Signal;
 use tcp_intercept::state::crash::Point;
@@ -8,7 +8,7 @@ use crate::support::{
     tries_to_speak, went_well,
 };
 
-/// Names of the points, as the environment has them.
+/// Returns the names of the points, as in the environment variable.
 fn names(points: &[Point]) -> impl Iterator<Item = &'static str> {
     Point::ALL.iter().filter(|(_, point)| points.contains(point)).map(|(name, _)| *name)
 }
@@ -74,7 +74,7 @@ fn while_no_worker_starts_new_connections_are_routed() {
         let (servers, streams) = echoing(&lab);
         daemon.signal_worker(Signal::KILL);
         for server in &servers {
-            // Before, it waits for a worker, or is reset when the listener is shut.
+            // Before that, the connection waits for a worker, or is reset when the listener is shut down.
             wait_until("a connection is routed", SOON, || {
                 lab.client()
                     .connect(server.address)
@@ -116,7 +116,7 @@ fn a_hung_nft_keeps_neither_drain_nor_stop_from_being_heard() {
             streams.iter().for_each(speaks);
             let stop = command(&lab.gateway, "stop");
             assert!(stop.contains("stopping, with "), "{stop}");
-            // Its rules stay, as nft does not take them away: the operator hears of it.
+            // The rules stay, because nft cannot remove them; the operator is told.
             assert!(
                 stop.contains("nft did not end in time (20s) and was killed") && stop.contains("exit="),
                 "{stop}"

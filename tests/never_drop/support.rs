@@ -1,4 +1,4 @@
-//! A box under load, and what is done to it.
+//! A box under load, and the disturbances of its daemon.
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,21 +13,21 @@ pub const BIN: &str = env!("CARGO_BIN_EXE_tcp-intercept");
 pub const SOON: Duration = Duration::from_secs(30);
 pub const MANY: &str = "limits.crashes=1000";
 
-/// Enough of everything for two cores.
+/// An amount of every kind that suits two cores.
 pub const SOME: Amount = Amount { bulk: 24, interactive: 150, connecting: 2, pulses: 4 };
 
-/// A little of everything.
+/// A small amount of every kind.
 pub const FEW: Amount = Amount { bulk: 4, interactive: 10, connecting: 1, pulses: 1 };
 
 /// The variable that names crash points.
 pub const CRASH_AT: &str = "TCP_INTERCEPT_CRASH_AT";
 
-/// Asks an echo server.
+/// Sends a question to an echo server and checks the answer.
 pub fn speaks(stream: &TcpStream) {
     tries_to_speak(stream).unwrap();
 }
 
-/// Asks an echo server, which may not answer.
+/// Sends a question to an echo server that may not answer.
 pub fn tries_to_speak(mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(SOON))?;
     stream.write_all(b"hello")?;
@@ -37,7 +37,7 @@ pub fn tries_to_speak(mut stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An echo server, and a connection to it, by each protocol.
+/// Starts an echo server and opens a connection to it, for each protocol.
 pub fn echoing(lab: &Lab) -> (Vec<Server>, Vec<TcpStream>) {
     let servers: Vec<_> =
         BOTH.iter().map(|ip| Server::start(&lab.server, lab.server_at(*ip, 7), peers::echo)).collect();
@@ -47,36 +47,36 @@ pub fn echoing(lab: &Lab) -> (Vec<Server>, Vec<TcpStream>) {
     (servers, streams)
 }
 
-/// Traffic through a box, over both protocols.
+/// Starts traffic through a box, over both protocols.
 pub fn traffic(lab: &Lab, amount: Amount) -> Traffic {
     Traffic::start(lab.client(), &lab.server, &BOTH.map(|ip| lab.server_at(ip, 9000)), amount)
 }
 
-/// Has the daemon's worker killed, and waits until another is there and has gone on with everything.
+/// Kills the daemon's worker, and waits until another worker has resumed all sessions.
 pub fn kill_worker(daemon: &Daemon) {
     let before = takeovers(daemon);
     daemon.signal_worker(Signal::KILL);
     wait_until("another worker", SOON, || takeovers(daemon) > before);
 }
 
-/// How often a worker has gone on with what another has left.
+/// Returns how often a worker has resumed the sessions of a previous one.
 pub fn takeovers(daemon: &Daemon) -> usize {
     daemon.log().matches(": resumed ").count()
 }
 
-/// Every session was as it should be, and so many were made meanwhile, or more.
+/// Ends the traffic, and checks that no session failed and that at least `at_least` connections were made.
 pub fn went_well(traffic: Traffic, at_least: u64, daemon: &Daemon) {
     let outcome = traffic.end();
     assert_eq!(outcome.failures, Vec::<String>::new(), "{}", said(daemon));
     assert!(outcome.connected >= at_least, "{outcome:?}");
 }
 
-/// The log without its close records.
+/// Returns the log without its close records.
 pub fn said(daemon: &Daemon) -> String {
     daemon.log().lines().filter(|line| !line.contains("\"closed\"")).collect::<Vec<_>>().join("\n")
 }
 
-/// The counter `name` in the last line of a daemon's log.
+/// Returns the counter `name` in the last line of a daemon's log.
 pub fn counter(log: &str, name: &str) -> u64 {
     let counters = log.split("stopped: ").last().unwrap();
     let words = counters.split(|c: char| c == '"' || c.is_whitespace());
@@ -84,12 +84,12 @@ pub fn counter(log: &str, name: &str) -> u64 {
     value.unwrap_or_else(|| panic!("no {name} in {counters}")).1.parse().unwrap()
 }
 
-/// How many descriptors guardian and worker have in common.
+/// Returns how many descriptors guardian and worker share.
 pub fn descriptors(daemon: &Daemon) -> usize {
     fs::read_dir(format!("/proc/{}/fd", daemon.worker())).unwrap().count()
 }
 
-/// Runs the program on `host`; what it printed, and how it ended.
+/// Runs the program on `host` and returns its output and exit status.
 pub fn command(host: &Host, arguments: &str) -> String {
     host.run(&format!("{BIN} {arguments} 2>&1 && echo exit=0 || echo exit=$?"))
 }

@@ -1,4 +1,4 @@
-//! The program is replaced while it runs; or is not, and nothing has changed.
+//! The program is replaced while it runs. If the upgrade is refused, nothing changes.
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn a_table_of_another_layout_keeps_the_running_program() {
             fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("tcp-intercept-sessions"))
         };
         let table = fs::OpenOptions::new().write(true).open(entries.find(is_table).unwrap()).unwrap();
-        // As if the running program were of another version than the one on disk.
+        // Makes the running program look like another version than the one on disk.
         table.write_all_at(&99_u64.to_ne_bytes(), 8).unwrap();
         let answer = command(&lab.gateway, "upgrade");
         assert!(answer.contains("layout 99, and this program knows layout 1"), "{answer}");
@@ -131,7 +131,7 @@ fn kills_while_it_is_upgraded_lose_nothing() {
                 let upgrade = scope.spawn(|| command(&lab.gateway, "upgrade"));
                 std::thread::sleep(Duration::from_millis(random.below(60) as u64));
                 daemon.signal_worker(Signal::KILL);
-                // And the next one, which may be about to take over.
+                // Also kill the next worker, which may be about to take over.
                 std::thread::sleep(Duration::from_millis(random.below(20) as u64));
                 daemon.signal_worker(Signal::KILL);
                 upgrade.join().unwrap()

@@ -1,4 +1,4 @@
-//! SYNs that are never intercepted, sent as they are.
+//! SYNs that are never intercepted and pass unchanged.
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tcp_intercept::config::Config;
 use crate::line::install;
 use crate::support::Proxy;
 
-/// A SYN with a TCP option, sent as it is: from the client to the server, through the box.
+/// Sends a SYN with a TCP option from the client to the server through the box, without the client's TCP stack.
 fn send_syn(lab: &Lab, option: &[u8]) {
     let (from, to) = (lab.client_at(0, Ip::V4, 4001), lab.server_at(Ip::V4, 80));
     let mut options = option.to_vec();

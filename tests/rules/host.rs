@@ -1,4 +1,4 @@
-//! Installing and removing on one host.
+//! Installation and removal of the rules on one host.
 use std::num::NonZeroU32;
 
 use tcp_intercept::cmd::rules::{self as cmd, Action};
@@ -115,7 +115,7 @@ fn whatever_half_of_it_is_there_status_names_it_install_mends_it_and_remove_take
             assert_eq!(ours(), "", "{half}");
             let record_is_gone = half.contains("table inet") || half.contains("state");
             assert_eq!(removed.remarks.len(), usize::from(record_is_gone), "{half}: {removed:?}");
-            // Where the record was destroyed, nobody knows what early demux was.
+            // If the record was destroyed, the original value of early demux is unknown.
             sh("echo 1 > /proc/sys/net/ipv4/tcp_early_demux");
             assert_eq!(view(), before, "{half}");
         }
@@ -237,7 +237,7 @@ fn what_print_shows_is_what_is_installed() {
         let installed = sh(show);
         remove();
         std::fs::write("/run/rules.nft", &text).unwrap();
-        // The commands in its comments are for people, who type them.
+        // The commands in its comments are meant for people to type.
         sh(
             "nft -f /run/rules.nft; sed -n 's/^# \\(ip .*\\|echo .*\\)/\\1/p' /run/rules.nft > /run/commands; sh -e /run/commands",
         );
@@ -285,6 +285,6 @@ fn the_command_says_what_it_did_and_what_is_wrong() {
         assert!(partly.message.contains("tcp-intercept rules install"), "{partly}");
         let removed = run(Action::Remove).unwrap();
         assert!(removed.contains("did: delete the nft table inet tcp_intercept"), "{removed}");
-        assert_eq!(run(Action::Remove).unwrap(), "rules: nothing of ours was there\n");
+        assert_eq!(run(Action::Remove).unwrap(), "rules: nothing to remove\n");
     });
 }

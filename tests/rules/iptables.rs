@@ -1,11 +1,11 @@
-//! The printed iptables commands, run.
+//! The printed iptables commands, executed.
 use lab::Lab;
 use tcp_intercept::host::rules::{self, Format};
 
 use crate::line::{both_are_answered, servers};
 use crate::support::{Proxy, interfaces};
 
-/// `kind`: `nft` or `legacy`.
+/// `kind` is `nft` or `legacy`.
 fn iptables_intercepts(kind: &str) {
     let lab = Lab::new();
     let _servers = servers(&lab);
@@ -25,9 +25,7 @@ fn iptables_intercepts(kind: &str) {
     let proxy = Proxy::start(&lab.gateway, &config);
     both_are_answered(&lab, 4001);
     assert_eq!(proxy.taken(), 2, "{commands}");
-    on_box(
-        "sed -n '/^# To take them away/,$ s/^# \\(i.*\\)/\\1/p' /run/commands > /run/undo; sh -e /run/undo",
-    );
+    on_box("sed -n '/^# To remove them/,$ s/^# \\(i.*\\)/\\1/p' /run/commands > /run/undo; sh -e /run/undo");
     assert_eq!(lab.gateway.run(show), before, "{commands}");
     assert!(!on_box("iptables -t mangle -S; ip6tables -t mangle -S").contains("tcp_intercept"), "{commands}");
 }

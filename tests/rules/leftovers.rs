@@ -1,4 +1,4 @@
-//! Sockets that outlive their daemon, and the gate: who gets the packets of a port that is used again.
+//! Sockets that outlive their daemon, and the gate: which of them receives the packets of a reused port.
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -40,16 +40,16 @@ fn trap_13_and_22_when_nobody_listens_connections_are_routed_at_once_also_from_p
     });
 }
 
-/// Who ends a connection, and so which legs of the box are in TIME_WAIT afterwards.
+/// The end that closes first, which decides the legs of the box that are in TIME_WAIT afterwards.
 #[derive(Clone, Copy, PartialEq)]
 enum Ends {
-    /// Both legs.
+    /// The box closes first: both legs are in TIME_WAIT.
     Box,
-    /// The server leg.
+    /// The client closes first: the server leg is in TIME_WAIT.
     Client,
 }
 
-/// A connection from `port` in each family is over, and the box has what is left of it.
+/// Opens and ends a connection from `port` in each family, so that the box has its sockets in TIME_WAIT.
 fn leave_time_wait(lab: &Lab, port: u16, ends: Ends) {
     lab.gateway.sysctl("net.ipv4.tcp_rfc1337", "1"); // nothing but time ends TIME_WAIT
     let proxy = Proxy::start(&lab.gateway, &Config::default());
@@ -92,7 +92,7 @@ fn trap_22_a_closed_gate_routes_at_once_from_ports_that_are_in_time_wait_here() 
         leave_time_wait(&lab, 4001, Ends::Box);
         let proxy = Proxy::start(&lab.gateway, &Config::default());
         lab.gateway.enter(|| rules::gate(Gate::Closed)).unwrap();
-        // As after 15 s; until then the gate takes a SYN from the same port for a repeated one.
+        // The state after 15 s; until then the gate treats a SYN from the same port as a retransmission.
         lab.gateway.run("for ip in 4 6; do nft flush set inet tcp_intercept taken$ip; done");
         reuse(&lab, 4001);
         assert_eq!(proxy.taken(), 0);

@@ -16,7 +16,7 @@ pub fn remove(lab: &Lab, caller: Caller) -> Removed {
     lab.gateway.enter(|| rules::remove(Config::default().rules.own_mark, caller)).unwrap()
 }
 
-/// Who the server says that its client is.
+/// Returns the peer address that the server reports.
 pub fn asked(mut stream: TcpStream) -> SocketAddr {
     let mut text = String::new();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -28,7 +28,7 @@ pub fn early_demux(lab: &Lab) -> String {
     lab.gateway.run("cat /proc/sys/net/ipv4/tcp_early_demux").trim().to_owned()
 }
 
-/// Connects from one port, asks, and says how long that took.
+/// Connects from one port, asks, and returns how long that took.
 pub fn quick(lab: &Lab, ip: Ip, port: u16) -> Duration {
     let start = Instant::now();
     let stream = lab.client().connect_from(lab.client_at(0, ip, port), lab.server_at(ip, 80)).unwrap();

@@ -1,4 +1,4 @@
-//! Installations that fail leave nothing, and say what to do.
+//! Failed installations leave nothing behind and report what to do.
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
 };
@@ -8,7 +8,7 @@ use tcp_intercept::host::rules::{self, Caller, Errors, RulesError, RulesOwner};
 
 use crate::support::{early_demux, ours, sh, view};
 
-/// Puts a script in the place of `nft`; `$NFT` is the real one.
+/// Replaces `nft` by a script; `$NFT` is the real one.
 fn instead_of_nft(script: &str) {
     std::fs::write("/run/script", format!("#!/bin/sh\nNFT=/run/nft\n{script}\n")).unwrap();
     sh("nft=$(readlink -f \"$(command -v nft)\"); cp \"$nft\" /run/nft; chmod +x /run/script
@@ -87,7 +87,7 @@ fn a_default_route_of_somebody_else_in_our_table_is_refused_and_named() {
     });
 }
 
-/// Every directory of PATH that has nft loses it, and all but what these tests run.
+/// Hides every directory of PATH that contains nft, except for the programs that these tests run.
 fn without_nft() {
     sh("mkdir /run/bin
         for name in ip sh cat grep; do cp \"$(readlink -f \"$(command -v $name)\")\" /run/bin/$name; done
@@ -127,7 +127,7 @@ fn a_kernel_without_tproxy_is_named_with_what_nft_says() {
     });
 }
 
-/// Takes CAP_NET_ADMIN from this thread and all that it starts.
+/// Drops CAP_NET_ADMIN from this thread and everything that it starts.
 fn give_up_net_admin() {
     remove_capability_from_bounding_set(CapabilitySet::NET_ADMIN).unwrap();
     let without = |set: CapabilitySet| set - CapabilitySet::NET_ADMIN;
@@ -176,7 +176,7 @@ fn removing_goes_on_after_an_error_and_reports_it() {
         assert!(errors.to_string().contains("nft"), "{errors}");
         assert!(!sh("ip rule; ip -6 rule; ip route show table all").contains("155"));
         the_real_nft_again();
-        assert_eq!(early_demux(), "0", "what it was is in the table");
+        assert_eq!(early_demux(), "0", "the table has the old value");
         rules::remove(Config::default().rules.own_mark, Caller::Operator).unwrap();
         assert_eq!((ours(), early_demux()), (String::new(), "1".to_owned()));
     });

@@ -1,4 +1,5 @@
-//! What these tests share: a view of a host by other programs, and a small transparent proxy to be led to.
+//! Shared parts of these tests: the state of a host as other programs show it, and a small transparent proxy as the
+//! rules' target.
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
@@ -11,7 +12,7 @@ use lab::Host;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tcp_intercept::config::{Config, Interface};
 
-/// Runs a shell text here and gives its standard output.
+/// Runs a shell script and returns its standard output.
 pub fn sh(text: &str) -> String {
     let output = Command::new("sh").args(["-ec", text]).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -19,13 +20,13 @@ pub fn sh(text: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// All that installing and removing may touch, as other programs tell it. Counters are left out.
+/// Returns everything that installation and removal may change, as other programs show it, without counters.
 pub fn view() -> String {
     sh("ip -j rule; ip -6 -j rule; ip -j route show table all; ip -6 -j route show table all
         nft -s -j list ruleset; cat /proc/sys/net/ipv4/tcp_early_demux /proc/sys/net/ipv4/tcp_fastopen")
 }
 
-/// What of ours can be seen.
+/// Returns the visible parts that belong to the program.
 pub fn ours() -> String {
     sh("(ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list tables) |
         grep -E 'proto(col)? 155|inet tcp_intercept' || true")
@@ -41,7 +42,7 @@ pub fn interfaces(names: &[&str]) -> Config {
     config
 }
 
-/// A transparent proxy as simple as can be: a thread for each direction of each connection.
+/// A minimal transparent proxy: one thread per direction of each connection.
 pub struct Proxy {
     listeners: Vec<Arc<Socket>>,
     threads: Vec<JoinHandle<()>>,
@@ -92,19 +93,19 @@ impl Proxy {
         proxy
     }
 
-    /// How many connections came to it.
+    /// Returns how many connections it has accepted.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Ends both directions of both legs of every session; the peers close afterwards.
+    /// Closes both directions of both legs of every session; the peers close afterwards.
     pub fn close_all(&self) {
         for stream in self.sessions.lock().unwrap().iter() {
             let _ = stream.shutdown(Shutdown::Write);
         }
     }
 
-    /// Closes the listeners; sessions go on.
+    /// Closes the listeners; sessions continue.
     pub fn stop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         for listener in self.listeners.drain(..) {
@@ -113,7 +114,7 @@ impl Proxy {
         self.threads.drain(..).for_each(|thread| thread.join().unwrap());
     }
 
-    /// Closes all sockets, as the end of a process does; the relaying threads end when nothing can be read.
+    /// Closes all sockets, as the end of a process does. The relaying threads end when they have nothing more to read.
     pub fn drop_sessions(&self) {
         for stream in self.sessions.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -128,7 +129,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A socket that may have any address, with our mark.
+/// Makes a socket that may bind any address, with the program's own mark.
 fn transparent(address: SocketAddr, mark: u32, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
     match address {

@@ -1,4 +1,4 @@
-//! What the rules do to traffic.
+//! The effect of the rules on traffic.
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -50,7 +50,8 @@ fn trap_5_a_client_may_use_a_port_again_while_its_last_connection_is_in_time_wai
         let _servers = servers(&lab);
         install(&lab, &Config::default());
         lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
-        // A client that does not answer a stray ACK with a reset would wait for ever; ours does, so it is ignored.
+        // A client that does not answer a stray ACK with a reset would wait forever. This client sends one; tcp_rfc1337
+        // makes the box ignore it.
         lab.gateway.sysctl("net.ipv4.tcp_rfc1337", "1");
         let proxy = Proxy::start(&lab.gateway, &Config::default());
         for ip in BOTH {
@@ -78,7 +79,7 @@ fn trap_7_a_box_that_masquerades_and_drops_what_is_invalid_intercepts_as_well() 
         assert_eq!(proxy.taken(), 2);
         let invalid = lab.gateway.run("nft list table inet operator");
         assert!(invalid.contains("counter packets 0 bytes 0 drop"), "{invalid}");
-        // What is not intercepted is still masqueraded.
+        // Connections that are not intercepted are still masqueraded.
         drop(proxy);
         let _server = Server::start(&lab.server, lab.server_at(Ip::V4, 80), peers::echo);
         echoes(lab.client().connect(lab.server_at(Ip::V4, 80)).unwrap(), 1000);
@@ -210,7 +211,7 @@ fn a_connection_that_was_answered_with_a_syn_cookie_is_intercepted_too() {
         lab.gateway.sysctl("net.ipv4.tcp_syncookies", "2");
         let proxy = Proxy::start(&lab.gateway, &Config::default());
         for ip in BOTH {
-            // A wildcard listener on the server's port must not take the answer for its own.
+            // A wildcard listener on the server's port must not receive the answer.
             let _other = lab.gateway.listen(SocketAddr::new(
                 if ip == Ip::V4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) },
                 80,
@@ -229,10 +230,10 @@ fn a_flood_that_fills_the_memory_for_syns_has_new_connections_routed_and_breaks_
         let lab = Lab::new();
         let _servers = servers(&lab);
         install(&lab, &Config::default());
-        // The same rules with a memory for one connection, which is full after the first.
+        // The same rules with a set for one connection, which is full after the first.
         let small = rules::print(&Config::default(), Format::Nft).replace("size 262144", "size 1");
         lab.gateway.nft(&small);
-        // With cookies an answer that is not known to be ours would be routed, and the server would reset it.
+        // With cookies, an ACK that does not match the set would be routed, and the server would reset it.
         lab.gateway.sysctl("net.ipv4.tcp_syncookies", "2");
         let proxy = Proxy::start(&lab.gateway, &Config::default());
         quick(&lab, Ip::V4, 4000);
@@ -250,7 +251,7 @@ fn trap_11_what_carries_our_own_mark_is_not_intercepted() {
     lab::netns(|| {
         let lab = Lab::new();
         let _servers = servers(&lab);
-        // As where our own packets come back over a bridge.
+        // The case that the box's own packets come back over a bridge.
         lab.gateway.nft(
             "table inet operator {
                 chain early { type filter hook prerouting priority -310; iifname \"lan0\" meta mark set 0x2; }
@@ -323,7 +324,7 @@ fn reports_of_multicast_groups_are_not_taken_for_what_a_client_leg_sends() {
             let packets = text.split("packets ").nth(1).unwrap();
             packets.split(' ').next().unwrap().parse::<u32>().unwrap()
         };
-        // Each address has a multicast group of its own, which the kernel reports.
+        // Each address has its own multicast group, which the kernel reports.
         lab.gateway.ip("address add fd01::5/64 dev lan0 nodad");
         lab::wait_until("a report", Duration::from_secs(20), || counted("watch output") > 0);
         assert_eq!(counted("tcp_intercept client_leg_out"), 0);

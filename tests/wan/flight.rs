@@ -1,4 +1,4 @@
-//! How much is sent before anything is acknowledged: whoever sends is never answered, and `ss` counts.
+//! The amount sent before the first acknowledgement: the sender gets no acknowledgement, and `ss` counts its segments.
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -12,7 +12,7 @@ use crate::support::{BIN, SOON};
 
 const PORT: u16 = 8000;
 
-/// What the tests look at: who sends.
+/// The sender under test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Sender {
     ClientLeg,
@@ -20,7 +20,7 @@ enum Sender {
     Server,
 }
 
-/// A box between ends that take and send as much as one lets them, so that only the box decides.
+/// Builds a box between ends with large windows, so that only the box limits the flight.
 fn lab() -> Lab {
     let lab = Lab::new();
     for (host, router) in [(lab.client(), 1), (&lab.server, 2)] {
@@ -29,15 +29,16 @@ fn lab() -> Lab {
         host.ip(&format!("-6 route change default via fd0{router}::1 initcwnd 400"));
     }
     for (host, device) in [(&lab.gateway, "lan0"), (&lab.gateway, "wan0"), (&lab.server, "eth0")] {
-        // A probe for a lost tail would be a segment more.
+        // A tail loss probe would be an additional segment.
         host.sysctl("net.ipv4.tcp_early_retrans", "0");
-        // The last segments of a window would wait for an acknowledgement, to be sent as one with what it allows.
+        // Without this, the last segments of a window would wait for an acknowledgement, to be sent together with
+        // further ones.
         host.ip(&format!("link set {device} gso_max_segs 1"));
     }
     lab
 }
 
-/// The segments that `sender` of a new connection through the box sends before anything is acknowledged.
+/// Returns how many segments `sender` of a new connection through the box sends before the first acknowledgement.
 fn first_flight(lab: &Lab, settings: &[&str], ip: Ip, sender: Sender) -> u64 {
     let daemon = Daemon::start(&lab.gateway, BIN, settings);
     let (client, server, _) = peers::pair(lab.client(), &lab.server, lab.server_at(ip, PORT));
@@ -57,7 +58,7 @@ fn first_flight(lab: &Lab, settings: &[&str], ip: Ip, sender: Sender) -> u64 {
     segments
 }
 
-/// Has `host` drop what carries data.
+/// Makes `host` drop packets with data.
 fn deafen(host: &Host, device: &str) {
     host.nft(&format!(
         "table inet deaf {{
@@ -75,8 +76,8 @@ fn give(mut stream: &TcpStream) {
     assert!(stream.write(&vec![0; 4 << 20]).unwrap() > 0);
 }
 
-/// The segments that were sent once or more on the connection that `filter` finds. That one was sent again tells that there
-/// is no other that may be sent.
+/// Returns how many distinct segments were sent on the connection that `filter` selects. It waits for a retransmission,
+/// which shows that no further new segment may be sent.
 fn sent_in_vain(host: &Host, filter: &str) -> u64 {
     let mut shown = String::new();
     let number = |shown: &str, key: &str| -> u64 {
@@ -112,7 +113,7 @@ fn a_dialled_connection_over_a_wan_device_begins_with_the_initial_window() {
             let flight = |settings: &[&str]| first_flight(&lab, settings, ip, Sender::ServerLeg);
             assert_eq!(flight(&["wan.devices=[\"lan0\"]"]), 10, "{ip:?}: the kernel's");
             assert_eq!(flight(&["wan.devices=[\"wan0\"]", "wan.initial-window=40"]), 40, "{ip:?}");
-            // The window in a SYN-ACK is not scaled, so that no more is allowed at first.
+            // The window in a SYN-ACK is not scaled, so the first flight cannot be larger.
             let most = flight(&["wan.devices=[\"wan0\"]"]);
             assert!((44..=46).contains(&most), "{ip:?}: {most}");
         }

@@ -1,4 +1,4 @@
-//! While the daemon runs, the mirror follows what the operator, DHCP, a routing daemon or a cable do.
+//! While the daemon runs, the mirror follows changes by the operator, DHCP, a routing daemon or a cable.
 use lab::{Host, becomes, netns};
 use serde_json::Value;
 
@@ -29,7 +29,8 @@ fn up(host: &Host, n: u8, device: &str) {
     host.ip(&format!("address replace fd0{n}::1/64 dev {device} nodad"));
 }
 
-/// Waits until our sockets go to `to` as all others do, in the way that has `part`, and with that initial window.
+/// Waits until the daemon's sockets reach `to` by the same route as all others. The route must contain `part` and have
+/// that initial window.
 fn comes_true(host: &Host, to: &str, part: &str, expected: Option<u64>) {
     let others = || way(host, to, "").0;
     let ours = || way(host, to, "mark 2");
@@ -64,7 +65,7 @@ fn routes_that_come_change_and_go_are_followed() {
             comes_true(&host, to, lan, None);
             host.ip(&format!("{ip} route del default via {lan} metric 50"));
             comes_true(&host, to, "wan0", WINDOW);
-            // What the copy has besides the way.
+            // Route attributes other than the next hop are copied too.
             host.ip(&format!("{ip} route add {net} via {wan} mtu 1300"));
             comes_true(&host, to, wan, WINDOW);
             host.ip(&format!("{ip} route replace {net} via {wan} mtu 1280"));
@@ -195,13 +196,13 @@ fn more_changes_than_the_kernel_can_tell_of_are_followed() {
         let throws = || host.ip("route show table 6").matches("throw 20.").count();
         let elsewhere = host.ip("route").matches("via 10.1.0.9").count();
         assert!(becomes(SOON, || throws() == elsewhere) && elsewhere > 80, "{} of {elsewhere}", throws());
-        assert!(lost(&host) > 0, "the kernel could tell of all");
+        assert!(lost(&host) > 0, "the kernel lost no message");
         let (status, log) = daemon.stop();
         assert!(status.success() && !log.contains("ERROR"), "{log}");
     });
 }
 
-/// How many of the kernel's messages found no room in the daemon's socket for routes and links, both address families.
+/// Returns how many kernel messages the daemon's sockets for routes and links have dropped, over both address families.
 fn lost(host: &Host) -> u64 {
     let sockets = host.run("cat /proc/net/netlink");
     let columns = sockets.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());

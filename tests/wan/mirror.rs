@@ -1,4 +1,5 @@
-//! Our sockets go the way of all others, whatever the main table has, and nothing of the operator's changes.
+//! The daemon's sockets use the same routes as all others, whatever the main table contains, and the operator's
+//! settings stay unchanged.
 use std::process::Command;
 
 use lab::stream::{self, Pace};
@@ -11,23 +12,24 @@ use crate::support::{BIN, SOON, daemon, everything, mirror, operators, way, wind
 
 const WINDOW: Option<u64> = Some(100);
 
-/// What the main table may have, what goes there, and whether all of it leads over the wan devices.
+/// Routes of the main table, destinations that use them, and the initial window, if all of the route leads over wan
+/// devices.
 const ROUTES: &[(&str, &[&str], Option<u64>)] = &[
-    // The default route over the wan device, another with a higher metric, and what is known of its link.
+    // The default route over the wan device, with the link's attributes, and another with a higher metric.
     (
         "default via 10.2.0.2 metric 50 mtu lock 1400 rto_min 300ms advmss 1300 src 10.2.0.1",
         &["192.0.2.1"],
         WINDOW,
     ),
     ("default via 10.4.0.2 metric 100", &["192.0.2.2"], WINDOW),
-    // More specific ones over other devices: the trap.
+    // More specific routes over other devices: the trap.
     ("", &["10.1.0.5", "10.4.0.5", "fd01::5"], None),
     ("10.20.0.0/16 via 10.1.0.9", &["10.20.0.1"], None),
     ("10.20.1.0/24 via 10.2.0.3 quickack 1 features ecn initcwnd 20", &["10.20.1.1"], WINDOW),
     ("10.21.0.0/16 via 10.4.0.2 metric 10", &["10.21.0.1"], None),
     ("10.21.0.0/16 via 10.2.0.2 metric 20", &["10.21.0.2"], None),
     ("", &["10.2.0.9", "fd02::9"], WINDOW),
-    // Several next hosts.
+    // Multipath routes.
     (
         "10.22.0.0/16 nexthop via 10.2.0.4 weight 3 nexthop via 10.3.0.4",
         &["10.22.0.1", "10.22.0.2", "10.22.0.3", "10.22.0.4"],
@@ -36,12 +38,12 @@ const ROUTES: &[(&str, &[&str], Option<u64>)] = &[
     ("10.23.0.0/16 nexthop via 10.2.0.4 nexthop via 10.4.0.4", &["10.23.0.1", "10.23.0.2"], None),
     ("10.24.0.0/16 nhid 7", &["10.24.0.1"], WINDOW),
     ("10.25.0.0/16 nhid 9", &["10.25.0.1", "10.25.0.2"], None),
-    // Routes that lead nowhere, and one that leads out of one of them.
+    // Routes without a next hop, and a more specific route inside one of them.
     ("blackhole 10.26.0.0/16", &["10.26.0.1"], None),
     ("10.26.1.0/24 via 10.2.0.2", &["10.26.1.1"], WINDOW),
     ("unreachable 10.27.0.0/16 metric 4000", &["10.27.0.1"], None),
     ("throw 10.28.0.0/16", &["10.28.0.1"], None),
-    // By type of service, over IPv6, without looking at the link, through a tunnel, to the box itself.
+    // Routes by type of service, by an IPv6 next hop, on-link, through a tunnel, and to the box itself.
     ("10.29.0.0/16 tos 0x10 via 10.2.0.2", &["10.29.0.1 tos 0x10"], WINDOW),
     ("10.29.0.0/16 via 10.1.0.9", &["10.29.0.1"], None),
     ("10.30.0.0/16 via inet6 fd02::2 dev wan0", &["10.30.0.1"], WINDOW),
@@ -50,7 +52,7 @@ const ROUTES: &[(&str, &[&str], Option<u64>)] = &[
     ("10.33.0.0/16 via 10.2.0.1 dev wan0", &["10.33.0.1"], None),
     ("10.34.0.0/16 dev wan0 scope link", &["10.34.0.1"], WINDOW),
     ("10.35.0.0/16 via 10.2.0.2 realm 7", &["10.35.0.1"], None),
-    // One of two with the same key, of which the kernel takes the first.
+    // One of two routes with the same key, of which the kernel uses the first.
     ("10.36.0.0/16 via 10.2.0.7 metric 5", &["10.36.0.1"], None),
     // IPv6.
     ("default via fd02::2 mtu 1400", &["2001:db8::1"], WINDOW),
@@ -64,7 +66,7 @@ const ROUTES: &[(&str, &[&str], Option<u64>)] = &[
     ("fd28::/16 via fe80::1 dev wan0 src fd02::1", &["fd28::1"], WINDOW),
 ];
 
-/// A router with two wan devices, a LAN, another uplink, and all of [`ROUTES`].
+/// Builds a router with two wan devices, a LAN, another uplink, and all of [`ROUTES`].
 fn router() -> Host {
     let host = Host::new("box");
     for (n, device) in ["lan0", "wan0", "wan1", "lte0"].into_iter().enumerate() {
@@ -84,13 +86,13 @@ fn router() -> Host {
         host.ip(&format!("nexthop add {nexthop}"));
     }
     for (route, ..) in ROUTES.iter().filter(|(route, ..)| !route.is_empty()) {
-        // "fd20::/16", "default via fd02::2", but not an IPv4 route "via inet6".
+        // Selects "fd20::/16" and "default via fd02::2", but not an IPv4 route "via inet6".
         let six =
             route.split(' ').find(|word| word.contains([':', '.'])).is_some_and(|word| word.contains(':'));
         host.ip(&format!("{} route add {route}", if six { "-6" } else { "-4" }));
     }
     host.ip("route append 10.36.0.0/16 via 10.2.0.8 metric 5");
-    // Rules of the operator's, one of them where ours will be.
+    // The operator's rules, one of them at the priority that the daemon would use.
     host.ip("rule add from 10.1.0.77 lookup 77 priority 32765");
     host.ip("rule add to 10.99.0.0/16 lookup 77");
     host.ip("route add default via 10.4.0.2 table 77");
@@ -103,10 +105,10 @@ fn assert_the_same_ways(host: &Host) {
             assert_eq!(window(host, to), *expected, "{to}, by {route:?}");
         }
     }
-    assert_eq!(window(host, "10.99.0.1"), None, "the operator's rule goes before ours");
+    assert_eq!(window(host, "10.99.0.1"), None, "the operator's rule comes first");
 }
 
-/// What `tcp-intercept rules ACTION` prints, be it good or bad.
+/// Returns the output of `tcp-intercept rules ACTION`, whether it succeeds or fails.
 fn rules(host: &Host, action: &str) -> String {
     let mut command: Command = host.cmd(BIN);
     let output =
@@ -125,7 +127,7 @@ fn our_sockets_go_the_way_of_all_others_and_nothing_of_the_operators_changes() {
         let status = rules(&host, "status");
         assert!(status.contains("note: initial window (table 6): as it should be"), "{status}");
         assert_eq!(
-            status.matches("the kernel takes no copy").count(),
+            status.matches("the kernel refuses a copy").count(),
             1,
             "10.33.0.0/16, through the box itself: {status}"
         );
@@ -185,7 +187,7 @@ fn what_a_killed_daemon_left_is_removed_by_the_next_one_whatever_it_asks_for() {
             assert_the_same_ways(&host);
             let next = Daemon::start(&host, BIN, settings);
             assert_eq!(mirror(&host), [Value::Null; 0], "{settings:?}");
-            let warned = next.log().contains("rules.manage = false: nobody keeps its routes in step");
+            let warned = next.log().contains("rules.manage = false: the daemon adds no routes");
             assert_eq!(warned, settings.len() == 2, "{}", next.log());
             next.stop();
             rules(&host, "remove");
@@ -200,7 +202,7 @@ fn the_command_removes_what_a_killed_daemon_left_and_leaves_it_to_one_that_runs(
         let host = router();
         let before = everything(&host);
         let running = daemon(&host);
-        assert!(rules(&host, "remove").contains("are the running daemon's: they go when it ends"));
+        assert!(rules(&host, "remove").contains("belong to the running daemon"));
         assert_the_same_ways(&host);
         running.kill9();
         let removed = rules(&host, "remove");
@@ -234,7 +236,7 @@ fn the_command_says_what_run_will_add() {
         assert_eq!(
             mirror(&host),
             [Value::Null; 0],
-            "the mirror is the daemon's, whoever installed the rules"
+            "the mirror belongs to the daemon, not to the owner of the rules"
         );
     });
 }
@@ -270,7 +272,7 @@ fn a_table_that_is_somebody_elses_is_left_and_connections_have_the_kernels_windo
             assert_eq!(lab.legs(&near), 2);
             stream::exchange(&near, &far, 1 << 20, Pace::FULL);
         }
-        // As soon as it is free, it is used; as soon as it is not, it is left.
+        // The daemon uses the table as soon as it is free, and leaves it as soon as it is not.
         host.ip("route del 203.0.113.0/24 table 6");
         assert!(becomes(SOON, || way(host, "10.2.0.2", "mark 2").1 == WINDOW), "{}", daemon.log());
         host.ip("route add 203.0.113.0/24 dev lan0 table 6");

@@ -1,5 +1,5 @@
-//! A worker that goes on where the one before it in the same daemon has crashed. `Mirror` makes and leaves what it does without a daemon,
-//! and one that is dropped stands for the crash.
+//! A worker takes over after the previous worker of the same daemon has crashed. `Mirror` works without a daemon here;
+//! dropping it stands for the crash.
 use lab::{Host, netns};
 use tcp_intercept::config::Config;
 use tcp_intercept::host::wan::sync::{Mirror, clear};
@@ -10,7 +10,7 @@ fn config() -> Config {
     Config::parse("wan.devices=[\"wan0\"]", &[]).unwrap()
 }
 
-/// A worker goes on, and crashes.
+/// Resumes as a worker, and crashes.
 fn worker(host: &Host, managed: bool) {
     assert_eq!(host.enter(|| Mirror::resume(&config(), managed).is_some()), managed);
 }
@@ -32,7 +32,7 @@ fn routes_and_rules_that_are_as_they_should_be_are_not_touched_and_the_others_ar
         assert!(whole.len() > 4, "{whole:#?}");
 
         let mut events = host.spawn("ip", &["monitor", "route", "rule"]);
-        // It is heard of that something was done; then nothing before that was.
+        // Markers delimit the observed events: if only the markers appear, nothing else was changed.
         let mark = |n: u8| format!("203.0.113.{n} via 10.2.0.2");
         let listens = || {
             let _ = host.run(&format!("ip route replace {0} && ip route delete {0}", mark(1)));
@@ -48,7 +48,7 @@ fn routes_and_rules_that_are_as_they_should_be_are_not_touched_and_the_others_ar
         assert!(ours.is_empty(), "{ours:#?}");
         assert_eq!(mirror(&host), whole);
 
-        // Meanwhile a route came, for which there was nobody.
+        // A route was added while no worker was running.
         worker(&host, true);
         assert_eq!(mirror(&host).len(), whole.len() + 1);
         assert_eq!(window(&host, "203.0.113.2"), Some(100));

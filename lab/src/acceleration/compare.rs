@@ -9,53 +9,53 @@ use super::stage::Stage;
 use super::transfer::{transfer, watched};
 use crate::wan::{Counts, Loss, Profile};
 
-/// What is measured, and how often.
+/// The plan of a comparison: what to measure, and how often.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The WANs.
     pub profiles: Vec<Profile>,
     /// How often each of the small objects is fetched.
     pub small_rounds: usize,
-    /// How often each of the large ones is, with a box or two; end to end they are sent once.
+    /// How often each of the large objects is transferred with a box or two; end to end they are transferred once.
     pub large_rounds: usize,
-    /// After this time a transfer is cut, and its rate is what counts.
+    /// The time limit of a transfer. A transfer that reaches it is cut, and its rate counts.
     pub cut: Duration,
-    /// The program.
+    /// The path of the program.
     pub binary: PathBuf,
 }
 
-/// A comparison, and what was not as it should be.
+/// A comparison, and the faults found during it.
 #[derive(Debug)]
 pub struct Compared {
     /// The figures.
     pub comparison: Comparison,
-    /// Faults of the program; none, if all went well.
+    /// Faults of the program; empty if there were none.
     pub wrong: Vec<String>,
-    /// What the WAN did to frames, all ways together.
+    /// Frame counts of the WAN over all ways.
     pub frames: Frames,
 }
 
-/// What the machine did to frames that it should not have done.
+/// Frame counts that show whether the machine disturbed the measurement.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Frames {
-    /// Delivered.
+    /// Frames that were delivered.
     pub delivered: u64,
-    /// Of those more than a millisecond too late.
+    /// Delivered frames that were more than a millisecond late.
     pub late: u64,
-    /// Dropped because the machine was too busy.
+    /// Frames dropped because the machine was too busy.
     pub missed: u64,
 }
 
-/// A way, and what is sent over it.
+/// A way, and the objects that are sent over it.
 struct Turn {
     way: Way,
     objects: Vec<Object>,
 }
 
-/// Measures all ways over the WAN of `profile`; `tell` hears how each transfer ended.
+/// Measures all ways over the WAN of `profile`. Reports the result of each transfer to `tell`.
 ///
 /// # Panics
-/// When something cannot be set up, or an object does not come whole.
+/// Something cannot be set up, or an object does not arrive intact.
 pub fn compare(profile: &Profile, plan: &Plan, tell: impl Fn(&str) + Sync) -> Compared {
     let (beside, in_turn) = turns(profile);
     let run = |turn: &Turn| measure(profile, plan, turn, &tell);
@@ -71,15 +71,15 @@ pub fn compare(profile: &Profile, plan: &Plan, tell: impl Fn(&str) + Sync) -> Co
     sorted(profile, parts)
 }
 
-/// What runs at once from the beginning, and what goes one after the other meanwhile. What loss makes slow leaves the machine
-/// free for the rest, and would take minutes by itself.
+/// Returns the turns that run in parallel from the beginning, and those that run one after another meanwhile. Turns
+/// that loss slows down leave the machine free for the others, and would take minutes if run alone.
 fn turns(profile: &Profile) -> (Vec<Turn>, Vec<Turn>) {
     let turn = |way, objects: &[Object]| Turn { way, objects: objects.to_vec() };
     let (ups, others): (Vec<_>, Vec<_>) =
         Object::ALL.iter().partition(|object| matches!(object, Object::Up(_)));
     let lossless =
         profile.paths.iter().all(|path| [path.to_server.loss, path.to_client.loss] == [Loss::None; 2]);
-    // A pair whose far box gives no cookies is another pair.
+    // A pair whose far box issues no cookies needs its own turn.
     let (without, with): (Vec<_>, Vec<_>) =
         Object::ALL.iter().partition(|object| matches!(object, Object::BannerWithoutCookie));
     let pairs = [turn(Way::Pair, &with), turn(Way::Pair, &without)];
@@ -87,12 +87,12 @@ fn turns(profile: &Profile) -> (Vec<Turn>, Vec<Turn>) {
         let alone = [Way::EndToEnd, Way::OneBox].map(|way| turn(way, &Object::ALL));
         return (Vec::new(), alone.into_iter().chain(pairs).collect());
     }
-    // A box near the client speeds up what the client sends, and nothing else.
+    // A box near the client speeds up uploads only.
     let beside = vec![turn(Way::EndToEnd, &others), turn(Way::EndToEnd, &ups), turn(Way::OneBox, &others)];
     (beside, std::iter::once(turn(Way::OneBox, &ups)).chain(pairs).collect())
 }
 
-/// What came of a turn.
+/// The results of a turn.
 #[derive(Default)]
 struct Part {
     measured: Vec<Measured>,
@@ -105,7 +105,7 @@ fn measure(profile: &Profile, plan: &Plan, turn: &Turn, tell: &(impl Fn(&str) + 
     let with_cookies = turn.objects != [Object::BannerWithoutCookie];
     let stage = Stage::set(profile, turn.way, with_cookies, &plan.binary);
     let mut part = Part::default();
-    // The first connection between two hosts is another thing: with Fast Open it asks for the cookie.
+    // The first connection between two hosts differs: with Fast Open it requests the cookie.
     transfer(&stage, Object::FirstByte, plan.cut);
     for object in turn.objects.iter().copied() {
         let rounds = match (object.is_large(), turn.way) {
@@ -150,7 +150,7 @@ fn shown(measured: &Measured) -> String {
 }
 
 impl Frames {
-    /// Adds others.
+    /// Adds the counts of `others`.
     pub fn add(&mut self, others: Self) {
         self.delivered += others.delivered;
         self.late += others.late;

@@ -1,4 +1,4 @@
-//! Results that nobody measured, but somebody could have: what the tests draw.
+//! Invented but plausible results, for the tests of the drawings.
 use std::time::Duration;
 
 use super::{Comparison, Measured, Object, Outcome, Results, Sample, Sender, Trace, Way, limit};
@@ -9,7 +9,7 @@ const CUT: f64 = 45.0;
 const STEP: f64 = 0.02;
 const SEGMENT: f64 = 1448.0;
 
-/// Of all profiles, with three rounds.
+/// Returns results of all profiles, with three rounds.
 pub fn results() -> Results {
     let conditions = [
         "2026-11-25 21:00 UTC, Linux 6.12, 2 processors",
@@ -22,7 +22,7 @@ pub fn results() -> Results {
     }
 }
 
-/// Of one profile.
+/// Returns the comparison of one profile.
 pub fn comparison(profile: Profile) -> Comparison {
     let all = || Object::ALL.into_iter().flat_map(|object| Way::ALL.map(|way| (object, way)));
     let measured = all().map(|(object, way)| {
@@ -49,7 +49,7 @@ fn outcome(profile: &Profile, way: Way, object: Object, round: u64) -> Outcome {
     }
 }
 
-/// A sender with a window: a box's looks at the rate, an endpoint's at the losses.
+/// Simulates a sender with a congestion window. A box's sender reacts to the rate, an endpoint's to losses.
 fn trace(profile: &Profile, way: Way, object: Object, round: u64) -> Trace {
     let link = profile.paths[0].to_client;
     let boxed = way == Way::Pair || (way == Way::OneBox && matches!(object, Object::Up(_)));
@@ -89,7 +89,7 @@ fn trace(profile: &Profile, way: Way, object: Object, round: u64) -> Trace {
         at += STEP;
         samples.push(Sample { at: Duration::from_secs_f64(at), bytes: bytes as u64, sender });
     }
-    // Only a pair uses more than the first path.
+    // Only a pair uses paths other than the first.
     let used = if way == Way::Pair { profile.paths.len() } else { 1 };
     let share = |nth: usize, bytes: u64| if nth < used { bytes / used as u64 } else { 0 };
     let of_path = |nth| samples.iter().map(|sample: &Sample| share(nth, sample.bytes)).collect();

@@ -1,4 +1,4 @@
-//! The results for programs: times in seconds, rates in bits a second.
+//! The results as JSON for programs: times in seconds, rates in bits per second.
 use serde_json::{Value, json};
 
 use super::judged::{Judged, Known, Times};
@@ -6,7 +6,7 @@ use super::limit::limit;
 use super::results::{Comparison, Measured, Object, Outcome, Results, Sample, Trace, Way};
 use crate::wan::{Conditions, Link, Loss, Profile};
 
-/// Everything that was measured: each round, each sample, and what they come to.
+/// Returns all measurements: each round, each sample, and the values derived from them.
 pub fn json(results: &Results) -> Value {
     json!({
         "conditions": results.conditions,
@@ -64,7 +64,7 @@ fn of_measured(comparison: &Comparison, measured: &Measured) -> Value {
     })
 }
 
-/// `whole` is how long all of it took, or would have taken at the rate that it had.
+/// Formats an outcome. `whole` is how long the whole object took, or would have taken at the measured rate.
 fn of_outcome(outcome: Outcome, object: Object) -> Value {
     let whole = outcome.estimate(object).map(|whole| whole.as_secs_f64());
     match outcome {
@@ -84,7 +84,7 @@ fn of_times(times: Times) -> Value {
     json!({ "times": times.value, "known": known })
 }
 
-/// A column each: `null` where no socket sent over the WAN.
+/// Formats a trace, one array per quantity. A value is `null` if no socket was sending over the WAN.
 fn of_trace(trace: &Trace) -> Value {
     let column = |of: &dyn Fn(&Sample) -> Value| trace.samples.iter().map(of).collect::<Vec<_>>();
     json!({
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_null() {
+    fn unknown_values_are_null() {
         let nothing = Outcome::Cut { after: std::time::Duration::from_secs(45), bytes: 0 };
         assert_eq!(of_outcome(nothing, Object::Down(20_000_000))["whole"], Value::Null);
         assert_eq!(

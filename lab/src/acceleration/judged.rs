@@ -1,4 +1,4 @@
-//! What the rounds of an object on a way come to: what the table, the page and the JSON say alike.
+//! The summary of the rounds of an object on a way. Table, page and JSON all use it.
 use std::fmt;
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use super::limit::limit;
 use super::results::{Comparison, Object, Outcome, Way};
 use super::units;
 
-/// The rounds of an object on a way, beside the others and the limit.
+/// The rounds of an object on a way, compared with end to end and with the limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Judged {
     pub object: Object,
-    /// The middle round.
+    /// The median round.
     pub median: Outcome,
     /// The fastest round.
     pub least: Outcome,
     /// The slowest round.
     pub greatest: Outcome,
-    /// How many times as fast as end to end; of end to end itself none.
+    /// The speed relative to end to end; `None` for end to end itself.
     pub as_fast: Option<Times>,
-    /// The share of the link's limit; none if nobody knows how long it would have taken.
+    /// The share of the link's limit; `None` if the duration cannot be estimated.
     pub of_limit: Option<f64>,
 }
 
 impl Judged {
-    /// None if there was no round.
+    /// Summarises the rounds; `None` if there are none.
     pub fn of(comparison: &Comparison, way: Way, object: Object) -> Option<Self> {
         let measured = comparison.of(way, object)?;
         let median = measured.median()?;
@@ -40,7 +40,7 @@ impl Judged {
         })
     }
 
-    /// "2.1 s", or "> 45 s" of what was cut.
+    /// Formats the time: "2.1 s", or "> 45 s" if the transfer was cut.
     pub fn time(&self) -> String {
         match self.median {
             Outcome::Done(time) => units::time(time),
@@ -48,7 +48,7 @@ impl Judged {
         }
     }
 
-    /// What is known of a median that was cut: "1.4 Mbit/s".
+    /// Formats the rate of a median that was cut: "1.4 Mbit/s".
     pub fn rate(&self) -> Option<String> {
         match (self.median, self.median.estimate(self.object)) {
             (Outcome::Done(_), _) => None,
@@ -59,20 +59,20 @@ impl Judged {
         }
     }
 
-    /// "84 %", after `about` if it rests on the rate of what was cut.
+    /// Formats the share of the limit: "84 %", prefixed by `about` if it is estimated from the rate of a cut transfer.
     pub fn share_of_limit(&self, about: &str) -> Option<String> {
         let about = if matches!(self.median, Outcome::Cut { .. }) { about } else { "" };
         self.of_limit.map(|share| format!("{about}{}", units::percent(share)))
     }
 
-    /// The fastest and the slowest round, if they can be told apart.
+    /// Formats the fastest and the slowest round, if they differ as printed.
     pub fn range(&self, between: &str) -> Option<String> {
         let [least, greatest] = [self.least, self.greatest].map(|outcome| about(outcome, self.object));
         (least != greatest).then(|| span(&least, &greatest, between))
     }
 }
 
-/// "204–212 ms": what both have, once.
+/// Formats a range: "204–212 ms". A unit or prefix that both share appears once.
 fn span(least: &str, greatest: &str, between: &str) -> String {
     let unit = |text: &str| text.rsplit(' ').next().map(str::to_owned);
     let least =
@@ -81,7 +81,7 @@ fn span(least: &str, greatest: &str, between: &str) -> String {
     format!("{least}{between}{greatest}")
 }
 
-/// How long the whole took, would have taken ("≈"), or took at least.
+/// Formats the duration of the whole object: measured, estimated ("≈"), or a lower bound (">").
 pub(super) fn about(outcome: Outcome, object: Object) -> String {
     match (outcome, outcome.estimate(object)) {
         (Outcome::Done(time), _) => units::time(time),
@@ -91,7 +91,8 @@ pub(super) fn about(outcome: Outcome, object: Object) -> String {
 }
 
 impl Outcome {
-    /// [`Outcome::whole`], unless it was cut before anything came that tells.
+    /// Returns [`Outcome::whole`], or `None` if the transfer was cut before any payload arrived that allows an
+    /// estimate.
     pub(super) fn estimate(self, object: Object) -> Option<Duration> {
         match self {
             Self::Cut { bytes, .. } if bytes == 0 || object.bytes() == 0 => None,
@@ -99,7 +100,7 @@ impl Outcome {
         }
     }
 
-    /// How long it lasted, whether it was done or cut.
+    /// Returns how long the transfer lasted, whether it completed or was cut.
     pub(super) const fn lasted(self) -> Duration {
         match self {
             Self::Done(time) | Self::Cut { after: time, .. } => time,
@@ -107,26 +108,26 @@ impl Outcome {
     }
 }
 
-/// How many times as fast as another way.
+/// The speed relative to another way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Times {
     pub value: f64,
     pub known: Known,
 }
 
-/// How well a number is known.
+/// The certainty of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
-    /// All of it was measured.
+    /// The whole transfer was measured.
     Measured,
-    /// By the rate of what was cut.
+    /// Estimated from the rate of a transfer that was cut.
     Estimated,
-    /// It is at least so much.
+    /// The number is a lower bound.
     AtLeast,
 }
 
 impl Times {
-    /// None if `here` was cut before anything came.
+    /// Compares `here` with `plain`; `None` if `here` cannot be estimated.
     fn of(plain: Outcome, here: Outcome, object: Object) -> Option<Self> {
         let here_whole = here.estimate(object)?;
         let (plain_whole, known) = match (plain.estimate(object), plain, here) {
@@ -137,7 +138,7 @@ impl Times {
         Some(Self { value: ratio(plain_whole, here_whole), known })
     }
 
-    /// The number, with what must stand before it.
+    /// Formats the number with the prefix for its certainty.
     pub fn number(self) -> String {
         let before = match self.known {
             Known::Measured => "",
@@ -154,7 +155,7 @@ impl fmt::Display for Times {
     }
 }
 
-/// Finite, whatever the times are.
+/// Divides two times. The result is finite even if `under` is zero.
 fn ratio(over: Duration, under: Duration) -> f64 {
     over.as_secs_f64() / under.as_secs_f64().max(1e-9)
 }
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_says_how_well_it_is_known() {
+    fn a_factor_shows_its_certainty() {
         assert_eq!(as_fast(seconds(20.0), seconds(2.0)).as_deref(), Some("10"));
         assert_eq!(as_fast(CUT, seconds(2.0)).as_deref(), Some("≈ 56"));
         assert_eq!(as_fast(NOTHING, seconds(2.0)).as_deref(), Some("> 22"));
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_what_all_of_it_would_be() {
+    fn the_share_of_the_limit_relates_to_the_whole_object() {
         let near = pair_against(&[], &[seconds(1.7719)]).unwrap();
         assert!((0.99..1.01).contains(&near.of_limit.unwrap()), "{near:?}");
         assert_eq!(near.as_fast, None);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_round_is_told_as_a_rate_and_an_estimate() {
+    fn a_cut_round_is_shown_as_a_rate_and_an_estimate() {
         let judged = pair_against(&[], &[CUT, CUT, seconds(40.0), NOTHING]).unwrap();
         assert_eq!((judged.time().as_str(), judged.rate().as_deref()), ("> 45 s", Some("1.4 Mbit/s")));
         assert_eq!(judged.range(" to ").as_deref(), Some("40 to > 45 s"));

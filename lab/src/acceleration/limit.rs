@@ -1,13 +1,14 @@
-//! How fast an object can be over a WAN at all, whatever speaks over it.
+//! The physical limit: the shortest possible time of an object over a WAN, independent of the protocol.
 use std::time::Duration;
 
 use super::results::Object;
 use crate::wan::{Conditions, Profile};
 
-/// A frame of 1514 bytes brings 1448 of payload, with timestamps.
+/// The payload share of a frame: 1448 of 1514 bytes, with timestamps.
 const PAYLOAD: f64 = 1448.0 / 1514.0;
 
-/// The shortest round trip of the paths, and the payload at the rate of all paths in the direction in which it goes.
+/// Returns the shortest round trip of the paths plus the payload's time at the summed rate of all paths in its
+/// direction.
 pub fn limit(profile: &Profile, object: Object) -> Duration {
     let round_trip = profile.paths.iter().map(|path| path.to_server.delay + path.to_client.delay).min();
     let direction: fn(&crate::wan::Link) -> &Conditions = match object {
@@ -25,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_trip_and_the_payload_at_the_rate_of_all_paths() {
+    fn the_limit_is_a_round_trip_and_the_payload_at_the_rate_of_all_paths() {
         let of = |profile: Profile, object| limit(&profile, object).as_millis();
         assert_eq!(of(Profile::clean(), Object::FirstByte), 100);
         assert_eq!(of(Profile::clean(), Object::Down(20_000_000)), 1772);

@@ -1,5 +1,5 @@
-//! What a bad link does to its users, and what tcp-intercept makes of it: the same objects end to end, with a box near the
-//! client, and with a pair of boxes, over the same WAN.
+//! Measures how a bad link slows transfers down, and how tcp-intercept improves them. The same objects are sent end to
+//! end, with a box near the client, and with a pair of boxes, over the same WAN.
 mod compare;
 #[cfg(test)]
 mod example;

@@ -1,53 +1,53 @@
-//! What was measured: data, from which the table, the JSON and the page are made.
+//! The measured data, from which the table, the JSON and the page are made.
 use std::fmt;
 use std::time::Duration;
 
 use crate::wan::Profile;
 
-/// Everything of one run.
+/// The results of one run.
 #[derive(Debug, Clone)]
 pub struct Results {
-    /// When and where it was measured, how, with what: a line each, for people.
+    /// The conditions of the run for people, one line each: date, machine, method, versions.
     pub conditions: Vec<String>,
-    /// A profile each, in the order in which they were measured.
+    /// One comparison per profile, in the order in which they were measured.
     pub comparisons: Vec<Comparison>,
 }
 
-/// The ways over one WAN beside each other.
+/// The comparison of the ways over one WAN.
 #[derive(Debug, Clone)]
 pub struct Comparison {
     /// The WAN.
     pub profile: Profile,
-    /// In the order of [`Object::ALL`] and, within an object, of [`Way::ALL`].
+    /// The measurements, in the order of [`Object::ALL`] and, within an object, of [`Way::ALL`].
     pub measured: Vec<Measured>,
-    /// One large transfer in each direction on each way, watched.
+    /// One traced large transfer in each direction on each way.
     pub traces: Vec<Trace>,
 }
 
-/// How long an object took on a way, round by round.
+/// The durations of an object on a way, round by round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// By which way.
+    /// The way that was used.
     pub way: Way,
-    /// What.
+    /// The object that was transferred.
     pub object: Object,
-    /// A round each.
+    /// The outcome of each round.
     pub outcomes: Vec<Outcome>,
 }
 
-/// What is on the two boxes that stand on either side of the WAN.
+/// The software on the two boxes at either side of the WAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Nothing: they route.
+    /// None: both boxes route.
     EndToEnd,
-    /// tcp-intercept on the one near the client.
+    /// tcp-intercept on the box near the client.
     OneBox,
-    /// tcp-intercept on both.
+    /// tcp-intercept on both boxes.
     Pair,
 }
 
 impl Way {
-    /// All, in the order in which they are shown.
+    /// All ways, in display order.
     pub const ALL: [Self; 3] = [Self::EndToEnd, Self::OneBox, Self::Pair];
 }
 
@@ -61,23 +61,23 @@ impl fmt::Display for Way {
     }
 }
 
-/// What a client wants, from connect() on.
+/// A task of a client, timed from connect() on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Object {
-    /// It asks, and waits for the first byte of a reply of six.
+    /// The client asks, and waits for the first byte of a six-byte reply.
     FirstByte,
-    /// It says nothing, and waits for the first byte of what the server says, as with SSH.
+    /// The client sends nothing, and waits for the server's first byte, as with SSH.
     Banner,
-    /// The same with a far box that gives no cookie for Fast Open.
+    /// Like [`Object::Banner`], with a far box that issues no Fast Open cookie.
     BannerWithoutCookie,
-    /// It asks, and waits for so many bytes.
+    /// The client asks, and waits for this many bytes.
     Down(u64),
-    /// It sends so many bytes, and waits until the server says that it has them.
+    /// The client sends this many bytes, and waits until the server confirms them.
     Up(u64),
 }
 
 impl Object {
-    /// All, in the order in which they are shown.
+    /// All objects, in display order.
     pub const ALL: [Self; 7] = [
         Self::FirstByte,
         Self::Banner,
@@ -88,12 +88,12 @@ impl Object {
         Self::Up(20_000_000),
     ];
 
-    /// Whether it is long enough to be watched meanwhile.
+    /// Returns whether the object is large enough to be traced.
     pub const fn is_large(self) -> bool {
         matches!(self, Self::Down(1_000_000..) | Self::Up(1_000_000..))
     }
 
-    /// Bytes of payload, as far as they count.
+    /// Returns the payload in bytes, or 0 if only the first byte counts.
     pub const fn bytes(self) -> u64 {
         match self {
             Self::FirstByte | Self::Banner | Self::BannerWithoutCookie => 0,
@@ -118,23 +118,23 @@ impl fmt::Display for Object {
     }
 }
 
-/// How one transfer ended.
+/// The outcome of one transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It took so long.
+    /// Completed after this time.
     Done(Duration),
-    /// It was cut when it had taken so long, with so many bytes passed.
+    /// Cut at the time limit.
     Cut {
-        /// So long.
+        /// The time limit.
         after: Duration,
-        /// So many.
+        /// The bytes that had arrived.
         bytes: u64,
     },
 }
 
 impl Outcome {
-    /// How long it took; of what was cut, how long the whole would take at the rate that it had, and not less than it had
-    /// taken: a first byte has no rate.
+    /// Returns how long the whole object took. For a cut transfer, this is the time at the rate that it had, but at
+    /// least the time that it lasted: a first byte has no rate.
     pub fn whole(self, object: Object) -> Duration {
         match self {
             Self::Done(time) => time,
@@ -146,7 +146,7 @@ impl Outcome {
 }
 
 impl Measured {
-    /// The middle of the rounds, by [`Outcome::whole`].
+    /// Returns the median round, ordered by [`Outcome::whole`].
     pub fn median(&self) -> Option<Outcome> {
         let mut sorted = self.outcomes.clone();
         sorted.sort_by_key(|outcome| outcome.whole(self.object));
@@ -155,42 +155,42 @@ impl Measured {
 }
 
 impl Comparison {
-    /// What was measured of `object` on `way`.
+    /// Returns the measurement of `object` on `way`.
     pub fn of(&self, way: Way, object: Object) -> Option<&Measured> {
         self.measured.iter().find(|measured| measured.way == way && measured.object == object)
     }
 }
 
-/// One large transfer, watched from outside.
+/// The trace of one large transfer, observed from outside.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
-    /// By which way.
+    /// The way that was used.
     pub way: Way,
-    /// What.
+    /// The object that was transferred.
     pub object: Object,
-    /// In the order of time.
+    /// The samples, ordered by time.
     pub samples: Vec<Sample>,
-    /// For each path of the WAN, and for each of the samples: bytes of the frames that it had delivered in the object's direction.
+    /// For each path and each sample: the bytes of frames that the path had delivered in the object's direction.
     pub paths: Vec<Vec<u64>>,
 }
 
-/// A moment of a transfer.
+/// One sample of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// Since connect().
+    /// The time since connect().
     pub at: Duration,
-    /// Payload bytes that had come to the receiver.
+    /// Payload bytes that the receiver had received.
     pub bytes: u64,
-    /// The socket that sends over the WAN; none while there is none.
+    /// The socket that sends over the WAN; `None` while there is none.
     pub sender: Option<Sender>,
 }
 
-/// What `ss -ti` says of a sending socket.
+/// The properties of a sending socket from `ss -ti`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sender {
-    /// Its congestion window, in segments.
+    /// The congestion window, in segments.
     pub window: u32,
-    /// Its smoothed round-trip time.
+    /// The smoothed round-trip time.
     pub round_trip: Duration,
 }
 
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_first_byte_that_never_came_is_not_the_fastest() {
+    fn a_missing_first_byte_is_not_the_fastest() {
         let cut = Outcome::Cut { after: Duration::from_secs(45), bytes: 0 };
         let done = Outcome::Done(Duration::from_millis(200));
         let outcomes = vec![cut, done, done];

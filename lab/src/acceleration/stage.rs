@@ -1,4 +1,4 @@
-//! The hosts over one WAN, with one of the ways on its boxes, and the servers that have the objects.
+//! The hosts of one WAN, with one of the ways on its boxes, and the servers of the objects.
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -14,12 +14,12 @@ use crate::stream::Random;
 use crate::topology::{BOTH, Ip};
 use crate::wan::Profile;
 
-/// A request is one of these, and a number of bytes.
+/// A request is one of these letters and a number of bytes.
 pub(super) const DOWN: u8 = b'D';
 pub(super) const UP: u8 = b'U';
 pub(super) const REQUEST: usize = 9;
 
-/// Payload of a segment with timestamps.
+/// The payload of a segment with timestamps, in bytes.
 const SEGMENT: usize = 1448;
 const ASKED: u16 = 7000;
 const SPEAKS: u16 = 7001;
@@ -29,7 +29,7 @@ const SPEAKS: u16 = 7001;
 pub(super) struct Stage {
     pub pair: Pair,
     pub way: Way,
-    /// Payload bytes that have come to the server, of all uploads so far.
+    /// Payload bytes of all uploads so far that have arrived at the server.
     pub arrived: Arc<AtomicU64>,
     strangers: Arc<AtomicU64>,
     boxes: Vec<(Host, String, Daemon)>,
@@ -37,7 +37,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Sets `way` up over the WAN of `profile`, the far box `with_cookies` for Fast Open or without.
+    /// Sets up `way` over the WAN of `profile`. `with_cookies` tells whether the far box issues Fast Open cookies.
     pub fn set(profile: &Profile, way: Way, with_cookies: bool, binary: &Path) -> Self {
         let pair = Pair::new(profile);
         let client = pair.client_at(Ip::V4, 0).ip();
@@ -64,13 +64,13 @@ impl Stage {
         Self { pair, way, arrived, strangers, boxes, _servers: servers }
     }
 
-    /// Where `object` is to be had.
+    /// Returns the address of the server of `object`.
     pub fn address(&self, object: Object) -> SocketAddr {
         let speaks = matches!(object, Object::Banner | Object::BannerWithoutCookie);
         self.pair.server_at(Ip::V4, if speaks { SPEAKS } else { ASKED })
     }
 
-    /// Who sends `object` over the WAN, and by what `ss` finds its socket.
+    /// Returns the host that sends `object` over the WAN, and the `ss` filter for its socket.
     pub fn sender(&self, object: Object) -> (&Host, String) {
         let Pair { client, near, far, server, .. } = &self.pair;
         let port = self.address(object).port();
@@ -81,23 +81,23 @@ impl Stage {
             (Way::EndToEnd | Way::OneBox, false) => server,
             (Way::Pair, false) => far,
         };
-        // On a box with two legs this is the one towards the WAN.
+        // On a box with two legs, this selects the leg towards the WAN.
         (host, format!("{} = :{port}", if up { "dport" } else { "sport" }))
     }
 
-    /// Bytes of the frames that each path has delivered so far in the direction of `object`.
+    /// Returns the bytes of the frames that each path has delivered so far in the direction of `object`.
     pub fn delivered(&self, object: Object) -> impl Iterator<Item = u64> {
         let up = matches!(object, Object::Up(_));
         self.pair.paths.iter().map(move |path| if up { path.to_server() } else { path.to_client() }.bytes)
     }
 
-    /// Ends what runs on the boxes, and says what was not as it should be.
+    /// Stops the daemons on the boxes, and returns a sentence for each fault found.
     pub fn strike(self) -> Vec<String> {
         let mut wrong = Vec::new();
         let strangers = self.strangers.load(Ordering::Relaxed);
         if strangers > 0 {
             wrong.push(format!(
-                "{}: the server saw another address than the client's, {strangers} times",
+                "{}: the server saw an address other than the client's, {strangers} times",
                 self.way
             ));
         }
@@ -114,7 +114,7 @@ impl Stage {
     }
 }
 
-/// The boxes that have tcp-intercept, and how it differs from the defaults there.
+/// Returns the boxes that run tcp-intercept, and their settings.
 fn settings(pair: &Pair, way: Way, initial_window: usize, with_cookies: bool) -> Vec<(Host, Vec<String>)> {
     let wan: Vec<_> = (0..pair.paths.len()).map(|n| format!("\"wan{n}\"")).collect();
     let wan = format!("[{}]", wan.join(","));
@@ -137,13 +137,14 @@ fn settings(pair: &Pair, way: Way, initial_window: usize, with_cookies: bool) ->
     }
 }
 
-/// The paths beside the one that connections take by the routes.
+/// Returns the setting for the paths other than the one that the routes select.
 fn beside(pair: &Pair, more: &str) -> String {
     let paths: Vec<_> = (1..pair.paths.len()).map(|n| format!("{{device='wan{n}'{more}}}")).collect();
     format!("mptcp.path=[{}]", paths.join(","))
 }
 
-/// Half of what the first path holds, as docs/acceleration.md has it, and no less than the default.
+/// Returns half of the first path's bandwidth-delay product in segments, as docs/acceleration.md recommends, and at
+/// least the default.
 fn initial_window(profile: &Profile) -> usize {
     let held = profile.paths.first().map_or(0, |path| {
         let round_trip = path.to_server.delay + path.to_client.delay;
@@ -152,7 +153,7 @@ fn initial_window(profile: &Profile) -> usize {
     (held / 2 / SEGMENT).max(100)
 }
 
-/// A server that counts who is not the client. A connection that is cut is nothing to speak of.
+/// Starts a server that counts peers other than the client. A cut connection is no failure.
 fn known(
     pair: &Pair,
     port: u16,
@@ -191,7 +192,7 @@ fn answer(mut stream: TcpStream, arrived: &AtomicU64) -> io::Result<()> {
     stream.write_all(b"!")
 }
 
-/// What all objects consist of, so that whoever receives one sees whether it is whole.
+/// Returns the content of all objects, with which the receiver verifies what arrives.
 pub(super) fn content() -> &'static [u8] {
     static CONTENT: OnceLock<Vec<u8>> = OnceLock::new();
     CONTENT.get_or_init(|| {
@@ -202,7 +203,8 @@ pub(super) fn content() -> &'static [u8] {
     })
 }
 
-/// Everything that the daemon may change on a host: nftables' ruleset, routing rules, all routing tables, two sysctls.
+/// Returns the state that the daemon may change on a host: nftables ruleset, routing rules, all routing tables, two
+/// sysctls.
 fn netfilter(host: &Host) -> String {
     let addresses = BOTH.map(Ip::option).join(" ");
     host.run(&format!(

@@ -4,7 +4,7 @@ use super::limit::limit;
 use super::results::{Comparison, Object, Way};
 use super::units;
 
-/// A heading, then a line for each object that was measured. Plain ASCII: what lines it up counts bytes.
+/// Returns a heading, then a line for each measured object. Only plain ASCII, because the alignment counts bytes.
 pub fn rows(comparison: &Comparison) -> Vec<Vec<String>> {
     let [plain, one_box, pair] = Way::ALL.map(|way| way.to_string());
     let against = ["pair against end to end", "limit", "pair against limit"].map(str::to_owned);
@@ -13,7 +13,7 @@ pub fn rows(comparison: &Comparison) -> Vec<Vec<String>> {
     std::iter::once(heading).chain(objects).collect()
 }
 
-/// None if the object was measured on no way.
+/// Returns the line of an object; `None` if it was measured on no way.
 fn row(comparison: &Comparison, object: Object) -> Option<Vec<String>> {
     let judged = Way::ALL.map(|way| Judged::of(comparison, way, object));
     judged.iter().flatten().next()?;
@@ -50,7 +50,7 @@ mod tests {
     use crate::wan::Profile;
 
     #[test]
-    fn a_line_an_object_as_wide_as_the_heading() {
+    fn every_row_is_as_wide_as_the_heading() {
         let rows = rows(&example::comparison(Profile::transatlantic()));
         assert_eq!(rows.len(), 1 + Object::ALL.len());
         assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{rows:?}");
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_a_heading() {
+    fn without_measurements_there_is_only_the_heading() {
         let mut comparison = example::comparison(Profile::clean());
         comparison.measured.retain(|measured| measured.way == Way::OneBox);
         assert!(rows(&comparison).iter().skip(1).all(|row| row[1].is_empty() && row[4].is_empty()));

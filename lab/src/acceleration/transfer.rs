@@ -1,4 +1,4 @@
-//! One object, as a client gets it: from connect() on, for as long as it may take.
+//! Transfers one object as a client does: from connect() on, up to the time limit.
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,18 +9,18 @@ use super::stage::{DOWN, REQUEST, Stage, UP, content};
 use super::watch::watch;
 
 const CHUNK: usize = 64 << 10;
-/// What a server that is asked for the first byte only has to say.
+/// The size in bytes of the reply that is requested for its first byte.
 const SHORT_REPLY: u64 = 6;
 
-/// Gets `object`, and no longer than `cut`.
+/// Transfers `object`, for at most `cut`.
 ///
 /// # Panics
-/// When it does not come whole.
+/// The object does not arrive intact.
 pub(super) fn transfer(stage: &Stage, object: Object, cut: Duration) -> Outcome {
     run(stage, object, cut, &AtomicU64::new(0))
 }
 
-/// As [`transfer`], watched from outside meanwhile.
+/// Like [`transfer`], and traces the transfer from outside.
 pub(super) fn watched(stage: &Stage, object: Object, cut: Duration) -> (Outcome, Trace) {
     let came = AtomicU64::new(0);
     let before = stage.arrived.load(Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl Client<'_> {
             Object::Up(bytes) => {
                 self.ask(UP, bytes)?;
                 self.give(bytes as usize)?;
-                // The server says that it has them, or ends without a word.
+                // The server confirms the bytes, or closes without a confirmation.
                 self.read(&mut [0]).map(drop)
             }
         }
@@ -92,7 +92,7 @@ impl Client<'_> {
             let read = self.read(&mut chunk)?;
             if chunk[..read] != content()[at..at + read] {
                 return Err(io::Error::other(format!(
-                    "other bytes than those that were sent, from byte {at}"
+                    "the received bytes differ from the sent ones, from byte {at}"
                 )));
             }
             at += read;
@@ -111,7 +111,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// At least one byte.
+    /// Reads at least one byte.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(self.patience()?))?;
         match self.stream.read(buffer)? {

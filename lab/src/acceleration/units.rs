@@ -1,7 +1,7 @@
-//! Numbers as people read them.
+//! Formatting of numbers for people.
 use std::time::Duration;
 
-/// Milliseconds below a second, seconds below ten minutes.
+/// Formats a time: milliseconds below a second, seconds below ten minutes.
 pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
@@ -14,7 +14,7 @@ pub(super) fn time(time: Duration) -> String {
     }
 }
 
-/// Of bits a second.
+/// Formats a rate that is given in bits per second.
 pub(super) fn rate(bits: f64) -> String {
     match bits {
         ..99_500.0 => format!("{:.0} kbit/s", bits / 1e3),
@@ -23,7 +23,7 @@ pub(super) fn rate(bits: f64) -> String {
     }
 }
 
-/// How many times: two digits say enough.
+/// Formats a factor with two digits.
 pub(super) fn times(times: f64) -> String {
     match times {
         ..0.095 => format!("{times:.2}"),
@@ -32,7 +32,7 @@ pub(super) fn times(times: f64) -> String {
     }
 }
 
-/// A share of 1 in percent.
+/// Formats a share of 1 in per cent.
 pub(super) fn percent(share: f64) -> String {
     match share * 100.0 {
         percent @ ..0.995 => format!("{} %", (percent * 100.0).round() / 100.0),

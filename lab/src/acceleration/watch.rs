@@ -1,4 +1,4 @@
-//! A transfer seen from outside: how much has come, and what `ss -ti` says of the socket that sends over the WAN.
+//! Observes a transfer from outside: the bytes received so far, and `ss -ti` of the socket that sends over the WAN.
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use super::results::{Object, Outcome, Sample, Sender, Trace};
 use super::stage::Stage;
 use crate::host::Host;
 
-/// Each look at the sender is a process.
+/// The sampling interval. Each sample of the sender starts a process.
 const EVERY: Duration = Duration::from_millis(75);
 
-/// Watches `transfer`, of which `received` says how many bytes have come.
+/// Traces `transfer`; `received` returns how many bytes have arrived.
 pub(super) fn watch(
     stage: &Stage,
     object: Object,
@@ -24,7 +24,7 @@ pub(super) fn watch(
             let (mut samples, mut paths) = (Vec::new(), vec![Vec::new(); stage.pair.paths.len()]);
             let before: Vec<_> = stage.delivered(object).collect();
             for n in 0_u32.. {
-                // The last sample is one of what has ended.
+                // Take the last sample after the transfer has ended.
                 let last = over.load(Ordering::Relaxed);
                 samples.push(Sample { at: start.elapsed(), bytes: received(), sender: ask(host, &filter) });
                 for (path, (now, before)) in paths.iter_mut().zip(stage.delivered(object).zip(&before)) {
@@ -50,12 +50,12 @@ fn ask(host: &Host, filter: &str) -> Option<Sender> {
     parse(&String::from_utf8_lossy(&said.ok()?.stdout))
 }
 
-/// The window of all sockets in the listing together, and the shortest round trip; none when there is no socket.
+/// Returns the summed window of all listed sockets and the shortest round trip; `None` if there is no socket.
 fn parse(listing: &str) -> Option<Sender> {
     let after =
         |word: &'static str| listing.split_ascii_whitespace().filter_map(move |text| text.strip_prefix(word));
     let windows: Vec<u32> = after("cwnd:").filter_map(|text| text.parse().ok()).collect();
-    // rtt:100.216/0.107, the smoothed one and its deviation, in milliseconds.
+    // rtt:100.216/0.107 is the smoothed round-trip time and its deviation, in milliseconds.
     let round_trips = after("rtt:").filter_map(|text| text.split('/').next()?.parse::<f64>().ok());
     let round_trip = round_trips.min_by(f64::total_cmp)?;
     (!windows.is_empty()).then(|| Sender {

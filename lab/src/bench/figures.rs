@@ -1,4 +1,4 @@
-//! The figures that come of the measurements, and what each should be.
+//! The figures that the measurements yield, and their targets.
 use super::measure::Measurement;
 use super::plan::Plan;
 use super::spread::Spread;
@@ -6,35 +6,35 @@ use super::spread::Spread;
 /// The way that is judged.
 pub(super) const OURS: &str = "tcp-intercept";
 
-/// One thing that is measured for every way.
+/// One figure that is measured for every way.
 #[derive(Debug, Clone)]
 pub(super) struct Figure {
-    /// By what the measurement calls it.
+    /// The name that the measurement uses.
     pub name: String,
-    /// For people.
+    /// The title for people.
     pub title: String,
-    /// What it is counted in; nothing for what is only counted.
+    /// The unit; empty for a plain count.
     pub unit: &'static str,
-    /// How many decimals are worth showing.
+    /// The number of decimals to print.
     pub decimals: usize,
     pub targets: Vec<Target>,
 }
 
-/// What a figure of tcp-intercept should be.
+/// A target for a figure of tcp-intercept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Target {
-    /// The way that it is compared with; none: the figure itself counts.
+    /// The way to compare with; `None` judges the figure itself.
     pub against: Option<&'static str>,
     pub bound: Bound,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Bound {
-    /// The median is not less.
+    /// The median must be at least this.
     AtLeast(f64),
-    /// The median is not more.
+    /// The median must be at most this.
     AtMost(f64),
-    /// Not in any round.
+    /// The figure must be 0 in every round.
     Never,
 }
 
@@ -48,10 +48,11 @@ impl Bound {
     }
 }
 
-/// By how much the most idle sessions slow the round trips of the same way in the same round down.
+/// The name of the idle cost: by how much the highest number of idle sessions slows round trips, in per cent, for the
+/// same way and round.
 pub(super) const IDLE_COST: &str = "idle-cost";
 
-/// What is measured under `plan`, in the order in which it is shown.
+/// Returns the figures that `plan` measures, in display order.
 pub(super) fn figures(plan: &Plan) -> Vec<Figure> {
     plan.only.iter().flat_map(|measurement| of_measurement(*measurement, &plan.idle)).collect()
 }
@@ -98,7 +99,7 @@ fn figure(name: &str, title: &str, unit: &'static str, decimals: usize) -> Figur
 }
 
 impl Figure {
-    /// It should be at least so much of what another way has.
+    /// Adds the target: at least `ratio` times the figure of the way `against`.
     fn of(mut self, against: &'static str, ratio: f64) -> Self {
         self.targets.push(Target { against: Some(against), bound: Bound::AtLeast(ratio) });
         self
@@ -109,7 +110,7 @@ impl Figure {
         self
     }
 
-    /// Whether a ratio of two ways says anything.
+    /// Returns whether a ratio of two ways is meaningful for this figure.
     pub fn compares(&self) -> bool {
         !matches!(self.unit, "" | "%")
     }

@@ -1,21 +1,22 @@
-//! HAProxy as a transparent proxy: its configuration, and the rules that bring connections to it.
+//! HAProxy as a transparent proxy: its configuration, and the rules that direct connections to it.
 
-/// Where it listens. On loopback only, as our own listener, so that no port of a client is taken.
+/// The port of its listener. It listens on loopback only, like tcp-intercept, so it takes no port of a client.
 pub(super) const PORT: u16 = 5001;
 
-/// When it moves bytes by splice(2).
+/// When HAProxy uses splice(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Splice {
-    /// When it finds that this pays (`option splice-auto`). 2.6 sees that a stream is a fast one after a few reads, but acts
-    /// on it only when the stream's task runs next (`process_stream()` in src/stream.c), which can take as long as the
-    /// shortest of its timeouts.
+    /// When HAProxy expects a benefit (`option splice-auto`). Version 2.6 detects a fast stream after a few reads, but
+    /// acts on it only when the stream's task runs next (`process_stream()` in src/stream.c). That can take as long as
+    /// the shortest of its timeouts.
     Auto,
-    /// From the first byte on. Good for bulk, and for nothing else.
+    /// From the first byte on. This is good for bulk transfers only.
     Always,
 }
 
-/// As it should be for this: pipes as large as ours, a thread for each of two processors, and so many connections and pipes
-/// that two descriptors each stay below a limit of 20,000 beside 9,000 idle sessions.
+/// Returns a configuration suited to this comparison: pipes as large as tcp-intercept's, and a thread for each of two
+/// processors. The connections and pipes, with two descriptors each, stay below a limit of 20,000 beside 9,000 idle
+/// sessions.
 pub(super) fn config(splice: Splice, idle: usize) -> String {
     let connections = idle + 400;
     let splice = match splice {
@@ -43,7 +44,7 @@ listen clients
     )
 }
 
-/// SYNs from the clients to the listener, whatever belongs to one of its sockets to that.
+/// Sends the clients' SYNs to the listener, and packets of existing sockets to those sockets.
 pub(super) const RULES: &str = "
 table inet haproxy {
     chain prerouting {
@@ -53,12 +54,12 @@ table inet haproxy {
     }
 }";
 
-/// Makes what is marked local, as the rules expect.
+/// Delivers marked packets locally, as the rules expect.
 pub(super) const ROUTES: &str = "
     ip rule add fwmark 0x1 lookup 50 priority 100
     ip route add local default dev lo table 50";
 
-/// Undoes both.
+/// Removes the rules and the routes.
 pub(super) const REMOVE: &str = "
     nft delete table inet haproxy
     ip rule del fwmark 0x1 lookup 50 priority 100

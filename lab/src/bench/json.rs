@@ -1,11 +1,11 @@
-//! The results for programs. docs/bench.md describes the form.
+//! The results as JSON for programs. docs/bench.md describes the format.
 use serde_json::{Map, Value, json};
 
 use super::figures::{Bound, Figure, Target};
 use super::results::Results;
 use super::spread::Spread;
 
-/// Everything that was measured, and under what circumstances.
+/// Returns all measurements and the conditions of the run.
 pub fn json(results: &Results) -> Value {
     let (plan, machine) = (&results.plan, &results.machine);
     let figures: Vec<_> = results.figures.iter().map(|figure| of_figure(results, figure)).collect();
@@ -61,8 +61,9 @@ mod tests {
     use crate::bench::machine::Machine;
     use crate::bench::measure::Measurement;
 
-    /// Round trips per second in four rounds. All ratios are exact in binary. The rules that could be confused give different results:
-    /// the median of the ratios to haproxy is 1.125, their mean 1.3125, the ratio of the medians 0.75.
+    /// Round trips per second in four rounds. All ratios are exact in binary. Rules that could be confused give
+    /// different results: the median of the ratios to haproxy is 1.125, their mean 1.3125, the ratio of the medians
+    /// 0.75.
     const ROUND_TRIPS: [(&str, [f64; 4]); 3] = [
         ("routing", [400.0, 100.0, 600.0, 2000.0]),
         ("tcp-intercept", [100.0, 150.0, 300.0, 1000.0]),

@@ -1,9 +1,9 @@
-//! Where it was measured, and what else ran there.
+//! The machine of the measurement, and its other load.
 use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
-/// What the figures depend on most.
+/// The properties that influence the figures most.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Machine {
     pub kernel: String,
@@ -20,7 +20,7 @@ impl Machine {
         // HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/
         let version = version.split_ascii_whitespace().nth(2).unwrap_or_default();
         Self {
-            // Without what a distribution appends.
+            // Strip the distribution's suffix.
             kernel: kernel.split(['-', '\n']).next().unwrap_or_default().to_owned(),
             processors: std::thread::available_parallelism().map_or(1, Into::into),
             haproxy: version.to_owned(),
@@ -34,14 +34,15 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Which share of the processors is used for `pause`, in which this process does nothing: what others use, in per cent.
+/// Returns the share of the processors that other processes use during `pause`, in per cent. This process is idle
+/// meanwhile.
 pub(super) fn used_by_others(pause: Duration) -> f64 {
     let before = Times::now();
     std::thread::sleep(pause);
     Times::now().used_since(&before)
 }
 
-/// Of all processors together, since the machine's start, in the units of /proc/stat.
+/// Processor time of all processors since boot, in the units of /proc/stat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Times {
     all: u64,
@@ -58,7 +59,7 @@ impl Times {
     fn parse(stat: &str) -> Option<Self> {
         let fields = stat.strip_prefix("cpu ")?.lines().next()?.split_ascii_whitespace();
         let fields: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
-        // The last two are contained in the first two.
+        // The last two fields are already contained in the first two.
         let all = fields.iter().take(8).sum();
         Some(Self { all, idle: fields.get(3)? + fields.get(4)? })
     }
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_neither_idle_nor_waiting_is_used() {
+    fn time_that_is_neither_idle_nor_iowait_counts_as_used() {
         let before = Times::parse("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3 4\n").unwrap();
         assert_eq!(before, Times { all: 1000, idle: 850 });
         let after = Times::parse("cpu  110 0 60 870 55 1 2 2 9 9\n").unwrap();

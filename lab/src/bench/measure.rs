@@ -1,4 +1,4 @@
-//! The measurements, each on a way that has just been started.
+//! The measurements. Each starts the way anew.
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,35 +8,35 @@ use super::ways::Started;
 use crate::load::{Bulk, Connects, Echo, Idle, RoundTrips};
 use crate::wait::wait_until;
 
-/// How long the load runs before it is measured.
+/// How long the load runs before the measurement, in seconds.
 const WARM_UP: f64 = 0.25;
-/// Round trips and connections at once.
+/// The number of concurrent round trips or connections.
 const AT_ONCE: usize = 64;
 
-/// More than any way needs for what is only the beginning.
+/// The time limit of the preparation, longer than any way needs.
 const A_WHILE: Duration = Duration::from_secs(300);
 
 /// One kind of load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measurement {
-    /// So many streams from the server to the client.
+    /// Streams from the server to the client.
     Bulk {
-        /// At once.
+        /// The number of concurrent streams.
         streams: usize,
     },
     /// 64-byte messages and answers on 64 connections.
     RoundTrips,
-    /// Connect, ask, close.
+    /// Repeatedly connect, ask and close.
     Connections,
     /// Round trips beside idle sessions.
     Idle,
 }
 
-/// The name of a figure, and what was measured.
+/// The name of a figure and its measured value.
 pub(super) type Measured = (String, f64);
 
 impl Measurement {
-    /// All of them, in the order in which they are done.
+    /// All measurements, in the order in which they run.
     pub const ALL: [Self; 5] = [
         Self::Bulk { streams: 1 },
         Self::Bulk { streams: 8 },
@@ -74,7 +74,7 @@ impl fmt::Display for Measurement {
     }
 }
 
-/// What `counter` grows by in a second, after the load has warmed up.
+/// Returns the growth of `counter` per second, after the load has warmed up.
 fn rate(scene: &Scene, counter: impl Fn() -> u64) -> f64 {
     std::thread::sleep(Duration::from_secs_f64(WARM_UP));
     let (start, before) = (Instant::now(), counter());
@@ -87,7 +87,7 @@ fn bulk(scene: &Scene, on: &Started<'_>, streams: usize) -> Vec<Measured> {
     let before = on.pid().map(cpu_seconds);
     let bulk = Bulk::start(scene.lab.client(), &scene.lab.server, address, streams);
     let bytes = rate(scene, || bulk.bytes());
-    assert_eq!(bulk.ended(), 0, "{on}: bulk streams have ended by themselves");
+    assert_eq!(bulk.ended(), 0, "{on}: bulk streams have ended unexpectedly");
     let used = on.pid().map(cpu_seconds).zip(before).map(|(after, before)| after - before);
     let gigabytes = bulk.bytes() as f64 / 1e9;
     let cpu = used.map(|used| (format!("bulk{streams}-cpu"), used / gigabytes));
@@ -119,7 +119,7 @@ fn connections(scene: &Scene, on: &Started<'_>) -> Vec<Measured> {
     let _server = Echo::start(&scene.lab.server, address);
     let from = (scene.addresses.clone(), scene.plan.ports);
     let connects = Connects::start(scene.lab.client(), from, address, AT_ONCE);
-    // From here on every port is one that has been used a moment ago.
+    // From here on, every port was used a moment ago.
     wait_until("every port has been used once", A_WHILE, || connects.turns() > 0);
     let rate = rate(scene, || connects.done());
     let outcome = connects.finish();
@@ -129,15 +129,15 @@ fn connections(scene: &Scene, on: &Started<'_>) -> Vec<Measured> {
     named.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-/// Round trips beside more and more idle sessions, and what those cost the process. The memory is what it has after the
-/// round trips: what it takes for itself only once is then there before the first idle session is.
+/// Measures round trips beside increasing numbers of idle sessions, and what the sessions cost the process. Memory is
+/// read after the round trips, so one-time allocations are already included before the first idle session.
 fn idle(scene: &Scene, on: &Started<'_>) -> Vec<Measured> {
     let address = on.server(7500);
     let _server = Echo::start(&scene.lab.server, address);
     let (mut idle, mut measured) = (Idle::default(), Vec::new());
     let mut empty = None;
     for count in &scene.plan.idle {
-        // These first: near its limit a box may let the last ones pass.
+        // Open these first: near its limit a box may route the last ones.
         let asking = opened(scene, address, AT_ONCE);
         idle.grow(scene.lab.client(), &scene.addresses, address, *count);
         let sessions = on.sessions().saturating_sub(AT_ONCE) as f64;
@@ -152,12 +152,12 @@ fn idle(scene: &Scene, on: &Started<'_>) -> Vec<Measured> {
     measured
 }
 
-/// What a process has used of the processors, all its threads together.
+/// Returns the processor time of all threads of a process, in seconds.
 fn cpu_seconds(pid: u32) -> f64 {
-    /// USER_HZ, in which /proc counts (man 5 proc); 100 on every architecture that Debian has.
+    /// USER_HZ, the unit of /proc (man 5 proc). It is 100 on every architecture of Debian.
     const TICKS: f64 = 100.0;
     let stat = read_proc(pid, "stat");
-    // The name, in parentheses, may have spaces in it; utime and stime are fields 14 and 15, the name is the second.
+    // The name, in parentheses, may contain spaces. It is field 2; utime and stime are fields 14 and 15.
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_ascii_whitespace());
     let times = fields.into_iter().flatten().skip(11).take(2);
     times.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS

@@ -1,8 +1,8 @@
-//! `make bench`: routing, tcp-intercept and HAProxy side by side, in the same namespaces, by turns.
+//! `make bench`: compares routing, tcp-intercept and HAProxy in the same namespaces, in turn.
 //!
-//! All hosts share the processors of one machine, and the machine is never quite quiet: absolute figures say little.
-//! So in each round every way is measured once, one right after the other, and what counts is the ratio within the
-//! round: its median over the rounds, and how far the rounds lie apart.
+//! All hosts share the processors of one machine that is never quite idle, so absolute figures mean little. Each round
+//! measures every way once, directly one after the other. The result is the ratio within a round: its median over the
+//! rounds, and its spread.
 use std::time::Duration;
 
 use crate::topology::Lab;
@@ -31,13 +31,13 @@ use machine::{Machine, used_by_others};
 use scene::Scene;
 use ways::Way;
 
-/// Between two measurements: for what has ended to be gone, and to see what else this machine has to do.
+/// The pause between two measurements: ended connections disappear, and the machine's other load is measured.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Measures what `plan` asks for, in a new [`Lab`]; `tell` hears what has been done.
+/// Measures what `plan` selects, in a new [`Lab`]. Reports progress to `tell`.
 ///
 /// # Panics
-/// When something that is to be measured does not work.
+/// A measurement does not work.
 pub fn run(plan: Plan, tell: impl Fn(&str)) -> Results {
     let ways = plan.ways();
     let scene = Scene::set(Lab::new(), plan);
@@ -45,7 +45,7 @@ pub fn run(plan: Plan, tell: impl Fn(&str)) -> Results {
     for round in 0..scene.plan.rounds {
         for measurement in &scene.plan.only {
             let mut ways: Vec<&Way> = ways.iter().filter(|way| way.takes(*measurement)).collect();
-            // No way is always the first, or always the one after the same other.
+            // Rotate the order: no way is always first, or always after the same other way.
             let first = round % ways.len();
             ways.rotate_left(first);
             for way in ways {

@@ -1,4 +1,4 @@
-//! What is to be measured, how often and how long.
+//! The plan: what to measure, how often and how long.
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -10,33 +10,33 @@ use crate::options::{number, read};
 
 const KEYS: [&str; 7] = ["ROUNDS", "SECONDS", "ONLY", "IDLE", "CONGESTION", "BASE", "OUT"];
 
-/// Everything that can be chosen.
+/// The options of a benchmark.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How often everything is measured.
+    /// The number of rounds.
     pub rounds: usize,
-    /// How long each single measurement takes.
+    /// The duration of a single measurement in seconds.
     pub seconds: f64,
-    /// What is measured.
+    /// The measurements to run.
     pub only: Vec<Measurement>,
     /// The congestion control of all sockets on all hosts.
     pub congestion_control: String,
-    /// How many idle sessions there are while round trips are measured: none, then more and more.
+    /// The numbers of idle sessions beside which round trips are measured: none, then more and more.
     pub idle: Vec<usize>,
-    /// How many ports of each of its addresses the client connects from. Before a port's turn comes again its last
-    /// connection must have ended a second ago, or the client's own kernel says no: with 16 addresses these are enough for
-    /// 32,000 connections a second.
+    /// The number of ports per address that the client connects from. Before a port is used again, its last connection
+    /// must have ended a second ago; otherwise the client's own kernel refuses it. With 16 addresses, these are enough
+    /// for 32,000 connections per second.
     pub ports: u16,
-    /// The program.
+    /// The path of the program.
     pub binary: PathBuf,
-    /// The program of another revision, to compare with.
+    /// The path of a program of another revision, to compare with.
     pub base: Option<PathBuf>,
-    /// The directory in which the results are kept.
+    /// The directory for the results.
     pub out: PathBuf,
 }
 
 impl Plan {
-    /// What `make bench` does unless told otherwise.
+    /// Returns the defaults of `make bench`.
     pub fn new(binary: PathBuf) -> Self {
         Self {
             rounds: 9,
@@ -51,10 +51,10 @@ impl Plan {
         }
     }
 
-    /// As told by words like `ROUNDS=1`; what is empty counts as not told.
+    /// Applies words like `ROUNDS=1`. An empty value keeps the default.
     ///
     /// # Errors
-    /// Which word is wrong, and what it may be.
+    /// The first invalid word, and its allowed values.
     pub fn from_words(binary: PathBuf, words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut plan = Self::new(binary);
         read(words, &KEYS, |key, value| plan.set(key, value))?;
@@ -68,7 +68,7 @@ impl Plan {
             "ONLY" => self.only = value.split(',').map(Measurement::named).collect::<Result<_, _>>()?,
             "IDLE" => {
                 let counts = value.split(',').map(|word| number(word, 0, 9_000));
-                // What they cost is seen beside none.
+                // The cost is measured against no idle sessions.
                 let counts = std::iter::once(Ok(0)).chain(counts).collect::<Result<BTreeSet<_>, _>>()?;
                 self.idle = counts.into_iter().collect();
             }
@@ -80,13 +80,13 @@ impl Plan {
         Ok(())
     }
 
-    /// The most idle sessions that there will be.
+    /// Returns the highest number of idle sessions.
     pub(super) fn most_idle(&self) -> usize {
         let measured = self.only.contains(&Measurement::Idle);
         self.idle.iter().copied().filter(|_| measured).max().unwrap_or_default()
     }
 
-    /// The ways that are compared; the first is what the others are compared with.
+    /// Returns the ways to compare. The first is the reference.
     pub(super) fn ways(&self) -> Vec<Way> {
         let ours = |binary: &PathBuf| Kind::Intercept { binary: binary.clone() };
         let base = self.base.as_ref().map(|binary| ("base", ours(binary)));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn words_override_and_empty_ones_do_not() {
+    fn words_override_defaults_and_empty_words_do_not() {
         let plan = plan(&["ROUNDS=1", "SECONDS=0.2", "ONLY=conn,bulk1", "IDLE=10,5", "CONGESTION="]).unwrap();
         assert_eq!((plan.rounds, plan.seconds, plan.congestion_control.as_str()), (1, 0.2, "cubic"));
         assert_eq!(plan.only, [Measurement::Connections, Measurement::Bulk { streams: 1 }]);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_word_is_told_with_what_it_may_be() {
+    fn an_invalid_word_is_reported_with_its_allowed_values() {
         for (word, may_be) in [
             ("ROUNDS=0", "from 1 to 1000"),
             ("SECONDS=long", "from 0.1 to 600"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn another_revision_is_one_way_more() {
+    fn another_revision_adds_a_way() {
         let names = |words: &[_]| {
             let ways = plan(words).unwrap().ways();
             ways.into_iter().map(|way| way.name).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! The results as bars: an SVG of its own, so that the documentation needs no other program.
+//! The results as bars, drawn directly as SVG, so that the documentation needs no other program.
 use std::fmt::Write;
 
 use super::figures::Figure;
@@ -8,20 +8,20 @@ use super::spread::Spread;
 const WIDTH: f64 = 860.0;
 const COLUMNS: usize = 2;
 const MARGIN: f64 = 20.0;
-/// For what is true of all panels.
+/// The height of the part above the panels.
 const HEAD: f64 = 66.0;
-/// For the names of the ways, on the left of the bars.
+/// The width of the names of the ways, left of the bars.
 const NAMES: f64 = 105.0;
-/// For the numbers, on their right.
+/// The width of the numbers, right of the bars.
 const NUMBERS: f64 = 70.0;
 const BAR: f64 = 14.0;
 const PITCH: f64 = 20.0;
 const TITLE: f64 = 26.0;
-/// For the ways, in their order.
+/// The colours of the ways, in order.
 const COLOURS: [&str; 5] = ["#8a8f98", "#1f6feb", "#e09f3e", "#7fb069", "#b56576"];
 
-/// A panel for each figure that compares the ways; in it a bar as long as the median, and a line from the least round to
-/// the greatest.
+/// Draws a panel for each figure that compares the ways. A bar shows the median; a line on it shows the range of the
+/// rounds.
 pub fn plot(results: &Results) -> String {
     let shown: Vec<_> = results.figures.iter().filter(|figure| figure.compares()).collect();
     let height = TITLE + PITCH * results.ways.len() as f64 + MARGIN;

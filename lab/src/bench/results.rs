@@ -1,4 +1,4 @@
-//! What every figure was, for every way, in every round.
+//! The value of every figure, for every way and round.
 use std::collections::BTreeMap;
 
 use super::figures::{Figure, IDLE_COST, OURS, Target, figures};
@@ -6,14 +6,14 @@ use super::machine::Machine;
 use super::plan::Plan;
 use super::spread::{Spread, ratios};
 
-/// All that was measured.
+/// All measured values.
 #[derive(Debug)]
 pub struct Results {
     pub(super) plan: Plan,
     pub(super) machine: Machine,
     pub(super) figures: Vec<Figure>,
     pub(super) ways: Vec<String>,
-    /// What others used of the processors between the measurements, in per cent.
+    /// The processor use of other programs between the measurements, in per cent.
     pub(super) noise: Vec<f64>,
     values: BTreeMap<(String, String), Vec<f64>>,
 }
@@ -25,7 +25,7 @@ impl Results {
         Self { plan: plan.clone(), machine, figures: figures(plan), ways, noise, values }
     }
 
-    /// Under what circumstances it was measured, line by line.
+    /// Returns the conditions of the measurement, one line each.
     pub fn conditions(&self) -> Vec<String> {
         let Plan { rounds, seconds, congestion_control, base, .. } = &self.plan;
         let mut lines = vec![
@@ -37,17 +37,18 @@ impl Results {
         lines
     }
 
-    /// What others used of the processors on average, in per cent.
+    /// Returns the mean processor use of other programs, in per cent.
     pub(super) fn mean_noise(&self) -> f64 {
         self.noise.iter().sum::<f64>() / self.noise.len().max(1) as f64
     }
 
-    /// Adds what a round brought.
+    /// Adds the value of a figure in one round.
     pub(super) fn put(&mut self, figure: &str, way: &str, value: f64) {
         self.values.entry((figure.to_owned(), way.to_owned())).or_default().push(value);
     }
 
-    /// A figure of a way, round by round; none where it has none, as routing has no process.
+    /// Returns a figure of a way, round by round. Empty if the way has no such figure, for example because routing has
+    /// no process.
     pub(super) fn rounds(&self, figure: &str, way: &str) -> Vec<f64> {
         if figure == IDLE_COST {
             return self.idle_cost(way);
@@ -62,7 +63,7 @@ impl Results {
         ratios(&with, &without).into_iter().map(|ratio| 100.0 * (1.0 - ratio)).collect()
     }
 
-    /// What tcp-intercept has of what another way has, round by round; none where that says nothing.
+    /// Returns the ratios of tcp-intercept to another way, round by round. Empty if a ratio is meaningless.
     pub(super) fn ratios(&self, figure: &Figure, way: &str) -> Vec<f64> {
         if way == OURS || !figure.compares() {
             return Vec::new();
@@ -70,7 +71,7 @@ impl Results {
         ratios(&self.rounds(&figure.name, OURS), &self.rounds(&figure.name, way))
     }
 
-    /// Whether a target is met; nothing when it was not measured.
+    /// Returns whether a target is met, or `None` if the figure was not measured.
     pub(super) fn meets(&self, figure: &Figure, target: &Target) -> Option<bool> {
         let judged = match target.against {
             Some(way) => self.ratios(figure, way),
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_sessions_cost_what_the_same_round_lacks() {
+    fn idle_cost_is_the_loss_within_the_same_round() {
         let results = results(&[("rtt-0", OURS, &[100.0, 200.0]), ("rtt-9000", OURS, &[96.0, 180.0])]);
         let cost = results.rounds(IDLE_COST, OURS);
         assert!((cost[0] - 4.0).abs() < 1e-9 && (cost[1] - 10.0).abs() < 1e-9, "{cost:?}");
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_meets_nothing() {
+    fn unmeasured_figures_have_no_verdict() {
         assert_eq!(met(&results(&[]), "bulk8"), [None, None]);
     }
 }

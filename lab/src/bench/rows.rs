@@ -3,8 +3,8 @@ use super::figures::{Bound, Figure, OURS, Target};
 use super::results::Results;
 use super::spread::Spread;
 
-/// A heading, then a line for each figure of each way. What is tcp-intercept's has its absolute targets in the last column,
-/// what is another way's the ratio of tcp-intercept to it, and what that should be.
+/// Returns a heading, then a line for each figure of each way. The last column has the targets: absolute ones for
+/// tcp-intercept; for other ways, the ratio of tcp-intercept to them and its target.
 pub fn rows(results: &Results) -> Vec<Vec<String>> {
     let heading = ["", "", "median (range)", "", "tcp-intercept to it", "should be"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];

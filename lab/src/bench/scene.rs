@@ -1,4 +1,4 @@
-//! The hosts of the benchmark: what is the same for all ways.
+//! The hosts of the benchmark, and the settings that all ways share.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -7,12 +7,12 @@ use super::plan::Plan;
 use crate::host::Host;
 use crate::topology::{Ip, Lab};
 
-/// From how many addresses the client connects.
+/// The number of addresses that the client connects from.
 const ADDRESSES: u8 = 16;
-/// What the client and the server need besides two descriptors for each session.
+/// Descriptors of the client and the server beyond two per session.
 const SPARE_DESCRIPTORS: usize = 400;
 
-/// Client, box and server, ready for any way.
+/// Client, box and server, prepared for any way.
 #[derive(Debug)]
 pub(super) struct Scene {
     pub lab: Lab,
@@ -22,16 +22,16 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Gives the hosts what `plan` needs.
+    /// Prepares the hosts for `plan`.
     pub fn set(lab: Lab, plan: Plan) -> Self {
         raise_descriptor_limit(2 * plan.most_idle() + SPARE_DESCRIPTORS);
         let addresses: Vec<IpAddr> = (0..ADDRESSES).map(|n| Ipv4Addr::new(10, 1, 0, 16 + n).into()).collect();
         for address in &addresses {
             lab.client().ip(&format!("address add {address}/24 dev eth0"));
         }
-        // What a proxy leaves behind must not be in the way of what is routed after it.
+        // The leftovers of a proxy must not affect connections that are routed after it.
         lab.gateway.sysctl("net.ipv4.tcp_early_demux", "0");
-        // A client that uses its ports again after a second, and a box that is set up for such clients.
+        // The client reuses its ports after a second, and the box is configured for such clients.
         lab.client().sysctl("net.ipv4.tcp_tw_reuse", "1");
         lab.gateway.sysctl("net.ipv4.tcp_tw_reuse", "1");
         for host in [lab.client(), &lab.gateway, &lab.server] {
@@ -40,14 +40,14 @@ impl Scene {
         Self { lab, plan, addresses }
     }
 
-    /// Where the server of a way listens: no two ways use the same connection's addresses and ports.
+    /// Returns the server address of a way, so that no two ways share a connection's addresses and ports.
     pub fn server(&self, port: u16) -> SocketAddr {
         self.lab.server_at(Ip::V4, port)
     }
 }
 
-/// Gives every route of `host` a congestion control. A sysctl would do for the whole host, but a namespace may only
-/// set what the initial one has allowed.
+/// Sets the congestion control of every route of `host`. A sysctl would cover the whole host, but a namespace may only
+/// use the algorithms that the initial namespace allows.
 fn congestion_control(host: &Host, name: &str) {
     for route in host.ip("-4 route show table main").lines() {
         host.ip(&format!("-4 route replace {route} congctl {name}"));

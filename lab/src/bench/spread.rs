@@ -1,20 +1,20 @@
-//! Medians, and how far the rounds lie apart.
+//! The median and the spread of rounds.
 
-/// What some rounds have in common.
+/// The statistics of a figure over some rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spread {
-    /// As many rounds are below as above.
+    /// The median.
     pub median: f64,
-    /// The least.
+    /// The least value.
     pub min: f64,
-    /// The greatest.
+    /// The greatest value.
     pub max: f64,
-    /// Half of the rounds are between these.
+    /// The first and the third quartile.
     pub quartiles: (f64, f64),
 }
 
 impl Spread {
-    /// Of the values of some rounds; none of none.
+    /// Computes the statistics of `values`; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -24,14 +24,14 @@ impl Spread {
     }
 }
 
-/// The value below which the share `at` of the sorted values lies, between two of them by proportion.
+/// Returns the quantile `at` of the sorted values, with linear interpolation.
 fn quantile(sorted: &[f64], at: f64) -> f64 {
     let place = at * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     below + (above - below) * place.fract()
 }
 
-/// The ratio of each round: only what was measured in the same round is compared.
+/// Returns the ratio of each round. Only values of the same round are compared.
 pub(super) fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
     ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
 }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spread_has_the_ends_and_the_middle_half() {
+    fn the_spread_has_the_range_and_the_quartiles() {
         let spread = Spread::of(&[5.0, 1.0, 4.0, 2.0, 3.0]);
         assert_eq!(spread, Some(Spread { median: 3.0, min: 1.0, max: 5.0, quartiles: (2.0, 4.0) }));
         let one = Spread::of(&[7.0]);

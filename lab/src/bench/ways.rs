@@ -1,4 +1,4 @@
-//! The ways through the box that are compared, each started and stopped for every single measurement.
+//! The ways through the box that are compared. Each is started and stopped for every single measurement.
 use std::fmt;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -19,19 +19,19 @@ use crate::wait::wait_until;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// One way.
+/// A way to measure.
 #[derive(Debug)]
 pub(super) struct Way {
     pub name: String,
     pub kind: Kind,
-    /// Which of the ways it is.
+    /// The index of this way.
     pub nth: u16,
 }
 
-/// What is on the box.
+/// The software on the box.
 #[derive(Debug)]
 pub(super) enum Kind {
-    /// Nothing: the kernel forwards.
+    /// None: the kernel forwards.
     Routing,
     /// tcp-intercept.
     Intercept { binary: PathBuf },
@@ -39,7 +39,7 @@ pub(super) enum Kind {
     Haproxy { splice: Splice },
 }
 
-/// A way that is in use.
+/// A running way.
 #[derive(Debug)]
 pub(super) struct Started<'a> {
     way: &'a Way,
@@ -48,7 +48,7 @@ pub(super) struct Started<'a> {
 }
 
 impl Way {
-    /// Starts it, and waits until it demonstrably does what it is there for.
+    /// Starts the way, and waits until it verifiably works.
     pub fn start<'a>(&'a self, scene: &'a Scene) -> Started<'a> {
         let process = match &self.kind {
             Kind::Routing => None,
@@ -60,13 +60,13 @@ impl Way {
         started
     }
 
-    /// Whether it is worth a measurement.
+    /// Returns whether `measurement` is meaningful for this way.
     pub fn takes(&self, measurement: Measurement) -> bool {
         let bulk_only = matches!(self.kind, Kind::Haproxy { splice: Splice::Always });
         !bulk_only || matches!(measurement, Measurement::Bulk { .. })
     }
 
-    /// How many sockets the box has for a connection.
+    /// Returns how many sockets the box has for a connection.
     fn legs(&self) -> usize {
         if matches!(self.kind, Kind::Routing) { 0 } else { 2 }
     }
@@ -77,7 +77,7 @@ fn intercept(scene: &Scene, binary: &Path) -> Proc {
     let settings = [
         format!("client.congestion-control={cc}"),
         format!("server.congestion-control={cc}"),
-        // HAProxy, as configured here, writes no line a connection either.
+        // Write no line per connection, like HAProxy in this configuration.
         "log.level=warn".to_owned(),
         "log.target=stderr".to_owned(),
     ];
@@ -102,22 +102,22 @@ fn haproxy(scene: &Scene, splice: Splice) -> Proc {
 }
 
 impl Started<'_> {
-    /// The server's address for a measurement: no two ways, and no two servers, share a port.
+    /// Returns the server's address for a measurement. No two ways and no two servers share a port.
     pub fn server(&self, port: u16) -> SocketAddr {
         self.scene.server(port + self.way.nth)
     }
 
-    /// The number of the process that does the work; none for routing.
+    /// Returns the process ID of the working process; `None` for routing.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Proc::pid).map(working)
     }
 
-    /// How many connections the box has sockets for.
+    /// Returns for how many connections the box has sockets.
     pub fn sessions(&self) -> usize {
         self.scene.lab.gateway.ss("-tn state established").lines().count() / 2
     }
 
-    /// Ends it, and takes its rules away.
+    /// Stops the way and removes its rules.
     pub fn stop(self) {
         let Some(mut process) = self.process else { return };
         process.signal(Signal::TERM);
@@ -127,12 +127,13 @@ impl Started<'_> {
         }
     }
 
-    /// Waits until a new connection has as many sockets on the box as it must, and all have the right congestion control.
+    /// Waits until a new connection has the expected number of sockets on the box, all with the right congestion
+    /// control.
     fn prove(&mut self) {
         let (lab, address) = (&self.scene.lab, self.server(7100));
         let _echo = Echo::start(&lab.server, address);
         let mut proven = None;
-        // Until the rules are there, connections are routed.
+        // Connections are routed until the rules are installed.
         wait_until(&format!("{}: a connection as it must be", self.way.name), SOON, || {
             let ended = self.process.as_mut().and_then(Proc::try_wait);
             let said = self.process.as_ref().map(Proc::stderr).unwrap_or_default();
@@ -149,7 +150,7 @@ impl Started<'_> {
     fn check_congestion_control(&self, host: &Host, port: u16) {
         let sockets = host.ss(&format!("-tin state established sport = :{port} or dport = :{port}"));
         let wanted = &self.scene.plan.congestion_control;
-        // A line of addresses, then an indented one of what the socket is like.
+        // Each socket has a line of addresses, then an indented line of details.
         let details = sockets.lines().filter(|line| line.starts_with(char::is_whitespace));
         let wrong: Vec<_> =
             details.filter(|line| !line.split_ascii_whitespace().any(|word| word == wanted)).collect();
@@ -163,7 +164,7 @@ impl fmt::Display for Started<'_> {
     }
 }
 
-/// A connection over which something has gone there and back.
+/// Returns a connection that has completed one round trip.
 fn used(mut stream: TcpStream) -> std::io::Result<TcpStream> {
     use std::io::{Read, Write};
     stream.set_read_timeout(Some(SOON))?;

@@ -1,4 +1,4 @@
-//! Streams that carry as much as they can, from the server to the client.
+//! Bulk streams from the server to the client, as fast as possible.
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::thread::JoinHandle;
 
 use crate::host::Host;
 
-/// What iperf3 reads and writes at once.
+/// The size of iperf3's reads and writes.
 const CHUNK: usize = 128 << 10;
 
-/// Connections on which the server sends without end and the client reads all it gets, a thread for each end; closed when
-/// dropped.
+/// Connections on which the server sends continuously and the client reads, with one thread per end. Dropping it closes
+/// them.
 #[derive(Debug)]
 pub struct Bulk {
     bytes: Arc<AtomicU64>,
@@ -40,12 +40,12 @@ impl Bulk {
         self.threads.push(std::thread::spawn(move || read_all(&to, &bytes)));
     }
 
-    /// How many bytes have arrived so far.
+    /// Returns how many bytes have arrived so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// How many ends are at an end, which none should be.
+    /// Returns how many ends have finished; none should.
     pub fn ended(&self) -> usize {
         self.threads.iter().filter(|thread| thread.is_finished()).count()
     }
@@ -54,7 +54,7 @@ impl Bulk {
 impl Drop for Bulk {
     fn drop(&mut self) {
         for stream in &self.streams {
-            // One that is gone already needs none.
+            // The shutdown fails if the connection is already gone, which is fine.
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.threads.drain(..).for_each(|thread| drop(thread.join()));

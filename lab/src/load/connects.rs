@@ -1,4 +1,4 @@
-//! Connections that are opened, asked once and closed by the client, as fast as they can be, and those that fail.
+//! Connections that the client opens, uses for one question and closes, as fast as possible; and the failed ones.
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use super::poll::{Poll, Table, key};
 use super::worker::{Stop, Worker};
 use crate::host::Host;
 
-/// What has not succeeded after this time has failed.
+/// The timeout of a connection; after it the connection counts as failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The first of the ports that the clients use.
+/// The first port that the clients use.
 const FIRST_PORT: u16 = 2_000;
 
-/// Clients that connect, ask and close.
+/// Clients that connect, ask once and close.
 #[derive(Debug)]
 pub struct Connects {
     progress: Arc<Progress>,
@@ -32,20 +32,20 @@ struct Progress {
     turns: AtomicU64,
 }
 
-/// What became of all connections.
+/// The results of all connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Answered.
+    /// Connections that were answered.
     pub done: u64,
-    /// Refused, reset, ended too early, or not answered in time.
+    /// Connections that were refused, reset, ended too early, or not answered in time.
     pub failed: u64,
-    /// The first few failures, as the kernel told them.
+    /// The first few failures, with the kernel's error text.
     pub why: Vec<String>,
 }
 
 impl Connects {
-    /// Keeps `at_once` connections open from `client` to an [`super::Echo`]. They come from all addresses and that many
-    /// ports of each, which take turns.
+    /// Keeps `at_once` connections open from `client` to an [`super::Echo`]. They rotate through all addresses, and
+    /// through the given number of ports of each.
     pub fn start(client: &Host, from: (Vec<IpAddr>, u16), to: SocketAddr, at_once: usize) -> Self {
         let progress = Arc::new(Progress::default());
         let shared = Arc::clone(&progress);
@@ -58,23 +58,23 @@ impl Connects {
         Self { progress, worker }
     }
 
-    /// How many have been answered so far.
+    /// Returns how many have been answered so far.
     pub fn done(&self) -> u64 {
         self.progress.done.load(Ordering::Relaxed)
     }
 
-    /// How often every address and port has been used.
+    /// Returns how often every address and port has been used.
     pub fn turns(&self) -> u64 {
         self.progress.turns.load(Ordering::Relaxed)
     }
 
-    /// Opens no more, waits for those that are open, and tells what became of all.
+    /// Opens no more connections, waits for the open ones, and returns the results.
     pub fn finish(self) -> Outcome {
         self.worker.finish()
     }
 }
 
-/// The addresses and ports to connect from, by turns.
+/// The addresses and ports to connect from, in rotation.
 struct Tuples {
     addresses: Vec<IpAddr>,
     ports: usize,
@@ -83,7 +83,7 @@ struct Tuples {
 }
 
 impl Tuples {
-    /// Starts a connection from the next address and port that the client's own kernel lets be used.
+    /// Starts a connection from the next address and port that the client's own kernel allows.
     fn connect(&mut self) -> io::Result<TcpStream> {
         loop {
             let address = self.addresses[self.next % self.addresses.len()];
@@ -91,7 +91,8 @@ impl Tuples {
             self.next += 1;
             let port = FIRST_PORT + u16::try_from(nth).unwrap_or_else(|_| unreachable!("less than a u16"));
             match connect_from(SocketAddr::new(address, port), self.to) {
-                // Still open, or in TIME_WAIT for less than a second: any client takes another port then.
+                // The port is still in use, or in TIME_WAIT for less than a second. Take the next one, as any client
+                // does.
                 Err(err) if err.kind() == io::ErrorKind::AddrNotAvailable => {}
                 other => return other,
             }
@@ -153,7 +154,7 @@ impl Clients {
         self.outcome
     }
 
-    /// Opens one more; whether it could be begun.
+    /// Opens one more connection. Returns whether it could be started.
     fn connect(&mut self) -> bool {
         let connecting = self.tuples.connect();
         self.progress.turns.store(self.tuples.turns(), Ordering::Relaxed);
@@ -182,7 +183,8 @@ impl Clients {
         }
     }
 
-    /// Closes those that have waited too long, and opens others unless it is time to stop: how many fewer are open.
+    /// Closes connections that have timed out, and replaces them unless `stopping`. Returns by how many the number of
+    /// open ones falls.
     fn give_up(&mut self, stopping: bool) -> usize {
         let late = self.open.iter().filter(|client| client.since.elapsed() > PATIENCE);
         let late: Vec<_> = late.map(|client| key(&client.stream)).collect();
@@ -193,7 +195,7 @@ impl Clients {
 }
 
 impl Client {
-    /// Asks when connected, reads when asked; whether the answer is whole.
+    /// Sends the question once connected, then reads the answer. Returns whether the answer is complete.
     fn go_on(&mut self, poll: &Poll) -> io::Result<bool> {
         if !self.asked {
             self.stream.take_error()?.map_or(Ok(()), Err)?;

@@ -1,4 +1,4 @@
-//! A server that answers every message with the same bytes, and closes when its client has.
+//! A server that echoes every message, and closes when its client does.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -8,7 +8,7 @@ use super::poll::{Poll, Table, key};
 use super::worker::{Stop, Worker};
 use crate::host::Host;
 
-/// The server; its connections end with it.
+/// The server. Dropping it ends its connections.
 #[derive(Debug)]
 pub struct Echo {
     _worker: Worker<()>,
@@ -40,7 +40,7 @@ fn serve(listener: &TcpListener, stop: &Stop) {
 
 fn accept_all(listener: &TcpListener, poll: &Poll, streams: &mut Table<TcpStream>) {
     while let Ok((stream, _)) = listener.accept() {
-        // A connection that is gone already takes no option; its reading says so.
+        // If the connection is already gone, the next read reports it.
         let _ = stream.set_nonblocking(true);
         let _ = stream.set_nodelay(true);
         poll.add(&stream, EventFlags::IN);
@@ -48,7 +48,7 @@ fn accept_all(listener: &TcpListener, poll: &Poll, streams: &mut Table<TcpStream
     }
 }
 
-/// Sends back what has come; nothing when the connection is over.
+/// Echoes the available bytes. Returns `None` when the connection is over.
 fn answer(stream: &mut TcpStream) -> Option<()> {
     let mut message = [0; 4 << 10];
     match stream.read(&mut message) {

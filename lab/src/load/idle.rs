@@ -1,4 +1,4 @@
-//! Connections that have been used once, and then only stay.
+//! Connections that are used once and then stay idle.
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::MESSAGE;
 use crate::host::Host;
 
-/// A proxy may lose a connection now and then. How many it loses is measured elsewhere, and must not end what is measured
-/// here.
+/// Attempts per connection. A proxy may lose a connection occasionally. Another measurement counts the losses; they
+/// must not end this one.
 const ATTEMPTS: usize = 3;
 
-/// Open connections; closed when dropped.
+/// Open connections. Dropping it closes them.
 #[derive(Debug, Default)]
 pub struct Idle(Vec<TcpStream>);
 
 impl Idle {
-    /// Opens more until there are `count`, from the addresses `from` of `client` by turns, to an [`super::Echo`]; each has had
-    /// one round trip.
+    /// Opens connections until there are `count`, from the addresses `from` of `client` in rotation, to an
+    /// [`super::Echo`]. Each has completed one round trip.
     pub fn grow(&mut self, client: &Host, from: &[IpAddr], to: SocketAddr, count: usize) {
         let opened = client.enter(|| {
             let more = (self.0.len()..count).map(|n| open(from[n % from.len()], to));
@@ -28,7 +28,7 @@ impl Idle {
         self.0.extend(opened);
     }
 
-    /// The connections.
+    /// Returns the connections.
     pub(super) fn into_streams(self) -> Vec<TcpStream> {
         self.0
     }

@@ -1,8 +1,8 @@
 //! Traffic that counts itself while it runs, for the benchmark: bulk streams, round trips, connections, idle sessions.
 //!
-//! Client and server are threads of this process, each in its own network namespace, and nothing else: what the box
-//! spends is seen in the box's own process. One thread with epoll serves any number of connections, so that the load
-//! takes no more of the processors than it must.
+//! Client and server are threads of this process, each in its own network namespace. The box's own process therefore
+//! shows only the cost of the box. One thread with epoll serves any number of connections, which minimises the load's
+//! own use of the processors.
 mod bulk;
 mod connects;
 mod echo;
@@ -17,5 +17,5 @@ pub use echo::Echo;
 pub use idle::Idle;
 pub use round_trips::RoundTrips;
 
-/// What a request and its answer have, in bytes.
+/// The size of a request and of its answer, in bytes.
 pub const MESSAGE: usize = 64;

@@ -1,9 +1,9 @@
-//! Which of many sockets have something to do: epoll(7), level-triggered, by descriptor number.
+//! Readiness of many sockets: epoll(7), level-triggered, keyed by descriptor number.
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
-/// How long a wait lasts at most, so that a loop notices when it is to stop.
+/// The timeout of a wait, so that a loop notices a request to stop.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 const AT_ONCE: usize = 64;
 
@@ -16,7 +16,7 @@ pub(super) struct Poll {
 impl Poll {
     pub(super) fn new() -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC);
-        let epoll = epoll.unwrap_or_else(|err| panic!("epoll cannot be had: {err}"));
+        let epoll = epoll.unwrap_or_else(|err| panic!("cannot create an epoll instance: {err}"));
         Self { epoll, events: Vec::with_capacity(AT_ONCE) }
     }
 
@@ -27,28 +27,28 @@ impl Poll {
         added.unwrap_or_else(|err| panic!("a socket cannot be watched: {err}"));
     }
 
-    /// Changes what a socket is watched for.
+    /// Changes the events that a socket is watched for.
     pub(super) fn change(&self, socket: impl AsFd, interest: epoll::EventFlags) {
         let key = epoll::EventData::new_u64(key(&socket) as u64);
         let changed = epoll::modify(&self.epoll, &socket, key, interest);
         changed.unwrap_or_else(|err| panic!("a socket cannot be watched: {err}"));
     }
 
-    /// The keys of the sockets that are ready; none after a while without any.
+    /// Returns the keys of the ready sockets; none if the wait times out.
     pub(super) fn ready(&mut self) -> impl Iterator<Item = usize> {
         self.events.clear();
-        // Interrupted is as good as a while without any.
+        // An interrupted wait is treated like a timeout.
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&TICK));
         self.events.iter().map(|event| event.data.u64() as usize)
     }
 }
 
-/// What a socket is known by: its descriptor's number.
+/// Returns the key of a socket: its descriptor number.
 pub(super) fn key(socket: impl AsFd) -> usize {
     usize::try_from(socket.as_fd().as_raw_fd()).unwrap_or_else(|_| unreachable!("an open descriptor"))
 }
 
-/// What belongs to open sockets, by their keys.
+/// Values that belong to open sockets, by their keys.
 pub(super) struct Table<T>(Vec<Option<T>>);
 
 impl<T> Table<T> {

@@ -1,4 +1,4 @@
-//! A message and its answer, again and again, on many connections at once.
+//! Repeated round trips of a message and its answer, on many concurrent connections.
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::worker::{Stop, Worker};
 use super::{Idle, MESSAGE};
 use crate::host::Host;
 
-/// The clients; their connections end with it.
+/// The clients. Dropping it ends their connections.
 #[derive(Debug)]
 pub struct RoundTrips {
     counts: Arc<Counts>,
@@ -24,14 +24,14 @@ struct Counts {
     lost: Mutex<Vec<String>>,
 }
 
-/// A connection, and how much of the answer has come.
+/// A connection, and how much of the answer has arrived.
 struct Asking {
     stream: TcpStream,
     answered: usize,
 }
 
 impl RoundTrips {
-    /// Asks from now on, on all of the connections.
+    /// Starts round trips on all of the connections.
     pub fn start(client: &Host, connections: Idle) -> Self {
         let counts = Arc::new(Counts::default());
         let shared = Arc::clone(&counts);
@@ -39,12 +39,12 @@ impl RoundTrips {
         Self { counts, _worker: Worker::start(client, move |stop| ask(streams, &shared, &stop)) }
     }
 
-    /// How many answers have come so far.
+    /// Returns how many answers have arrived so far.
     pub fn done(&self) -> u64 {
         self.counts.done.load(Ordering::Relaxed)
     }
 
-    /// What the connections that have broken have said; none should.
+    /// Returns the errors of the connections that have failed; there should be none.
     pub fn lost(&self) -> Vec<String> {
         self.counts.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -75,7 +75,8 @@ fn ask(streams: Vec<TcpStream>, counts: &Counts, stop: &Stop) {
 }
 
 impl Asking {
-    /// Reads what has come, and asks again when the answer is whole: how many have become so, none or one.
+    /// Reads the available bytes, and asks again once the answer is complete. Returns the number of completed answers,
+    /// 0 or 1.
     fn go_on(&mut self) -> io::Result<u64> {
         let mut answer = [0; MESSAGE];
         match self.stream.read(&mut answer[self.answered..]) {

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use crate::host::Host;
 
-/// Tells a worker's thread when to end.
+/// The flag that tells a worker's thread to end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
 
@@ -16,7 +16,7 @@ impl Stop {
     }
 }
 
-/// A thread on a host; told to stop, and waited for, when it is dropped.
+/// A thread on a host. Dropping it stops the thread and waits for it.
 #[derive(Debug)]
 pub(super) struct Worker<T> {
     stop: Stop,
@@ -34,7 +34,7 @@ impl<T: Send + 'static> Worker<T> {
 }
 
 impl<T> Worker<T> {
-    /// Tells it to stop, and gives what it came to.
+    /// Stops the thread and returns its result.
     pub(super) fn finish(mut self) -> T {
         self.stop.0.store(true, Ordering::Relaxed);
         let thread = self.thread.take().unwrap_or_else(|| unreachable!("a worker ends once"));

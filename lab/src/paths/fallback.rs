@@ -1,4 +1,4 @@
-//! A server, or a far box, without Multipath TCP: what it costs to have asked for it.
+//! Measures the cost of requesting Multipath TCP when the server or the far box does not support it.
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use super::{NEAR, Plan};
 use crate::report::Report;
 
 const PORT: u16 = 8000;
-/// Servers, each dialled twice: of the second time the box knows that it is in vain.
+/// The number of servers. Each is dialled twice; the second time the box knows that the server lacks Multipath TCP.
 const SERVERS: u8 = 20;
 
-/// A near box and a server that speaks first; the far box only routes.
+/// A near box and a server that speaks first. The far box only routes.
 struct Side {
     pair: Pair,
     near: Daemon,
@@ -40,13 +40,13 @@ impl Side {
             stream.write_all(b"!")
         });
         let side = Self { pair, near, _server: server };
-        // The neighbours' addresses have been asked for.
+        // Resolve the neighbours' addresses before the measurement.
         side.first_byte(plan.ip, SERVERS);
         side.near.wait_for_records(1);
         side
     }
 
-    /// Milliseconds from the client's SYN to the server's first byte.
+    /// Returns the milliseconds from the client's SYN to the server's first byte.
     fn first_byte(&self, ip: Ip, n: u8) -> f64 {
         self.pair.client.enter(|| {
             let begin = Instant::now();
@@ -55,7 +55,7 @@ impl Side {
                 if stream.read_exact(&mut [0; 1]).is_ok() {
                     came = begin.elapsed().as_secs_f64() * 1e3;
                 }
-                // To the end, so that nothing is reset.
+                // Read to the end, so that nothing is reset.
                 let _ = stream.read(&mut [0; 1]);
             }
             came
@@ -70,7 +70,7 @@ fn address(ip: Ip, n: u8) -> IpAddr {
     }
 }
 
-/// By turns with plain TCP and with Multipath TCP asked for, the first and the second time.
+/// Compares plain TCP and requested Multipath TCP, alternating, for the first and the second dial.
 pub fn fallback(plan: &Plan, report: &Report) {
     let [tcp, mptcp] = [false, true].map(|mptcp| Side::new(plan, mptcp));
     let rounds = [("never dialled before", "fallback"), ("dialled before", "avoided")];
@@ -87,12 +87,12 @@ pub fn fallback(plan: &Plan, report: &Report) {
     }
 }
 
-/// How many sessions of Multipath TCP became that.
+/// Returns how many sessions have the value `became` of `server_mptcp` in their close records.
 fn records(near: &Daemon, became: &str) -> usize {
     near.close_records().iter().filter(|record| words(record, "server_mptcp") == became).count()
 }
 
-/// The median, and the least and the greatest.
+/// Formats the median with the least and the greatest.
 fn told(mut times: Vec<f64>) -> String {
     times.sort_by(f64::total_cmp);
     let (least, greatest) = (times[0], times[times.len() - 1]);

@@ -1,5 +1,5 @@
-//! `lab paths`: what two boxes make of two paths. Without words it runs all scenes; words that name scenes select them; `net.…=…` sets a
-//! sysctl on both boxes, any other `SECTION.KEY=VALUE` a key of both configurations.
+//! `lab paths`: measures how two boxes use two paths. Without words it runs all scenes; the name of a scene selects it.
+//! `net.…=…` sets a sysctl on both boxes, any other `SECTION.KEY=VALUE` a key of both configurations.
 mod fallback;
 mod transfer;
 
@@ -39,7 +39,7 @@ const SCENES: [Scene; 8] = [
     ("fallback", fallback),
 ];
 
-/// What the words ask for.
+/// The selected scenes and settings.
 pub struct Plan {
     scenes: Vec<Scene>,
     binary: String,
@@ -59,7 +59,7 @@ pub fn run(binary: PathBuf, mut plan: Plan) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The names of all scenes.
+/// Returns the names of all scenes.
 pub fn scenes() -> String {
     SCENES.map(|(name, _)| name).join(" ")
 }
@@ -92,7 +92,7 @@ impl Plan {
     /// Reads the words of the command line.
     ///
     /// # Errors
-    /// The first word that is not understood, and the words that are.
+    /// The first word that is invalid, and the valid ones.
     pub fn from_words(words: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let (binary, sysctls, settings) = (String::new(), Vec::new(), Vec::new());
         let mut plan = Self { scenes: Vec::new(), binary, sysctls, settings, ip: Ip::V4 };
@@ -130,7 +130,8 @@ impl Plan {
     }
 }
 
-/// Frames that came too late or not at all because this machine had no time: then the figures are the machine's.
+/// Formats the share of frames that this machine delivered late, and the number it missed. If they are high, the
+/// results reflect the machine's load.
 fn machine(pair: &Pair) -> String {
     let counts = pair.paths.iter().flat_map(|path| [path.to_server(), path.to_client()]);
     let (delivered, late, missed) = counts.fold((0, 0, 0), |(delivered, late, missed), one| {
@@ -139,7 +140,7 @@ fn machine(pair: &Pair) -> String {
     format!("{:.1} % late, {missed} missed", late as f64 * 100.0 / f64::max(delivered as f64, 1.0))
 }
 
-/// What each path has carried.
+/// Formats the number of frames that each path has carried.
 fn frames(pair: &Pair) -> String {
     let by = |path: &Path| path.to_server().delivered.max(path.to_client().delivered);
     let frames: Vec<String> = pair.paths.iter().map(|path| by(path).to_string()).collect();
@@ -162,7 +163,7 @@ fn rates(plan: &Plan, report: &Report, what: &str, profile: &Profile) {
     }
 }
 
-/// Each path in turn is cut for five seconds, at random moments, in one transfer.
+/// Cuts each path in turn for five seconds, at random moments of one transfer.
 fn cuts(plan: &Plan, report: &Report) {
     for way in [Way::Down, Way::Up] {
         let profile = even(Loss::None);
@@ -218,7 +219,7 @@ fn told(report: &Report, what: &str, course: &Course, mended: &[Instant], sum: f
     ));
 }
 
-/// Many short downloads at once: over two paths, and with plain TCP over one of the summed rate.
+/// Measures many short concurrent downloads: over two paths, and with plain TCP over one path of the summed rate.
 fn short(plan: &Plan, report: &Report) {
     let one = Link::even(Duration::from_millis(20), Rate::mbit(200), Loss::None);
     let times = [(even(Loss::None), true), (Profile::one("one", one), false)].map(|(profile, mptcp)| {

@@ -1,4 +1,4 @@
-//! One connection from the client to the server, and how it went at each moment.
+//! One connection between the client and the server, and its progress over time.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,37 +9,38 @@ use lab::{Ip, Pair, peers};
 use sha2::{Digest, Sha256};
 
 const CHUNK: usize = 64 << 10;
-/// Over so long a rate is taken.
+/// The interval over which a rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Which end sends.
+/// The direction of the transfer, by its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// The server.
+    /// The server sends.
     Down,
-    /// The client.
+    /// The client sends.
     Up,
 }
 
-/// How much is sent.
+/// The amount to send.
 #[derive(Debug, Clone, Copy)]
 pub enum Amount<'a> {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// Until it is told to end.
+    /// Until the flag is set.
     Until(&'a AtomicBool),
 }
 
-/// When how many bytes had come.
+/// The progress: how many bytes had arrived at each time.
 #[derive(Debug)]
 pub struct Course {
     start: Instant,
     came: Vec<(Instant, u64)>,
-    /// What came is what was sent.
+    /// Whether the received bytes equal the sent ones.
     pub whole: bool,
 }
 
-/// Sends one way. The other end ends its direction last: the kernel adds no path to a connection of which one direction has ended.
+/// Transfers in one direction. The receiver closes its direction last, because the kernel adds no path to a connection
+/// of which one direction has ended.
 pub fn transfer(pair: &Pair, ip: Ip, way: Way, amount: Amount<'_>, during: impl FnOnce()) -> Course {
     let start = Instant::now();
     let (client, server, _) = peers::pair(&pair.client, &pair.server, pair.server_at(ip, 8000));
@@ -66,7 +67,7 @@ fn send(mut stream: &TcpStream, amount: Amount<'_>) -> io::Result<Vec<u8>> {
         };
         if left == 0 {
             stream.shutdown(Shutdown::Write)?;
-            // Held until the other end has all.
+            // Keep the connection open until the other end has received everything.
             stream.read_exact(&mut [0; 1]).or(Ok::<_, io::Error>(()))?;
             return Ok(hash.finalize().to_vec());
         }
@@ -94,18 +95,18 @@ fn receive(mut stream: &TcpStream) -> io::Result<Came> {
 }
 
 impl Course {
-    /// Mbit/s from the client's SYN to the last byte.
+    /// Returns the rate in Mbit/s, from the client's SYN to the last byte.
     pub fn rate(&self) -> f64 {
         let Some((end, bytes)) = self.came.last() else { return 0.0 };
         mbit(*bytes, *end - self.start)
     }
 
-    /// The longest time in which nothing came.
+    /// Returns the longest time without an arriving byte.
     pub fn longest_stall(&self) -> Duration {
         self.came.windows(2).map(|two| two[1].0 - two[0].0).max().unwrap_or_default()
     }
 
-    /// How long after `moment` a second begins in which so many Mbit/s come.
+    /// Returns how long after `moment` the first second begins in which the rate is at least `mbit_s` Mbit/s.
     pub fn back_to(&self, mbit_s: f64, moment: Instant) -> Option<Duration> {
         let from = self.came.partition_point(|(at, _)| *at < moment);
         let fast = |(at, bytes): &&(Instant, u64)| {

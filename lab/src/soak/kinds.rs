@@ -1,4 +1,4 @@
-//! The ways in which clients and servers behave in a soak.
+//! The behaviours of clients and servers in a soak.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::PoisonError;
@@ -16,17 +16,17 @@ pub const BULK: u16 = 9;
 pub const RESETS: u16 = 10;
 const REFUSES: u16 = 11;
 pub const SILENT: u16 = 12;
-/// Ports that clients bind, by turns: not those that the kernel gives out.
+/// Ports that clients bind, in rotation. They are outside the kernel's ephemeral range.
 const OWN_PORTS: std::ops::Range<u16> = 20_000..20_200;
-/// A client that reads so slowly that every buffer on the way fills.
+/// The pace of a client that reads so slowly that every buffer in the path fills.
 const SLOW: Pace = Pace { chunk: 32 << 10, pause_every: 4, pause: Duration::from_millis(60) };
 
-/// One way to behave; every session is one connection.
+/// One behaviour. Every session is one connection.
 pub struct Kind {
     pub name: &'static str,
-    /// How many clients do so.
+    /// The number of clients with this behaviour.
     pub threads: usize,
-    /// It ends with a FIN in both directions.
+    /// Whether the connection ends with a FIN in both directions.
     pub in_order: bool,
     pub session: fn(&Load, &mut Random) -> io::Result<()>,
 }
@@ -40,7 +40,7 @@ const fn kind(
     Kind { name, threads, in_order, session }
 }
 
-/// All ways.
+/// All behaviours.
 pub const KINDS: [Kind; 12] = [
     kind("bulk", 2, true, Load::bulk),
     kind("slow", 4, true, Load::slow),
@@ -101,7 +101,7 @@ impl Load {
         ends(&stream)
     }
 
-    /// The end of the question comes before the answer does.
+    /// The client ends its question with a FIN before the answer arrives.
     fn half_closed(&self, random: &mut Random) -> io::Result<()> {
         let mut stream = self.connect(random, ECHO)?;
         let question = vec![b'?'; 1 + random.below(100_000)];
@@ -109,17 +109,21 @@ impl Load {
         stream.shutdown(Shutdown::Write)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
-        if answer == question { Ok(()) } else { Err(io::Error::other("another answer than was sent")) }
+        if answer == question {
+            Ok(())
+        } else {
+            Err(io::Error::other("the answer differs from the question"))
+        }
     }
 
     fn server_first(&self, random: &mut Random) -> io::Result<()> {
         let mut stream = self.connect(random, SPEAKS_FIRST)?;
         let mut said = Vec::new();
         stream.read_to_end(&mut said)?;
-        if said == SAID { Ok(()) } else { Err(io::Error::other("not all that the server said")) }
+        if said == SAID { Ok(()) } else { Err(io::Error::other("the server's message is incomplete")) }
     }
 
-    /// From a port that was used before, as soon as the client's own kernel allows it.
+    /// The client reuses a port as soon as its own kernel allows it.
     fn same_port(&self, random: &mut Random) -> io::Result<()> {
         let ip = BOTH[random.below(2)];
         let stream = loop {
@@ -139,11 +143,12 @@ impl Load {
         ends(&stream)
     }
 
-    /// At any moment: before the first byte, with bytes under way, behind the end of the question.
+    /// The client resets at a random moment: before the first byte, with bytes in flight, or after the end of the
+    /// question.
     fn reset_by_client(&self, random: &mut Random) -> io::Result<()> {
         let mut stream = self.connect(random, ECHO)?;
         if random.below(3) > 0 {
-            // One byte at least that the echo sends back later than the reset comes: this is no end in order.
+            // At least one byte, which the echo returns after the reset has arrived: this is no orderly end.
             stream.write_all(&vec![1; 1 + random.below(300_000)])?;
             std::thread::sleep(Duration::from_micros(random.below(3000) as u64));
         }
@@ -152,7 +157,7 @@ impl Load {
 
     fn reset_by_server(&self, random: &mut Random) -> io::Result<()> {
         let mut stream = self.connect(random, RESETS)?;
-        // The reset may come before all has gone; the kernel tells it once, to whoever asks first.
+        // The reset may arrive before all bytes are sent. The kernel reports it once, to the first call that asks.
         let wrote = stream.write_all(&vec![1; 1 + random.below(100_000)]);
         if random.below(2) == 0 {
             let _ = stream.shutdown(Shutdown::Write);
@@ -161,14 +166,18 @@ impl Load {
         if ended.is_err() {
             Ok(())
         } else {
-            Err(io::Error::other("an end where the server had sent a reset"))
+            Err(io::Error::other("an orderly end instead of the server's reset"))
         }
     }
 
     fn refused(&self, random: &mut Random) -> io::Result<()> {
-        // The box has answered; the refusal may come before the client has seen that.
+        // The box has accepted; the server's refusal may arrive before the client has noticed that.
         let refused = self.connect(random, REFUSES).and_then(|mut stream| stream.read(&mut [0]));
-        if refused.is_err() { Ok(()) } else { Err(io::Error::other("an end where the server had refused")) }
+        if refused.is_err() {
+            Ok(())
+        } else {
+            Err(io::Error::other("an orderly end although the server refused"))
+        }
     }
 
     fn reset_while_dialling(&self, random: &mut Random) -> io::Result<()> {
@@ -177,7 +186,7 @@ impl Load {
         peers::try_reset(stream)
     }
 
-    /// Sends more than the way back takes, and reads nothing for a while.
+    /// Sends more than the return path can buffer, and reads nothing for a while.
     fn stuck(&self, random: &mut Random) -> io::Result<()> {
         let mut stream = self.connect(random, ECHO)?;
         stream.set_nonblocking(true)?;
@@ -206,14 +215,14 @@ pub fn ask(mut stream: &TcpStream, len: usize) -> io::Result<()> {
     let mut answer = vec![0; len];
     stream.write_all(&question)?;
     stream.read_exact(&mut answer)?;
-    if answer == question { Ok(()) } else { Err(io::Error::other("another answer than was sent")) }
+    if answer == question { Ok(()) } else { Err(io::Error::other("the answer differs from the question")) }
 }
 
-/// Ends the client's direction, and waits for the server's end.
+/// Closes the client's direction, and waits for the server's FIN.
 fn ends(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     match stream.read(&mut [0])? {
         0 => Ok(()),
-        _ => Err(io::Error::other("a byte too many")),
+        _ => Err(io::Error::other("a byte that was not sent")),
     }
 }

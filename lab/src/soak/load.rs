@@ -1,4 +1,4 @@
-//! What clients do in a soak: everything that they do in the field, at once and for long.
+//! The clients of a soak: all the behaviours that occur in production, concurrently and for a long time.
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
@@ -12,21 +12,21 @@ use lab::{BOTH, Lab};
 use super::kinds::{BULK, ECHO, KINDS, RESETS, SILENT, SPEAKS_FIRST, ask, resets, speaks_and_ends};
 use crate::report::{Failures, Report};
 
-/// How many connections there were.
+/// The number of connections.
 pub struct Count {
-    /// All that the box has answered.
+    /// All connections that the box has accepted.
     pub all: u64,
-    /// Those that ended with a FIN in both directions.
+    /// The connections that ended with a FIN in both directions.
     pub in_order: u64,
 }
 
 /// The clients and the servers.
 pub struct Load {
-    /// Where they are.
+    /// The hosts on which they run.
     pub lab: Lab,
-    /// How long a client waits.
+    /// The timeout of a client.
     pub patience: Duration,
-    /// Listeners of the server whose connections the clients accept themselves.
+    /// The server's listeners whose connections the clients' threads accept themselves.
     pub bulk: Mutex<[TcpListener; 2]>,
     _servers: Vec<Server>,
     done: [AtomicU64; KINDS.len()],
@@ -35,10 +35,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// The servers, and no client yet. Each failure of a client goes to `failures` at once.
+    /// Starts the servers, without clients. Each failure of a client is added to `failures` immediately.
     pub fn new(lab: Lab, patience: Duration, failures: Failures) -> Self {
         let serve = |port, serve: fn(TcpStream) -> io::Result<()>| {
-            // A reset is nothing to speak of here.
+            // The reset is intended here and is no failure.
             let undaunted = move |stream| serve(stream).or(Ok(()));
             BOTH.map(|ip| Server::start(&lab.server, lab.server_at(ip, port), undaunted))
         };
@@ -52,7 +52,7 @@ impl Load {
         Self { lab, patience, bulk, _servers: servers, done, failed, failures }
     }
 
-    /// Carries on until then, or until something fails; meanwhile calls `beside` over and over.
+    /// Runs the clients until `until` or the first failure. Calls `beside` repeatedly in the meantime.
     pub fn carry(&self, until: Instant, mut beside: impl FnMut() -> io::Result<()>) {
         std::thread::scope(|scope| {
             for (number, kind) in KINDS.iter().enumerate() {
@@ -93,10 +93,10 @@ impl Load {
             let done = done.load(Ordering::Relaxed);
             report.check(done > 0, &format!("{done:>9} {}", kind.name));
         }
-        report.check(!self.has_failed(), "every connection was as it should be");
+        report.check(!self.has_failed(), "every connection behaved as expected");
     }
 
-    /// How many so far.
+    /// Returns the number of connections so far.
     pub fn count(&self) -> Count {
         let done = self.done.iter().map(|done| done.load(Ordering::Relaxed));
         let in_order = KINDS.iter().zip(done.clone()).filter(|(kind, _)| kind.in_order).map(|(_, done)| done);
@@ -107,7 +107,8 @@ impl Load {
         format!("{:>8} connections", self.count().all)
     }
 
-    /// `count` connections at once, held until all are there, and each asked; gives how many answered.
+    /// Opens `count` connections at the same time and keeps each until its thread has opened its share. Returns how
+    /// many answered a question.
     pub fn rush(&self, count: usize) -> usize {
         let threads = 10;
         let some = |thread: usize| {

@@ -1,4 +1,4 @@
-//! `make soak`: mixed load, resets and churn for as long as asked; nothing may be lost, and nothing may leak.
+//! `make soak`: mixed load, resets and churn for a chosen time. Nothing may be lost and nothing may leak.
 mod kinds;
 mod load;
 mod records;
@@ -18,16 +18,16 @@ use self::watch::Watch;
 use crate::report::Report;
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-/// More than the mixed load has at once, less than a rush has.
+/// The session limit: more than the mixed load has concurrently, less than a rush.
 const LIMIT: usize = 200;
 const RUSH: usize = 300;
-/// How long anything may take on the most loaded of machines before it counts as never.
+/// The time limit of any step. It is generous enough for a heavily loaded machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Reads how long the mixed load runs (`MINUTES=60`).
+/// Parses how long the mixed load runs (`MINUTES=60`).
 ///
 /// # Errors
-/// The first word that is not understood.
+/// The first word that is invalid.
 pub fn minutes(words: impl Iterator<Item = String>) -> Result<f64, String> {
     let mut minutes = 60.0;
     options::read(words, &["MINUTES"], |_, value| {
@@ -37,7 +37,7 @@ pub fn minutes(words: impl Iterator<Item = String>) -> Result<f64, String> {
     Ok(minutes)
 }
 
-/// Runs the mixed load for so many minutes, and fails when anything was lost or has leaked.
+/// Runs the mixed load for `minutes` minutes. Fails if anything was lost or has leaked.
 pub fn run(binary: &Path, minutes: f64) -> ExitCode {
     let mut report = Report::new();
     let lab = router();
@@ -78,7 +78,7 @@ pub fn run(binary: &Path, minutes: f64) -> ExitCode {
     let answered = (0..rushes).map(|_| load.rush(RUSH)).sum::<usize>();
     report.check(
         answered == rushes * RUSH,
-        &format!("{answered} of {} were answered, by us or past us", rushes * RUSH),
+        &format!("{answered} of {} were answered, intercepted or routed", rushes * RUSH),
     );
 
     report.section("Afterwards");
@@ -89,15 +89,15 @@ pub fn run(binary: &Path, minutes: f64) -> ExitCode {
     report.end()
 }
 
-/// The box as a small router is: it masquerades, so that conntrack sees every connection. What has ended is soon forgotten there, or the
-/// end of this would take minutes.
+/// Makes the box behave like a small router: it masquerades, so conntrack sees every connection. conntrack forgets
+/// ended connections quickly; otherwise the end of the soak would take minutes.
 fn router() -> Lab {
     let lab = Lab::new();
     lab.masquerade();
     for state in ["time_wait", "syn_sent", "fin_wait", "close", "unacknowledged", "max_retrans"] {
         lab.gateway.sysctl(&format!("net.netfilter.nf_conntrack_tcp_timeout_{state}"), "5");
     }
-    // Clients that use their ports again as soon as the kernel finds it safe.
+    // The client reuses its ports as soon as the kernel considers it safe.
     lab.client().sysctl("net.ipv4.tcp_tw_reuse", "1");
     lab
 }
@@ -125,6 +125,6 @@ fn stop(report: &mut Report, lab: &Lab, daemon: &mut Proc) {
     let sockets = lab.gateway.ss("-tan");
     report.check(
         sockets.is_empty(),
-        &format!("sockets on the box, TIME_WAIT among them: {}", sockets.lines().count()),
+        &format!("sockets on the box, including TIME_WAIT: {}", sockets.lines().count()),
     );
 }

@@ -1,4 +1,4 @@
-//! What the daemon says it did: its log, moved away and read now and then as logrotate does it.
+//! The daemon's own records: its log, rotated and read from time to time as logrotate does it.
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use rustix::process::Signal;
 use super::load::Count;
 use crate::report::Report;
 
-/// Connections of the mixed load that we recorded nothing of.
+/// Connections of the mixed load that the daemon has not recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Unrecorded {
-    /// They were over before they were accepted, or
+    /// How many connections have no record, because they ended before they were accepted or were routed.
     count: u64,
-    /// routed, as some were.
+    /// Whether some connections were routed.
     routed: bool,
 }
 
-/// The log, and what has been read of it.
+/// The log, and the counts of the part that was read.
 pub struct Records {
     path: PathBuf,
     ended: u64,
@@ -42,15 +42,15 @@ impl Records {
         fs::read_to_string(&self.path).is_ok_and(|log| log.contains(text))
     }
 
-    /// Moves the file away, has the daemon open another, and reads the old one.
+    /// Rotates the log: renames the file, makes the daemon open a new one, and reads the old one.
     ///
     /// # Errors
-    /// The file is not there, or the daemon does not open another one.
+    /// The file does not exist, or the daemon does not open a new one.
     pub fn rotate(&mut self, daemon: &mut Proc) -> io::Result<()> {
         let old = self.path.with_extension("1");
         fs::rename(&self.path, &old).map_err(|err| named(&self.path, &err))?;
         daemon.signal(Signal::HUP);
-        // Guardian and worker each open the file again, one after the other: until both have, lines may still go to the old one.
+        // Guardian and worker reopen the file one after the other. Until both have, lines may still go to the old one.
         let mut again = false;
         becomes(Duration::from_secs(300), || {
             again = self.path.exists() && !has_open(daemon.pid(), &old);
@@ -77,12 +77,13 @@ impl Records {
         Ok(())
     }
 
-    /// Compares what was recorded of the mixed load with what its clients did, and says which connections have no record.
+    /// Compares the records of the mixed load with the clients' counts. Returns which connections have no record.
     pub fn judge_mixed(&self, report: &mut Report, clients: &Count) -> Unrecorded {
         let Self { ended, in_order, .. } = *self;
         report.check(ended <= clients.all, &format!("{ended} records of {} connections", clients.all));
         let count = clients.all.saturating_sub(ended);
-        // A daemon that was kept from its processor for a while accepts what has come meanwhile at once, and that may be too much.
+        // A daemon that got no processor for a while accepts the queued connections at once, which may exceed the
+        // limit.
         let routed = self.said.iter().any(|line| line.contains(" sessions: new connections are routed"));
         let past = clients.in_order.checked_sub(in_order);
         let right = past.is_some_and(|past| past <= if routed { count } else { 0 });
@@ -92,7 +93,7 @@ impl Records {
         Unrecorded { count, routed }
     }
 
-    /// When the daemon has ended: compares the records with its counters, and shows what else it said.
+    /// Compares the records with the daemon's counters after its end, and prints the rest of its log.
     pub fn judge(&mut self, report: &mut Report, unrecorded: Unrecorded) {
         if let Err(err) = self.read(&self.path.clone()) {
             report.check(false, &format!("the daemon's log can be read: {err}"));
@@ -108,18 +109,18 @@ impl Records {
         let accepted = counter("accepted");
         report.check(
             accepted == Some(self.ended),
-            &format!("one record a session: {} of {accepted:?}", self.ended),
+            &format!("one record per session: {} of {accepted:?}", self.ended),
         );
         let aborted = counter("aborted");
         let Unrecorded { count, routed } = unrecorded;
         let right = aborted.is_some_and(|aborted| aborted == count || routed && aborted < count);
         report.check(
             right,
-            &format!("over before they were accepted: {aborted:?} of {count} without a record"),
+            &format!("ended before they were accepted: {aborted:?} of {count} without a record"),
         );
-        report.check(counter("gate-closed") > Some(0), "the rushes had the gate closed");
+        report.check(counter("gate-closed") > Some(0), "the rushes closed the gate");
         let none = ["exhausted", "shed", "to-listener", "timed-out"].map(counter);
-        report.check(none == [Some(0); 4], "nothing had run out, and nobody had to be turned away");
+        report.check(none == [Some(0); 4], "no resource ran out, and no connection was turned away");
         let strange = |line: &&String| {
             let trouble = line.contains(" WARN ") || line.contains(" ERROR ");
             trouble
@@ -131,7 +132,7 @@ impl Records {
     }
 }
 
-/// Whether a process has the file open under this name; a worker has the descriptors of its guardian.
+/// Returns whether a process has the file open under this name. A worker shares its guardian's descriptors.
 fn has_open(pid: u32, path: &Path) -> bool {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == path)

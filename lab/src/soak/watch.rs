@@ -1,4 +1,4 @@
-//! What the daemon and the kernel hold meanwhile, and what is left of it afterwards.
+//! The resources that the daemon and the kernel use during a soak, and those left over at its end.
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -8,31 +8,31 @@ use lab::{Lab, becomes};
 use super::PATIENCE;
 use crate::report::Report;
 
-/// Memory grows to its working size at first; what it has after so many samples is what it should keep.
+/// The number of samples until memory has reached its working size. After that it should not grow.
 const WARM: usize = 6;
 const GROWTH_KIB: u64 = 4 << 10;
-/// The idle pipes that each worker may keep.
+/// The number of idle pipes that each worker may keep.
 const PIPES_A_WORKER: u64 = 4;
 
-/// What there is at one moment.
+/// The resources at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
-    /// Open descriptors of the daemon that are no pipes.
+    /// Open descriptors of the daemon, without pipes.
     descriptors: u64,
     pipe_ends: u64,
     threads: u64,
     memory_kib: u64,
     /// Sockets on the box, without those in TIME_WAIT.
     sockets: u64,
-    /// Rules, chains and sets of our table.
+    /// Rules, chains and sets of the daemon's table.
     rules: u64,
-    /// Elements of its sets.
+    /// Elements of the table's sets.
     elements: u64,
-    /// Connections that conntrack knows.
+    /// Connections that conntrack tracks.
     tracked: u64,
 }
 
-/// Takes samples, and compares them.
+/// Takes samples and compares them.
 pub struct Watch<'l> {
     lab: &'l Lab,
     pid: u32,
@@ -41,19 +41,19 @@ pub struct Watch<'l> {
 }
 
 impl<'l> Watch<'l> {
-    /// From what an idle daemon has.
+    /// Begins with a sample of the idle daemon.
     ///
     /// # Errors
-    /// The process is gone, or its table in nftables is.
+    /// The process is gone, or its nftables table is.
     pub fn begin(lab: &'l Lab, pid: u32) -> io::Result<Self> {
         let idle = Sample::take(lab, pid)?;
         Ok(Self { lab, pid, idle, samples: Vec::new() })
     }
 
-    /// One more sample, as a line behind `what` has been done.
+    /// Takes another sample and returns it as a line; `what` names the step that preceded it.
     ///
     /// # Errors
-    /// The process is gone, or its table in nftables is.
+    /// The process is gone, or its nftables table is.
     pub fn sample(&mut self, what: &str) -> io::Result<String> {
         let now = Sample::take(self.lab, self.pid)?;
         self.samples.push(now);
@@ -68,14 +68,14 @@ impl<'l> Watch<'l> {
         ))
     }
 
-    /// Whether it needs no more than when it was warm.
+    /// Checks that the daemon uses no more resources than after the warm-up.
     pub fn judge_trend(&self, report: &mut Report) {
         let warm =
             self.samples.iter().take(WARM.max(self.samples.len() / 4)).map(|sample| sample.memory_kib).max();
         if let (Some(warm), Some(last)) = (warm, self.samples.last()) {
             let steady = self.samples.len() <= WARM || last.memory_kib <= warm + warm / 10 + GROWTH_KIB;
             report
-                .check(steady, &format!("memory: {warm} KiB when warm, {} KiB in the end", last.memory_kib));
+                .check(steady, &format!("memory: {warm} KiB when warm, {} KiB at the end", last.memory_kib));
         }
         let fewest = |what: fn(&Sample) -> u64| self.samples.iter().map(what).min().unwrap_or(0);
         report.say(&format!(
@@ -86,7 +86,7 @@ impl<'l> Watch<'l> {
         ));
     }
 
-    /// Whether all that sessions had is given back once they have ended.
+    /// Checks that the resources of all sessions are freed once they have ended.
     pub fn judge_rest(&self, report: &mut Report) {
         let idle = self.idle;
         let as_before = |now: &Sample| (now.sockets, now.descriptors) == (idle.sockets, idle.descriptors);
@@ -116,7 +116,7 @@ impl<'l> Watch<'l> {
         );
     }
 
-    /// Whether the kernel forgets what it was told to remember for a while.
+    /// Checks that the kernel's temporary entries (set elements, conntrack) expire.
     pub fn judge_memory_of_the_kernel(&self, report: &mut Report) {
         let forgotten = |now: &Sample| now.elements == 0 && now.tracked <= self.idle.tracked;
         let Some(now) = self.settled(report, forgotten) else { return };
@@ -128,7 +128,8 @@ impl<'l> Watch<'l> {
         );
     }
 
-    /// Takes samples until one is as it should be, or for [`PATIENCE`], and returns the last; none where that failed.
+    /// Takes samples until one satisfies `done`, for at most [`PATIENCE`]. Returns the last one, or `None` if sampling
+    /// failed.
     fn settled(&self, report: &mut Report, mut done: impl FnMut(&Sample) -> bool) -> Option<Sample> {
         let mut now = Sample::take(self.lab, self.pid);
         becomes(PATIENCE, || {

@@ -1,4 +1,4 @@
-//! One direction of a path. It knows no clock and no socket: it is told what time it is.
+//! One direction of a path. It uses neither a clock nor a socket: the caller passes the current time.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -8,31 +8,32 @@ use super::loss::Dice;
 /// An Ethernet frame.
 pub type Frame = Vec<u8>;
 
-/// A usual frame of bulk data, with which the time of a lossy channel is counted.
+/// The size in bytes of a typical bulk frame. The state of a lossy channel advances in steps of its transmission time.
 const USUAL: usize = 1500;
-/// A frame that is this much too late is counted.
+/// A frame that is later than this counts as late.
 const LATE: Duration = Duration::from_millis(1);
 
-/// What became of the frames of one direction.
+/// Counts of the frames of one direction, by their fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Delivered.
+    /// Frames that were delivered.
     pub delivered: u64,
-    /// Bytes of those.
+    /// Bytes of the delivered frames.
     pub bytes: u64,
-    /// Lost as the conditions want it.
+    /// Frames lost by the configured loss.
     pub lost: u64,
-    /// Dropped because the queue was full.
+    /// Frames dropped because the queue was full.
     pub overflowed: u64,
-    /// Dropped because the path was cut, those that were under way among them.
+    /// Frames dropped because the path was cut, including those in flight.
     pub cut: u64,
-    /// Delivered more than a millisecond too late: this machine was too busy.
+    /// Frames delivered more than a millisecond late, because this machine was too busy.
     pub late: u64,
-    /// Lost against all intention: this machine was too busy to take them from a cable, or to put them on one.
+    /// Frames lost unintentionally: this machine was too busy to receive them from a cable or to send them on one.
     pub missed: u64,
 }
 
-/// Frames wait for the link, are sent one after the other, and fly. A moment is the time since some fixed one.
+/// Frames wait for the link, are sent one after the other, and then are in flight. A time is the duration since a fixed
+/// moment.
 #[derive(Debug)]
 pub(super) struct Channel {
     conditions: Conditions,
@@ -40,15 +41,15 @@ pub(super) struct Channel {
     /// When the last frame entered.
     entered: Duration,
     cut: bool,
-    /// With the moment when each came.
+    /// The frames that wait for the link, each with its time of arrival here.
     waiting: VecDeque<(Duration, Frame)>,
-    /// Bytes of those, and of the frame that is being sent.
+    /// Bytes of the waiting frames and of the frame that is being sent.
     queued: usize,
-    /// What is being sent, until the link is free.
+    /// Bytes of the frame that is being sent, until the link is free.
     sending: usize,
-    /// When the link has sent the last frame that it was given.
+    /// When the link finishes the last frame that it was given.
     free: Duration,
-    /// With the moment when each arrives, in order.
+    /// The frames in flight, in order, each with the time of its delivery.
     flying: VecDeque<(Duration, Frame)>,
     pub counts: Counts,
 }
@@ -69,7 +70,7 @@ impl Channel {
         }
     }
 
-    /// A frame enters.
+    /// Takes a frame in: queues, loses or drops it.
     pub fn offer(&mut self, now: Duration, frame: Frame) {
         self.advance(now);
         if self.cut {
@@ -85,7 +86,7 @@ impl Channel {
         }
     }
 
-    /// Whether a frame that enters now is lost.
+    /// Returns whether a frame that enters now is lost.
     fn loses(&mut self, now: Duration) -> bool {
         let since = now - std::mem::replace(&mut self.entered, now);
         let usual = self.conditions.rate.map_or(since, |rate| rate.time(USUAL)).as_nanos().max(1);
@@ -93,7 +94,7 @@ impl Channel {
         self.dice.loses(self.conditions.loss, times)
     }
 
-    /// The next frame that has arrived by now.
+    /// Returns the next frame that is due by now.
     pub fn due(&mut self, now: Duration) -> Option<Frame> {
         self.advance(now);
         self.flying.front().filter(|(arrives, _)| *arrives <= now)?;
@@ -102,18 +103,19 @@ impl Channel {
         Some(frame)
     }
 
-    /// When the next frame arrives. What the link is sending counts as flying, so one that waits is never the next.
+    /// Returns when the next frame is due. The frame on the link counts as in flight, so a waiting frame is never the
+    /// next.
     pub fn next(&self) -> Option<Duration> {
         self.flying.front().map(|(arrives, _)| *arrives)
     }
 
-    /// From now on other conditions. Frames that wait for the link get them too; those that fly do not.
+    /// Changes the conditions. They also apply to frames that wait for the link, but not to those in flight.
     pub fn set(&mut self, now: Duration, conditions: Conditions) {
         self.advance(now);
         self.conditions = conditions;
     }
 
-    /// Loses all that is under way, and what enters until it is mended.
+    /// Drops everything queued or in flight, and everything that enters until [`Channel::mend`].
     pub fn cut(&mut self) {
         self.counts.cut += (self.waiting.len() + self.flying.len()) as u64;
         self.waiting.clear();
@@ -127,7 +129,7 @@ impl Channel {
         self.cut = false;
     }
 
-    /// Gives the link what it has had time for.
+    /// Sends the waiting frames for which the link has had time.
     fn advance(&mut self, now: Duration) {
         while self.free <= now {
             self.queued -= std::mem::take(&mut self.sending);
@@ -135,15 +137,15 @@ impl Channel {
             let busy = self.conditions.rate.map_or(Duration::ZERO, |rate| rate.time(frame.len()));
             self.free = self.free.max(came) + busy;
             self.sending = frame.len();
-            // No frame overtakes another, also when the delay has become shorter.
+            // Frames stay in order even when the delay becomes shorter.
             let last = self.flying.back().map_or(Duration::ZERO, |(arrives, _)| *arrives);
             self.flying.push_back((last.max(self.free + self.conditions.delay), frame));
         }
     }
 }
 
-/// Whether a frame is broadcast or multicast: what hosts tell each other by themselves, at moments of their own. It is
-/// not lost, for then the same seed would not lose the same frames of what is sent on purpose.
+/// Returns whether a frame is broadcast or multicast. Hosts send such frames on their own, at unpredictable times. They
+/// are never lost: otherwise the same seed would not lose the same frames of the test's own traffic.
 fn is_for_many(frame: &Frame) -> bool {
     frame.first().is_some_and(|byte| byte & 1 == 1)
 }
@@ -165,7 +167,7 @@ mod tests {
         Duration::from_micros(micros)
     }
 
-    /// When each frame arrives, with its first byte.
+    /// Returns when each frame arrives, with its first byte.
     fn arrivals(channel: &mut Channel) -> Vec<(u64, u8)> {
         let mut all = Vec::new();
         while let Some(moment) = channel.next() {
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_sent_one_after_the_other_and_then_fly() {
+    fn frames_are_sent_one_after_another_and_then_delayed() {
         let mut channel = Channel::new(SLOW, 1);
         channel.offer(at(0), vec![0; 1000]);
         channel.offer(at(0), vec![1; 500]);
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn late_looks_change_nothing() {
+    fn late_polling_changes_nothing() {
         let mut channel = Channel::new(SLOW, 1);
         for n in 0..5 {
             channel.offer(at(0), vec![n; 1000]);
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_the_queue_is_dropped_until_the_link_has_made_room() {
+    fn frames_that_do_not_fit_into_the_queue_are_dropped_until_there_is_room() {
         let mut channel = Channel::new(SLOW, 1);
         for n in 0..7 {
             channel.offer(at(0), vec![n; 1000]);
@@ -212,12 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_takes_the_new_rate_and_nothing_overtakes() {
+    fn waiting_frames_take_the_new_rate_and_keep_their_order() {
         let mut channel = Channel::new(SLOW, 1);
         channel.offer(at(0), vec![0; 1000]);
         channel.offer(at(0), vec![1; 1000]);
         channel.set(at(10), Conditions { rate: Some(Rate::mbit(80)), delay: Duration::ZERO, ..SLOW });
-        // The second is sent after 1.1 ms and has no delay, but the first is still under way.
+        // The second frame is sent after 1.1 ms and has no delay, but the first is still in flight.
         assert_eq!(arrivals(&mut channel), [(51_000, 0), (51_000, 1)]);
         channel.offer(at(60_000), vec![2; 1000]);
         assert_eq!(arrivals(&mut channel), [(60_100, 2)]);
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_loses_what_is_under_way_and_what_comes_until_it_is_mended() {
+    fn a_cut_drops_frames_in_flight_and_new_ones_until_it_is_mended() {
         let mut channel = Channel::new(SLOW, 1);
         for n in 0..3 {
             channel.offer(at(0), vec![n; 1000]);
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_takes_no_room_in_the_queue() {
+    fn lost_frames_take_no_room_in_the_queue() {
         let mut channel = Channel::new(Conditions { loss: Loss::Random(0.5), queue: 50_000, ..SLOW }, 1);
         for _ in 0..80 {
             channel.offer(at(0), vec![0; 1000]);
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lossy_channel_goes_on_in_a_pause() {
+    fn a_lossy_channel_keeps_changing_in_a_pause() {
         let conditions = Conditions { loss: Loss::bursts(0.5, 1000.0), ..SLOW };
         let lost_after_lost = |pause| {
             let mut channel = Channel::new(conditions, 1);
@@ -271,12 +273,12 @@ mod tests {
             pairs.clone().filter(|two| two[1]).count() as f64 / pairs.count() as f64
         };
         assert!(lost_after_lost(100) > 0.99);
-        // In three seconds 2000 frames of 1500 bytes would have been sent.
+        // In three seconds, 2000 frames of 1500 bytes would have been sent.
         assert!((0.4..0.6).contains(&lost_after_lost(3_000_000)));
     }
 
     #[test]
-    fn what_is_for_many_is_not_lost_and_leaves_the_sequence_in_step() {
+    fn multicast_is_not_lost_and_keeps_the_sequence_in_step() {
         let conditions = Conditions { loss: Loss::Random(0.5), queue: 1 << 20, ..SLOW };
         let arrived = |frames: &[u8]| {
             let mut channel = Channel::new(conditions, 1);

@@ -1,30 +1,31 @@
-//! Which frames are lost.
+//! The loss model: decides which frames are lost.
 use crate::stream::Random;
 
-/// How frames get lost, each a probability between 0 and 1.
+/// How frames get lost. Each number is a probability between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Loss {
-    /// None is.
+    /// No frame is lost.
     None,
-    /// Each with this probability, whatever became of the one before.
+    /// Each frame is lost with this probability, independent of the previous one.
     Random(f64),
-    /// Gilbert's and Elliott's channel: it is good or bad, and may change before each frame. While nothing is sent it
-    /// goes on changing, once in the time that a frame would have taken: a lone retransmission does not find the bad
+    /// The Gilbert-Elliott channel: it is good or bad, and may change before each frame. While nothing is sent, it
+    /// keeps changing once per transmission time of a frame. A lone retransmission therefore does not find the bad
     /// channel of a second ago.
     Bursty {
-        /// That a good channel turns bad.
+        /// The probability that a good channel turns bad.
         turns_bad: f64,
-        /// That a bad channel turns good.
+        /// The probability that a bad channel turns good.
         turns_good: f64,
-        /// That a good channel loses a frame.
+        /// The probability that a good channel loses a frame.
         in_good: f64,
-        /// That a bad channel loses a frame.
+        /// The probability that a bad channel loses a frame.
         in_bad: f64,
     },
 }
 
 impl Loss {
-    /// This share of all frames, in bursts of so many frames in the mean. A burst is a bad time in which all is lost.
+    /// Loses this share of all frames, in bursts with a mean length of `length` frames. During a burst every frame is
+    /// lost.
     pub const fn bursts(share: f64, length: f64) -> Self {
         let turns_good = 1.0 / length;
         let turns_bad = turns_good * share / (1.0 - share);
@@ -32,7 +33,7 @@ impl Loss {
     }
 }
 
-/// The fate of one frame after the other: the same seed gives the same fates.
+/// Decides the fate of one frame after another. The same seed gives the same sequence.
 #[derive(Debug)]
 pub(super) struct Dice {
     random: Random,
@@ -44,15 +45,15 @@ impl Dice {
         Self { random: Random::new(seed), bad: false }
     }
 
-    /// Whether the next frame is lost, which follows the one before after so many times of a frame. Two numbers are
-    /// drawn for each frame, so that a change of conditions leaves the sequence in step.
+    /// Returns whether the next frame is lost. `times` is its distance from the previous frame, in transmission times
+    /// of a frame. Every frame draws two numbers, so a change of conditions keeps the sequence in step.
     pub fn loses(&mut self, loss: Loss, times: u32) -> bool {
         let (turn, fate) = (self.draw(), self.draw());
         match loss {
             Loss::None => false,
             Loss::Random(share) => fate < share,
             Loss::Bursty { turns_bad, turns_good, in_good, in_bad } => {
-                // What a chain of two states comes to after so many steps.
+                // The distribution of a two-state Markov chain after `times` steps.
                 let bad_share = turns_bad / (turns_bad + turns_good);
                 let distance = if self.bad { 1.0 - bad_share } else { -bad_share };
                 let memory = (1.0 - turns_bad - turns_good).powf(times.into());
@@ -62,7 +63,7 @@ impl Dice {
         }
     }
 
-    /// A number from 0 up to 1: the 53 bits that a float holds.
+    /// Returns a number from 0 to below 1, with the 53 bits of precision of an `f64`.
     fn draw(&mut self) -> f64 {
         (self.random.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -83,7 +84,7 @@ mod tests {
         fates.iter().filter(|lost| **lost).count() as f64 / fates.len() as f64
     }
 
-    /// How many frames a burst has in the mean.
+    /// Returns the mean number of frames in a burst.
     fn burst(fates: &[bool]) -> f64 {
         let lost = fates.iter().filter(|lost| **lost).count();
         let ends = fates.windows(2).filter(|two| two[0] && !two[1]).count();
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn a_bad_channel_may_let_frames_through_and_a_good_one_lose_some() {
         let loss = Loss::Bursty { turns_bad: 0.1, turns_good: 0.3, in_good: 0.02, in_bad: 0.5 };
-        // A quarter of the time it is bad: 0.75 * 0.02 + 0.25 * 0.5.
+        // The channel is bad for a quarter of the time: 0.75 * 0.02 + 0.25 * 0.5.
         let share = share(&fates(7, loss));
         assert!((share - 0.14).abs() < 0.003, "{share}");
     }

@@ -1,7 +1,7 @@
-//! The bad link between hosts: delay, rate, queue and loss in each direction, of cables whose two ends meet in a
-//! namespace where threads of this process carry the frames over.
+//! The bad link between hosts: delay, rate, queue and loss in each direction. Both ends of each cable are in one
+//! namespace, in which threads of this process forward the frames.
 //!
-//! docs/lab.md explains it, and says what it has shown of itself.
+//! docs/lab.md explains it and reports how the emulation was validated.
 mod channel;
 mod loss;
 mod path;
@@ -15,48 +15,50 @@ pub use path::Path;
 pub(crate) use path::Wan;
 pub use profile::Profile;
 
-/// How fast a link takes frames.
+/// The rate of a link in bits per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(u64);
 
 impl Rate {
-    /// So many million bits a second, of whole Ethernet frames (14 bytes more than the IP packet). Not 0.
+    /// Makes a rate of `mbit` million bits per second of whole Ethernet frames (14 bytes more than the IP packet). Must
+    /// not be 0.
     pub const fn mbit(mbit: u64) -> Self {
         assert!(mbit > 0, "a link without a rate never takes a frame: cut the path instead");
         Self(mbit * 1_000_000)
     }
 
-    /// In bits a second.
+    /// Returns the rate in bits per second.
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// How long the link is busy with so many bytes.
+    /// Returns how long the link takes to send `bytes` bytes.
     pub const fn time(self, bytes: usize) -> Duration {
         Duration::from_nanos(bytes as u64 * 8_000_000_000 / self.0)
     }
 
-    /// How many bytes it takes in this time.
+    /// Returns how many bytes the link sends in `time`.
     pub const fn bytes(self, time: Duration) -> usize {
         (self.0 as u128 * time.as_nanos() / 8_000_000_000) as usize
     }
 }
 
-/// What one direction does to frames, in this order: it loses some, queues the others, sends one after the other at
-/// its rate, and delivers each after the delay.
+/// What one direction does to frames, in this order: loses some, queues the rest, sends one after another at its rate,
+/// and delivers each after the delay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conditions {
     /// Which frames are lost, before the queue.
     pub loss: Loss,
-    /// How fast frames leave the queue; without one they leave at once.
+    /// The rate at which frames leave the queue; without a rate they leave immediately.
     pub rate: Option<Rate>,
-    /// How many bytes may wait for the link, the frame that is being sent among them; what does not fit is dropped.
+    /// How many bytes may wait for the link, including the frame that is being sent. Frames that do not fit are
+    /// dropped.
     pub queue: usize,
-    /// How long a frame travels once the link has sent it.
+    /// How long a frame is in flight after the link has sent it.
     pub delay: Duration,
 }
 
-/// A path: what it does in each direction.
+/// The conditions of a path in each direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Link {
     /// From the client's side to the server's.
@@ -66,7 +68,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// The same in both directions, half of the round trip each, with a queue that holds one bandwidth-delay product.
+    /// Makes equal conditions in both directions: half of the round trip each, and a queue of one bandwidth-delay
+    /// product.
     pub const fn even(round_trip: Duration, rate: Rate, loss: Loss) -> Self {
         let delay = Duration::from_nanos(round_trip.as_nanos() as u64 / 2);
         let way = Conditions { loss, rate: Some(rate), queue: rate.bytes(round_trip), delay };

@@ -1,6 +1,6 @@
-//! Cables whose ends meet in a namespace of their own, and the threads that carry frames from one end to the other.
+//! Cables whose ends meet in a namespace of their own, and the threads that forward frames between the ends.
 //!
-//! The threads are this process's: they end with the path, and with the process however it ends.
+//! The threads belong to this process. They end with the path, and with the process however it ends.
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,28 +19,28 @@ use super::channel::{Channel, Counts};
 use super::{Conditions, Link};
 use crate::host::{End, Host, link};
 
-/// Frames that are taken from a cable before those that have arrived are looked after.
+/// The number of frames that a thread takes from a cable before it delivers the due ones.
 const BATCH: usize = 16;
-/// The priority of what goes before all other programs.
+/// The nice value with the highest priority.
 const FIRST: i32 = -20;
-/// No cable here has a larger MTU.
+/// The size of the frame buffer. No cable in the lab has a larger MTU.
 const LONGEST: usize = 64 << 10;
-/// What a socket may hold while its thread waits for a processor; the kernel gives what it allows.
+/// Requested receive buffer of a socket in bytes, for frames that arrive while its thread waits for a processor.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// The namespace in which the paths of one topology are.
+/// The namespace that contains the paths of one topology.
 #[derive(Debug)]
 pub(crate) struct Wan(Host);
 
 impl Wan {
-    /// It takes no part in the traffic: it has no addresses, and asks for none.
+    /// Makes the namespace. It carries no traffic of its own: it has no addresses and requests none.
     pub fn new() -> Self {
         let host = Host::new("wan");
         host.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
         Self(host)
     }
 
-    /// Joins two devices by path `n`, `near` on the client's side.
+    /// Joins two devices by path `n`; `near` is on the client's side.
     pub fn lay(&self, n: u8, near: End<'_>, far: End<'_>, conditions: Link, seed: u64) -> Path {
         let sockets = [("near", near), ("far", far)].map(|(side, end)| {
             let device = format!("{side}{n}");
@@ -62,7 +62,7 @@ impl Wan {
     }
 }
 
-/// A path of the WAN. Dropping it cuts it for good.
+/// A path of the WAN. Dropping it cuts it permanently.
 #[derive(Debug)]
 pub struct Path {
     to_server: Carrier,
@@ -70,14 +70,14 @@ pub struct Path {
 }
 
 impl Path {
-    /// Changes what it does. Frames that wait for the link get the new conditions, those that fly do not.
+    /// Changes the conditions. They also apply to frames that wait for the link, but not to those in flight.
     pub fn set(&self, link: Link) {
         self.to_server.set(link.to_server);
         self.to_client.set(link.to_client);
     }
 
-    /// Loses all that is under way, and all that comes until [`Path::mend`]. The devices at its ends stay up: nobody
-    /// is told.
+    /// Drops everything in flight and everything that enters until [`Path::mend`]. The devices at its ends stay up, so
+    /// the hosts receive no notification.
     pub fn cut(&self) {
         self.to_server.channel().cut();
         self.to_client.channel().cut();
@@ -89,18 +89,18 @@ impl Path {
         self.to_client.channel().mend();
     }
 
-    /// What became of the frames towards the server.
+    /// Returns the counts of the frames towards the server.
     pub fn to_server(&self) -> Counts {
         self.to_server.counts()
     }
 
-    /// What became of the frames towards the client.
+    /// Returns the counts of the frames towards the client.
     pub fn to_client(&self) -> Counts {
         self.to_client.counts()
     }
 }
 
-/// A direction of a path, and the thread that works for it.
+/// One direction of a path and its thread.
 #[derive(Debug)]
 struct Carrier {
     lane: Arc<Lane>,
@@ -141,14 +141,14 @@ impl Carrier {
 impl Drop for Carrier {
     fn drop(&mut self) {
         self.lane.over.store(true, Ordering::Relaxed);
-        // It fails when the counter is full, and the thread awake.
+        // The write fails only if the counter is full; the thread is then awake anyway.
         let _ = rustix::io::write(&self.lane.wake, &1_u64.to_ne_bytes());
-        // A panic of the thread has been printed.
+        // A panic of the thread has already been printed.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// What the thread of a direction and its owner share.
+/// The state that the thread of a direction and its owner share.
 #[derive(Debug)]
 struct Lane {
     from: Arc<Socket>,
@@ -161,7 +161,7 @@ struct Lane {
 
 impl Lane {
     fn work(&self) {
-        // A cable does not wait for a processor. Where this is not allowed, frames come late more often.
+        // A real cable does not wait for a processor. Without permission for this priority, frames are late more often.
         let _ = setpriority_process(None, FIRST);
         let mut buffer = vec![0; LONGEST];
         while !self.over.load(Ordering::Relaxed) {
@@ -181,12 +181,12 @@ impl Lane {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what has come, a batch at most, and says how many frames that were.
+    /// Receives the available frames, at most a batch, and returns their number.
     fn take(&self, buffer: &mut [u8]) -> usize {
         for n in 0..BATCH {
             match recv(&*self.from, &mut *buffer, RecvFlags::empty()) {
                 Ok((_, bytes)) => self.channel().offer(self.now(), buffer[..bytes].to_vec()),
-                // A device that is set down says so once.
+                // The kernel reports a device that goes down once.
                 Err(Errno::AGAIN | Errno::INTR | Errno::NETDOWN) => return n,
                 Err(err) => panic!("the WAN cannot take frames from a cable: {err}"),
             }
@@ -194,7 +194,7 @@ impl Lane {
         BATCH
     }
 
-    /// Delivers what has arrived, and says when the next frame does.
+    /// Delivers the due frames and returns when the next frame is due.
     fn deliver(&self) -> Option<Duration> {
         let mut channel = self.channel();
         while let Some(frame) = channel.due(self.now()) {
@@ -212,7 +212,7 @@ impl Lane {
         channel.next()
     }
 
-    /// Waits for a frame, for that moment, or for the end.
+    /// Waits for a frame, for the time `until`, or for the end of the path.
     fn wait(&self, until: Option<Duration>) {
         let time = until.map(|until| until.saturating_sub(self.now()));
         let time = time.and_then(|time| Timespec::try_from(time).ok());
@@ -224,32 +224,32 @@ impl Lane {
     }
 }
 
-/// A socket for the frames of one device.
+/// Opens a packet socket for the frames of one device.
 fn open(device: &str) -> Socket {
     let any = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
     let index = any.and_then(|any| Ok(netdevice::name_to_index(&any, device)?));
     let socket = index.and_then(|index| sys::packet_socket(i32::try_from(index).map_err(io::Error::other)?));
     let socket = socket.unwrap_or_else(|err| panic!("{device} of the WAN cannot be listened to: {err}"));
-    // Only root may have more than net.core.rmem_max.
+    // Only root may exceed net.core.rmem_max.
     let set = set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
     let set = set.or_else(|_| set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER));
     set.unwrap_or_else(|err| panic!("SO_RCVBUF: {err}"));
     socket
 }
 
-/// How many frames the kernel could not keep for `socket`.
+/// Returns how many frames the kernel dropped because the buffer of `socket` was full.
 fn drops(socket: &Socket) -> u32 {
     sys::mem_info(socket.as_fd()).map(|info| info.drops).unwrap_or_else(|err| panic!("SO_MEMINFO: {err}"))
 }
 
-/// Makes the host itself cut what it sends into frames and sum them up: on a cable between namespaces the kernel
-/// leaves both to the next device, and would pass 64 KiB as one frame without a checksum.
+/// Makes the host itself segment its frames and compute their checksums. Between namespaces the kernel leaves both to
+/// the next device, and would pass 64 KiB as one frame without a checksum.
 fn whole_frames(end: End<'_>) {
     end.host.run(&format!("ethtool -K {} tx off tso off gso off gro off", end.device));
 }
 
-/// Tells a host its neighbour across the WAN for good: no router asks for it across an ocean, and a question that is
-/// lost would cost a second.
+/// Gives a host a permanent neighbour entry for the other end of the WAN. A real WAN needs no address resolution across
+/// an ocean, and a lost request would cost a second.
 fn introduce(host: End<'_>, neighbour: End<'_>) {
     let links = neighbour.host.ip(&format!("-br link show dev {}", neighbour.device));
     let mac = links.split_ascii_whitespace().nth(2).unwrap_or_else(|| panic!("no address: {links}"));

@@ -3,24 +3,24 @@ use std::time::Duration;
 
 use super::{Link, Loss, Rate};
 
-/// A WAN: its paths, and the seed of its chances.
+/// A WAN: its paths, and the seed of its random loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// What it is called.
+    /// The profile's name.
     pub name: &'static str,
     /// Its paths; the first is the main one.
     pub paths: Vec<Link>,
-    /// The same seed loses the same frames, counted from the first that enters.
+    /// The seed. The same seed loses the same frames, counted from the first that enters.
     pub seed: u64,
 }
 
 impl Profile {
-    /// All that have a name.
+    /// Returns all named profiles.
     pub fn all() -> [Self; 5] {
         [Self::transatlantic(), Self::clean(), Self::satellite(), Self::lte(), Self::bonded()]
     }
 
-    /// The one with this name.
+    /// Returns the profile with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|profile| profile.name == name)
     }
@@ -40,7 +40,7 @@ impl Profile {
         Self::one("satellite", even(600, 20, Loss::Random(0.005)))
     }
 
-    /// 60 ms round trip, 40 Mbit/s, 1 % loss in bursts of five frames in the mean.
+    /// 60 ms round trip, 40 Mbit/s, 1 % loss in bursts with a mean length of five frames.
     pub fn lte() -> Self {
         Self::one("lte", even(60, 40, Loss::bursts(0.01, 5.0)))
     }
@@ -50,7 +50,7 @@ impl Profile {
         Self { name: "bonded", paths: vec![even(20, 100, Loss::None), even(50, 50, Loss::None)], seed: 1 }
     }
 
-    /// One path, with the first seed.
+    /// Returns a profile with one path and seed 1.
     pub fn one(name: &'static str, link: Link) -> Self {
         Self { name, paths: vec![link], seed: 1 }
     }

@@ -1,4 +1,4 @@
-//! What other programs say. EFFECT.
+//! Runs nft and the legacy iptables, and reads their output. EFFECT.
 use std::io::{self, ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
 
@@ -7,7 +7,7 @@ use crate::check::ruleset::Ruleset;
 use crate::config::Config;
 use crate::host::rules::{self, Format};
 
-/// Asks nft for the ruleset, and whether the kernel takes our rules: `nft -c` leaves nothing behind.
+/// Lists the ruleset with nft, and checks with `nft -c`, which changes nothing, whether the kernel accepts the rules.
 pub fn nft(config: &Config) -> Nft {
     let listed = match run("nft", &["-j", "list", "ruleset"], "") {
         Err(err) if err.kind() == ErrorKind::NotFound => return Nft::Missing,
@@ -16,7 +16,7 @@ pub fn nft(config: &Config) -> Nft {
         Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
     };
     let Some(ruleset) = Ruleset::parse(&listed) else {
-        return Nft::Failed("its answer is no JSON".to_owned());
+        return Nft::Failed("its output is not JSON".to_owned());
     };
     let refused = match run("nft", &["-c", "-f", "-"], &rules::print(config, Format::Nft)) {
         Ok(output) if output.status.success() => None,
@@ -26,7 +26,7 @@ pub fn nft(config: &Config) -> Nft {
     Nft::Works { ruleset, refused }
 }
 
-/// What `program -S INPUT` prints; `None` when it cannot.
+/// Returns the output of `program -S INPUT`; `None` if the program fails or cannot run.
 pub fn legacy_input(program: &str) -> Option<String> {
     let output = run(program, &["-S", "INPUT"], "").ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -40,11 +40,11 @@ fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    // The texts are smaller than a pipe; one that nobody reads is told by the exit status.
+    // The input fits into the pipe, so that the write does not block. The exit status reports an error.
     child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
     child.wait_with_output()
 }
 
 fn first_line(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).lines().next().unwrap_or("it said nothing").trim().to_owned()
+    String::from_utf8_lossy(text).lines().next().unwrap_or("it printed no message").trim().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Judgements over facts as data.
+//! Tests of the findings about paths, with facts as data.
 use std::net::IpAddr;
 
 use super::*;
@@ -36,13 +36,13 @@ fn told(config: &str, facts: &Facts) -> Vec<String> {
     judge(&config, facts).iter().map(line).collect()
 }
 
-/// What is told apart from what is well.
+/// Returns the findings except those at the level `Ok`.
 fn wrong(config: &str, facts: &Facts) -> Vec<String> {
     told(config, facts).into_iter().filter(|line| !line.starts_with("Ok")).collect()
 }
 
 #[test]
-fn a_box_that_has_what_it_needs_is_well() {
+fn a_box_with_sufficient_settings_is_ok() {
     let well = facts(&[], |_| ());
     let manager = "Ok: MPTCP: scheduler default (of default), path manager kernel []";
     for config in [NEAR, FAR] {
@@ -52,7 +52,7 @@ fn a_box_that_has_what_it_needs_is_well() {
 }
 
 #[test]
-fn each_thing_that_is_missing_is_told() {
+fn each_missing_requirement_is_reported() {
     let other = facts(&[(PATH_MANAGER, "userspace")], |_| ());
     assert_eq!(
         wrong(NEAR, &other),
@@ -90,7 +90,7 @@ fn each_thing_that_is_missing_is_told() {
 }
 
 #[test]
-fn a_path_that_leads_elsewhere_or_nowhere_is_told() {
+fn a_path_that_leaves_by_another_device_or_has_no_route_is_reported() {
     for (way, level) in [(Way::ByAnother, "Warning"), (Way::None, "Note"), (Way::Out, "")] {
         let facts = facts(&[], |survey| {
             let (endpoint, path) =
@@ -104,7 +104,7 @@ fn a_path_that_leads_elsewhere_or_nowhere_is_told() {
 }
 
 #[test]
-fn what_never_came_about_is_told_once_it_is_no_accident() {
+fn repeated_attempts_without_any_success_are_reported() {
     let counted = |counters: &[(&str, u64)]| {
         facts(&[], |survey| {
             survey.counters = counters.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
@@ -119,8 +119,10 @@ fn what_never_came_about_is_told_once_it_is_no_accident() {
     assert!(
         one(NEAR, &[("MPCapableSYNTX", 9), ("MPCapableSYNACKRX", 9)]).contains("no address was announced")
     );
-    assert!(one(NEAR, &[("AddAddr", 9), ("MPJoinSynTx", 9)]).contains("was never answered"));
-    assert!(one(FAR, &[("AddAddrTx", 9)]).contains("nobody has joined"));
+    assert!(
+        one(NEAR, &[("AddAddr", 9), ("MPJoinSynTx", 9)]).contains("subflows were dialled on other paths")
+    );
+    assert!(one(FAR, &[("AddAddrTx", 9)]).contains("no peer has opened a subflow to it"));
     assert_eq!(wrong(NEAR, &counted(&[("MPCapableSYNTX", 2)])), [""; 0]);
     let well = [
         ("MPCapableSYNTX", 9),

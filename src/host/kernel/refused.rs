@@ -1,54 +1,54 @@
-//! What was asked of the kernel and cannot be had, in words. EFFECT.
+//! Options that the kernel refuses, and their messages. EFFECT.
 use std::fmt;
 use std::io;
 
 use super::Kind;
 use crate::exit::{Exit, Fatal};
 
-/// An option that is left out, and why.
+/// An option that is not set because the kernel refuses it.
 #[derive(Debug)]
 pub struct Degraded {
-    /// The config key, as in `server.user-timeout`.
+    /// The configuration key, as in `server.user-timeout`.
     pub key: String,
-    /// On which kind of socket.
+    /// The kind of socket that refuses it.
     pub kind: Kind,
-    /// The kernel's answer.
+    /// The kernel's error.
     pub err: io::Error,
 }
 
-/// A value that this kernel cannot do and that has no lesser form.
+/// A failed probe for which there is no fallback: the daemon does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// An unknown congestion control.
+    /// The kernel does not know the congestion control.
     #[error(
-        "{key} = {name:?}: this kernel does not know it ({err}); it has: {has}. Load the module (modprobe tcp_{name}) or choose another"
+        "{key} = {name:?}: this kernel has no such congestion control ({err}); it has: {has}. Load the module (modprobe tcp_{name}) or choose another"
     )]
     CongestionControl {
-        /// The config key.
+        /// The configuration key.
         key: String,
         /// Its value.
         name: String,
         /// The names that the kernel lists.
         has: String,
-        /// ENOENT.
+        /// The kernel's error: ENOENT.
         err: io::Error,
     },
-    /// A congestion control that is not allowed here.
+    /// The process may not use the congestion control.
     #[error(
         "{key} = {name:?}: not allowed here ({err}); the kernel has: {has}. Add it to net.ipv4.tcp_allowed_congestion_control, or start with CAP_NET_ADMIN"
     )]
     CongestionControlNotAllowed {
-        /// The config key.
+        /// The configuration key.
         key: String,
         /// Its value.
         name: String,
         /// The names that the kernel lists.
         has: String,
-        /// EPERM.
+        /// The kernel's error: EPERM.
         err: io::Error,
     },
-    /// Not even a socket.
-    #[error("cannot make a TCP socket to ask what this kernel can do: {0}")]
+    /// The kernel makes no TCP socket to probe with.
+    #[error("cannot make a TCP socket to probe the kernel: {0}")]
     Socket(io::Error),
 }
 

@@ -1,20 +1,20 @@
-//! An endpoint of the kernel's path manager, as `ip mptcp endpoint` has it, and what it is asked for. PURE.
+//! Endpoints and limits of the kernel's path manager, as `ip mptcp` shows them. PURE.
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 
 use crate::units::Port;
 
-/// Where an endpoint is: the kernel has no two with the same address and port.
+/// The address and port of an endpoint, which are unique in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// An address of this host.
     pub address: IpAddr,
-    /// The port that it is announced with.
+    /// The port with which the address is announced.
     pub port: Option<Port>,
 }
 
-/// What an endpoint does: MPTCP_PM_ADDR_FLAG_* in include/uapi/linux/mptcp.h.
+/// The role of an endpoint: MPTCP_PM_ADDR_FLAG_* in include/uapi/linux/mptcp.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flags(pub u32);
 
@@ -23,51 +23,52 @@ impl Flags {
     const BACKUP: u32 = 4;
     const FULLMESH: u32 = 8;
 
-    /// It is announced to those who dial this host, or connections are joined from it to each address that is announced to us. Not
-    /// `subflow`, which would dial the address of the server too: behind the other box, where nobody knows of it.
+    /// Returns the flags of an endpoint. An announced endpoint is sent to peers that dial this host. From any other,
+    /// the kernel opens a subflow to each address that the peer announces (`fullmesh`). The flag `subflow` would also
+    /// dial the address of the server, behind the other box, which does not know the connection.
     pub const fn new(announced: bool, backup: bool) -> Self {
         let role = if announced { Self::SIGNAL } else { Self::FULLMESH };
         Self(if backup { role | Self::BACKUP } else { role })
     }
 
-    /// Its address is sent to whoever dials this host.
+    /// Returns whether the address is announced to peers that dial this host.
     pub const fn announced(self) -> bool {
         self.0 & Self::SIGNAL != 0
     }
 }
 
-/// One that should be.
+/// An endpoint that a path needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address and port.
     pub place: Place,
     /// The index of the device that has the address.
     pub device: u32,
-    /// What it does.
+    /// Its role.
     pub flags: Flags,
-    /// Its number; `None`: the kernel chooses.
+    /// Its id; `None`: the kernel chooses.
     pub id: Option<NonZeroU8>,
 }
 
-/// One that is there.
+/// An endpoint that exists in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Existing {
-    /// What it is asked to be.
+    /// Its properties.
     pub endpoint: Endpoint,
-    /// By this it is deleted.
+    /// Its id, with which it is deleted.
     pub id: u8,
 }
 
-/// How many paths a connection may have beside its first (`ip mptcp limits`).
+/// The limits of the paths of a connection besides its first (`ip mptcp limits`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
-    /// Those that are made, or accepted.
+    /// The number of subflows that this host opens or accepts.
     pub subflows: u32,
-    /// Announced addresses that are used.
+    /// The number of announced addresses that are used.
     pub add_addr_accepted: u32,
 }
 
-/// `10.3.1.2`, `10.3.1.2 port 5001`
+/// Writes, for example, `10.3.1.2` or `10.3.1.2 port 5001`.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
@@ -76,7 +77,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// What [`Display`](fmt::Display) writes.
+    /// Parses the format that [`Display`](fmt::Display) writes.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, port) = match text.split_once(" port ") {
             Some((address, port)) => (address, Some(Port::new(port.parse().ok()?)?)),
@@ -94,7 +95,7 @@ impl fmt::Display for Flags {
     }
 }
 
-/// What follows `ip mptcp endpoint add`, without the device.
+/// Writes the arguments of `ip mptcp endpoint add`, without the device.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.place, self.flags)?;

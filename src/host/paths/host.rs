@@ -1,4 +1,4 @@
-//! What there is on this host: devices, addresses, endpoints, and the record of what is ours. EFFECT.
+//! The state of this host: devices, addresses, endpoints, and the record of the daemon's own part. EFFECT.
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -18,10 +18,10 @@ use super::netlink::PathManager;
 use super::plan::{Address, Seen};
 use super::record::{Record, TABLE};
 
-/// What there is for `mptcp`, without the record; names of devices are asked of `socket`.
+/// Reads the state of the host for `mptcp`, without the record; looks up names of devices with `socket`.
 pub fn seen(mptcp: &Mptcp, manager: &PathManager, socket: impl AsFd) -> Result<Seen, RulesError> {
     let device = |path: &PathAt| match path {
-        // Should the kernel not tell for another reason, the device is as good as absent.
+        // Any other error of the kernel also counts as a missing device.
         PathAt::Device(name) => Some((name.clone(), name_to_index(&socket, name.as_str()).ok())),
         PathAt::Address(_) => None,
     };
@@ -37,7 +37,7 @@ pub fn seen(mptcp: &Mptcp, manager: &PathManager, socket: impl AsFd) -> Result<S
     })
 }
 
-/// A connection to the path manager, or why there is none.
+/// Connects to the path manager; the error explains a kernel without one.
 pub fn manager() -> Result<PathManager, RulesError> {
     let step = "reach the kernel's MPTCP path manager";
     PathManager::open().map_err(|err| match err.kind() {
@@ -49,12 +49,12 @@ pub fn manager() -> Result<PathManager, RulesError> {
     })
 }
 
-/// Whether Multipath TCP is switched off.
+/// Returns whether Multipath TCP is switched off.
 pub fn switched_off() -> bool {
     number("/proc/sys/net/mptcp/enabled") == Some(0)
 }
 
-/// What of the path manager's state is ours.
+/// Reads the record of the daemon's own part of the path manager's state.
 pub fn record() -> Result<Record, RulesError> {
     let step = "read the record of MPTCP endpoints";
     let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn record() -> Result<Record, RulesError> {
     Ok(Record::parse(items(&table).iter().filter_map(|item| item["rule"]["comment"].as_str())))
 }
 
-/// Makes `record` what is remembered.
+/// Replaces the stored record with `record`.
 pub fn remember(record: &Record) -> Result<(), RulesError> {
     nft::transact("keep the record of MPTCP endpoints", &record.script())
 }
@@ -81,7 +81,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
     let (mut own, mut peer) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            // On a point-to-point link `Address` is the other end's.
+            // On a point-to-point link, `Address` is the address of the other end.
             AddressAttribute::Local(ip) => own = Some(*ip),
             AddressAttribute::Address(ip) => peer = Some(*ip),
             _ => {}

@@ -1,8 +1,8 @@
-//! Endpoints whose address has gone and may come back: a cable that is pulled and put back, a DHCP client that gives its address up for
-//! that time. PURE.
+//! Endpoints whose address has vanished and may return, such as when a DHCP client releases its address while the cable
+//! is unplugged. PURE.
 //!
-//! With its endpoint the kernel ends the subflows of an address, and connections that exist get no others. Left alone, they go on when the
-//! address is back.
+//! When an endpoint is deleted, the kernel ends its subflows, and existing connections get no others. If the endpoint
+//! stays, the subflows continue when the address returns.
 use std::time::{Duration, Instant};
 
 use crate::config::{Mptcp, MptcpPath, PathAt};
@@ -10,10 +10,10 @@ use crate::config::{Mptcp, MptcpPath, PathAt};
 use super::endpoint::{Endpoint, Existing, Flags};
 use super::plan::Seen;
 
-/// How long an address is waited for.
+/// How long an endpoint waits for its address to return.
 pub const LINGER: Duration = Duration::from_secs(300);
 
-/// The endpoints that served at the last look, and those that would if their address were back.
+/// The endpoints that served at the last look, and those that wait for their address.
 #[derive(Debug, Clone, Default)]
 pub struct Served(Vec<One>);
 
@@ -24,12 +24,12 @@ struct One {
     gone: Option<Instant>,
 }
 
-/// The endpoints that the record says are ours, each with every path that it may be of: for who goes on where another left off, and does
-/// not know which of them served. None of a path that is no longer as it was.
+/// Returns the endpoints in the record, each with every path that it may belong to. A process that takes over does not
+/// know which of them served. Endpoints that no longer match the settings of a path are left out.
 pub fn claims(mptcp: &Mptcp, seen: &Seen) -> Vec<(String, Endpoint)> {
     let ours = seen.endpoints.iter().filter(|have| seen.record.places.contains(&have.endpoint.place));
     let claims = |have: &Existing| {
-        // Whatever number it has: the path's is for an endpoint that is made.
+        // The id is ignored: the id of a path applies only to a new endpoint.
         let endpoint = Endpoint { id: None, ..have.endpoint };
         let paths = mptcp.paths.iter().filter(move |path| is_of(path, &endpoint, seen));
         paths.map(move |path| (path.to_string(), endpoint))
@@ -47,18 +47,18 @@ fn is_of(path: &MptcpPath, endpoint: &Endpoint, seen: &Seen) -> bool {
 }
 
 impl Served {
-    /// They may serve, or their addresses may have gone just now.
+    /// Starts with `claims`, as if their addresses existed or had vanished just now.
     pub fn at_first(claims: Vec<(String, Endpoint)>) -> Self {
         Self(claims.into_iter().map(|(path, endpoint)| One { path, endpoint, gone: None }).collect())
     }
 
-    /// Those that have a claim to stay `now`, each with its path.
+    /// Returns the endpoints that may stay at the time `now`, each with its path.
     pub fn claims(&self, now: Instant) -> Vec<(String, Endpoint)> {
         let waited = |one: &&One| one.gone.is_none_or(|gone| now.duration_since(gone) < LINGER);
         self.0.iter().filter(waited).map(|one| (one.path.clone(), one.endpoint)).collect()
     }
 
-    /// What has become of them: those that serve, and those that stay although their address has gone.
+    /// Records the endpoints that serve, and those that stay although their address has vanished.
     pub fn update(
         &mut self,
         serving: Vec<(String, Endpoint)>,
@@ -78,7 +78,7 @@ impl Served {
         self.0 = serving.chain(lingering).collect();
     }
 
-    /// How long after `now` the first has waited long enough.
+    /// Returns the time from `now` until the wait of the first endpoint ends.
     pub fn next(&self, now: Instant) -> Option<Duration> {
         let left = |gone: Instant| LINGER.saturating_sub(now.duration_since(gone));
         self.0.iter().filter_map(|one| one.gone).map(left).min()

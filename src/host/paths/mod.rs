@@ -1,8 +1,9 @@
-//! The paths between two boxes: endpoints and limits of the kernel's MPTCP path manager, for `[[mptcp.path]]`. How a pair is set
-//! up, and why it is done so, is in `docs/pair.md`. EFFECT.
+//! The paths between two boxes: endpoints and limits of the kernel's MPTCP path manager, for `[[mptcp.path]]`. EFFECT.
+//! `docs/pair.md` explains how to configure a pair.
 //!
-//! [`plan`], [`endpoint`], [`record`], [`lingering`] and [`standing`] decide (PURE); `host` and `netlink` look and change (EFFECT); [`keep`] follows addresses
-//! that come and go while the daemon runs (WIRING). The functions here block, and need no runtime.
+//! [`plan`], [`endpoint`], [`record`], [`lingering`] and [`standing`] decide (PURE); `host` and `netlink` read and
+//! change the host (EFFECT); [`sync`] follows addresses that appear and vanish while the daemon runs (WIRING). The
+//! functions here block, and need no runtime.
 pub mod endpoint;
 mod host;
 pub mod lingering;
@@ -33,43 +34,43 @@ use record::{Raised, Record};
 use standing::Standing;
 pub use survey::survey;
 
-/// Why the paths may come to nothing.
+/// The log line for a host on which Multipath TCP is switched off, so that no path is used.
 pub const SWITCHED_OFF: &str =
     "net.mptcp.enabled = 0: connections are plain TCP, and no path is used: sysctl -w net.mptcp.enabled=1";
 
-/// What is ours of the path manager's state, for as long as the daemon runs.
+/// The daemon's own part of the path manager's state, while the daemon runs.
 #[derive(Debug)]
 struct Ours {
     record: Record,
-    /// Our endpoints, by whether their addresses are there.
+    /// The daemon's endpoints, and since when their addresses are missing.
     served: Served,
-    /// The limits have been seen to: what an operator makes of them later is his business.
+    /// Whether the limits have been raised; the operator may change them afterwards.
     limits: bool,
 }
 
 impl Ours {
-    /// What the record tells of a host that was `seen`: nothing after a start that could clear all, else what is gone on with.
+    /// Restores the state from the record in `seen`. The record is empty after a start that removed everything.
     fn found(mptcp: &Mptcp, seen: &Seen) -> Self {
         Self { record: seen.record.clone(), served: Served::at_first(claims(mptcp, seen)), limits: false }
     }
 }
 
-/// What a look at the host came to.
+/// The result of one look at the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Look {
-    /// What each path comes to.
+    /// The state of each path.
     pub standing: Vec<Standing>,
-    /// What the kernel refused, a sentence each: it may work later.
+    /// The steps that the kernel refused, one sentence each; a retry may succeed.
     pub refused: Vec<String>,
-    /// The limits that were raised.
+    /// The limits that have been raised.
     pub raised: Vec<Raised>,
-    /// When to look again although nothing has been said to change.
+    /// The time until the next look if the kernel reports no change.
     pub again: Option<Duration>,
 }
 
-/// Looks at the host and makes the endpoints right. At the first look, what is ours is what the record says.
+/// Looks at the host and corrects the endpoints. At the first look, the record determines the daemon's own part.
 fn look(mptcp: &Mptcp, ours: &mut Option<Ours>, socket: &Socket) -> Result<Look, RulesError> {
-    events::drain(socket).map_err(|err| RulesError::io("hear of changed addresses", &err))?;
+    events::drain(socket).map_err(|err| RulesError::io("read the changes of addresses", &err))?;
     let manager = host::manager()?;
     let now = Instant::now();
     let recorded = host::record()?;
@@ -78,7 +79,7 @@ fn look(mptcp: &Mptcp, ours: &mut Option<Ours>, socket: &Socket) -> Result<Look,
     let seen = Seen { record: ours.record.clone(), claims: ours.served.claims(now), ..seen };
     let plan = plan::plan(mptcp, &seen);
     let raise = if ours.limits { Vec::new() } else { plan::to_raise(mptcp, &seen) };
-    // Before anything is done: what is interrupted must be known as ours.
+    // The record comes before the changes, so that the next process can attribute an interrupted change.
     let meanwhile = ours.record.with(&plan.record.places, &raise);
     if meanwhile != recorded {
         host::remember(&meanwhile)?;
@@ -137,8 +138,8 @@ fn refusal(endpoint: &Endpoint, err: &io::Error) -> String {
     format!("{place} cannot be an endpoint: {why}")
 }
 
-/// Takes away what is ours, whatever configuration it is from: goes on after an error, and returns all. A running daemon's is left
-/// to it by an operator's `rules remove`.
+/// Removes the daemon's own endpoints and restores the limits, independent of the current configuration. Continues
+/// after an error, and returns all errors. An operator's `rules remove` leaves the state of a running daemon alone.
 pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     let record = host::record()?;
     let mut removed = Removed::default();
@@ -146,9 +147,10 @@ pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
         return Ok(removed);
     }
     if caller == Caller::Operator && rules::in_use(own).unwrap_or(true) {
-        removed
-            .remarks
-            .push("the MPTCP endpoints and limits are the running daemon's: they go when it ends".to_owned());
+        removed.remarks.push(
+            "the MPTCP endpoints and limits belong to the running daemon, which removes them when it ends"
+                .to_owned(),
+        );
         return Ok(removed);
     }
     let manager = host::manager()?;
@@ -177,7 +179,7 @@ fn delete(manager: &PathManager, found: &Existing, removed: &mut Removed, errors
     }
 }
 
-/// A limit that somebody has changed in the meantime is left as it is.
+/// Restores the limits. A limit that another program has changed in the meantime is left as it is.
 fn restore(manager: &PathManager, record: &Record, removed: &mut Removed, errors: &mut Vec<RulesError>) {
     for &Raised { limit, was, set } in &record.raised {
         let name = limit.name();
@@ -189,16 +191,16 @@ fn restore(manager: &PathManager, record: &Record, removed: &mut Removed, errors
             },
             Ok(now) if now == was => {}
             Ok(now) => {
-                removed
-                    .remarks
-                    .push(format!("the MPTCP limit {name} is {now}, which is not ours: it is left"));
+                removed.remarks.push(format!(
+                    "the MPTCP limit {name} is {now}, which the daemon did not set: left unchanged"
+                ));
             }
             Err(err) => errors.push(RulesError::io(step, &err)),
         }
     }
 }
 
-/// What `run` would do on this host, as comments for people; nothing where `config` names no path.
+/// Returns what `run` would configure on this host, as comments for people; empty if `config` names no path.
 pub fn print(config: &Config) -> String {
     if config.mptcp.paths.is_empty() {
         return String::new();

@@ -1,6 +1,7 @@
-//! The kernel's path manager, asked by generic netlink (include/uapi/linux/mptcp_pm.h). EFFECT.
+//! Requests to the kernel's path manager by generic netlink (include/uapi/linux/mptcp_pm.h). EFFECT.
 //!
-//! Written out by hand: so it blocks, as all of these functions do, and has the kernel's own words for what it refuses.
+//! The messages are built by hand. The functions block, as the others in this module, and errors carry the text of the
+//! kernel.
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -24,7 +25,7 @@ const NLMSG_HEADER: usize = 16;
 const GENL_HEADER: usize = 4;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// include/uapi/linux/genetlink.h
+/// The controller of generic netlink: include/uapi/linux/genetlink.h.
 const GENL_ID_CTRL: u16 = 0x10;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
@@ -49,7 +50,8 @@ const ADDR_FLAGS: u16 = 6;
 const ADDR_IF_IDX: u16 = 7;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-/// The kernel's own, for an address that a connection happens to use: whoever adds that address replaces it.
+/// The flag of an endpoint that the kernel creates for an address that a connection uses. Adding an endpoint with that
+/// address replaces it.
 const FLAG_IMPLICIT: u32 = 16;
 
 /// A connection to the path manager, in the network namespace of the calling thread.
@@ -59,11 +61,11 @@ pub struct PathManager {
 }
 
 impl PathManager {
-    /// Connects; NotFound: this kernel has no path manager.
+    /// Connects to the path manager; `NotFound`: this kernel has none.
     pub fn open() -> io::Result<Self> {
         let socket = Socket::new(NETLINK_GENERIC)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // Without them an error has a number only.
+        // Without these options, errors carry only a number.
         let _ = (socket.set_cap_ack(true), socket.set_ext_ack(true));
         let mut manager = Self { socket, family: GENL_ID_CTRL };
         let name = DefaultNla::new(CTRL_ATTR_FAMILY_NAME, FAMILY.to_vec());
@@ -73,29 +75,29 @@ impl PathManager {
         Ok(manager)
     }
 
-    /// The endpoints, but those that the kernel made for itself.
+    /// Lists the endpoints, without those that the kernel created for itself.
     pub fn endpoints(&self) -> io::Result<Vec<Existing>> {
         let answers = self.ask(GET_ADDR, NLM_F_DUMP, &[])?;
         let all = answers.iter().filter_map(|answer| existing(&find(answer, ATTR_ADDR)?));
         Ok(all.filter(|found| found.endpoint.flags.0 & FLAG_IMPLICIT == 0).collect())
     }
 
-    /// `ip mptcp endpoint add`
+    /// Adds an endpoint (`ip mptcp endpoint add`).
     pub fn add(&self, endpoint: &Endpoint) -> io::Result<()> {
         self.ask(ADD_ADDR, NLM_F_ACK, &[address(endpoint)]).map(drop)
     }
 
-    /// `ip mptcp endpoint delete`; one that is gone already is no error.
+    /// Deletes an endpoint (`ip mptcp endpoint delete`); a missing endpoint is no error.
     pub fn delete(&self, endpoint: &Existing) -> io::Result<()> {
         let id = Endpoint { id: NonZeroU8::new(endpoint.id), ..endpoint.endpoint };
         match self.ask(DEL_ADDR, NLM_F_ACK, &[address(&id)]) {
-            // The kernel's answer for an id that it has not.
+            // The kernel refuses an unknown id: the endpoint has been deleted already.
             Err(_) if !self.endpoints()?.iter().any(|found| found.id == endpoint.id) => Ok(()),
             other => other.map(drop),
         }
     }
 
-    /// `ip mptcp limits`
+    /// Reads the limits (`ip mptcp limits`).
     pub fn limits(&self) -> io::Result<Limits> {
         let answers = self.ask(GET_LIMITS, NLM_F_ACK, &[])?;
         let value = |kind| answers.iter().find_map(|answer| number(&find(answer, kind)?));
@@ -104,7 +106,7 @@ impl PathManager {
         Ok(Limits { subflows, add_addr_accepted })
     }
 
-    /// `ip mptcp limits set`: the other limit stays as it is.
+    /// Sets one limit (`ip mptcp limits set`); the other stays as it is.
     pub fn set_limit(&self, limit: Limit, value: u32) -> io::Result<()> {
         let kind = match limit {
             Limit::Subflows => ATTR_SUBFLOWS,
@@ -113,7 +115,7 @@ impl PathManager {
         self.ask(SET_LIMITS, NLM_F_ACK, &[DefaultNla::new(kind, value.to_ne_bytes().to_vec())]).map(drop)
     }
 
-    /// The attributes of each answer to a request.
+    /// Sends a request and returns the attributes of each answer.
     fn ask(&self, command: u8, flags: u16, attributes: &[DefaultNla]) -> io::Result<Vec<Vec<u8>>> {
         let mut payload = vec![command, VERSION, 0, 0];
         payload.extend(emitted(attributes));
@@ -137,7 +139,7 @@ impl PathManager {
     }
 }
 
-/// Kind, flags and payload of each message in a datagram.
+/// Returns the kind, flags and payload of each message in a datagram.
 fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(datagram.get(..4)?.try_into().ok()?) as usize;
@@ -149,7 +151,7 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
     })
 }
 
-/// The errno of an error or of the end of a list, with what the kernel says about it.
+/// Parses the errno of an error message or of the end of a list, with the kernel's text about it.
 fn verdict(flags: u16, payload: &[u8]) -> io::Result<()> {
     let errno = payload.get(..4).and_then(|bytes| Some(i32::from_ne_bytes(bytes.try_into().ok()?)));
     let err = match errno.ok_or_else(truncated)? {
@@ -173,7 +175,7 @@ fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
     all.find(|attribute: &NlaBuffer<&[u8]>| attribute.kind() == kind).map(|found| found.value().to_vec())
 }
 
-/// An unsigned number of one, two or four bytes.
+/// Parses an unsigned number of one, two or four bytes.
 fn number(bytes: &[u8]) -> Option<u32> {
     match *bytes {
         [byte] => Some(byte.into()),

@@ -1,4 +1,4 @@
-//! Which endpoints the paths of the configuration come to, on the host as it is, and what has to change for them. PURE.
+//! The endpoints that the paths of the configuration need on the host as it is, and the necessary changes. PURE.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -9,26 +9,27 @@ use super::endpoint::{Endpoint, Existing, Flags, Limits, Place};
 use super::record::{Limit, Raised, Record};
 use super::standing::{Standing, State};
 
-/// The greatest limit that the kernel takes (MPTCP_PM_ADDR_MAX in net/mptcp/protocol.h): how many paths the other box has is not
-/// known here.
+/// The maximum of a limit in the kernel (MPTCP_PM_ADDR_MAX in net/mptcp/protocol.h). The number of paths of the other
+/// box is not known here.
 pub const MOST: u32 = 8;
 
-/// What there is.
+/// The state of the host.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// The index of each device that a path names; `None`: there is none.
+    /// The index of each device that a path names; `None`: the device does not exist.
     pub devices: BTreeMap<Interface, Option<u32>>,
     /// The addresses of this host.
     pub addresses: Vec<Address>,
-    /// The endpoints that the kernel has.
+    /// The endpoints in the kernel.
     pub endpoints: Vec<Existing>,
-    /// Its limits.
+    /// The limits of the path manager.
     pub limits: Limits,
-    /// What of that is ours.
+    /// The daemon's own part of that state.
     pub record: Record,
-    /// Endpoints that stay for a while when their address has gone, each with its path.
+    /// The endpoints that may stay for a while after their address has vanished, each with its path.
     pub claims: Vec<(String, Endpoint)>,
-    /// `net.ipv4.tcp_timestamps`: the two do not fit into one packet with an IPv6 address and its port.
+    /// Whether `net.ipv4.tcp_timestamps` is on: a timestamp option and an announced IPv6 address with port do not fit
+    /// into one packet.
     pub timestamps: bool,
 }
 
@@ -39,59 +40,59 @@ pub struct Address {
     pub ip: IpAddr,
     /// The index of its device.
     pub device: u32,
-    /// It can be used: not being checked for duplicates, nor a duplicate.
+    /// Whether it is usable: neither a duplicate nor still being checked for duplicates.
     pub ready: bool,
-    /// It is meant for other hosts and to last: neither link-local, temporary, deprecated nor a second one of its network.
+    /// Whether it is a permanent address for other hosts: neither link-local, temporary, deprecated, nor secondary.
     pub lasting: bool,
 }
 
-/// What `check` judges.
+/// The state of the host and its paths, for `check`.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// What there is.
+    /// The state of the host.
     pub seen: Seen,
-    /// Each endpoint that the paths come to, with the name of its path, and where it leads.
+    /// Each endpoint that the paths need, with the name of its path and its route.
     pub ways: Vec<(String, Endpoint, Way)>,
-    /// The kernel's counters about MPTCP since its start.
+    /// The MPTCP counters of the kernel since its start.
     pub counters: Vec<(String, u64)>,
 }
 
-/// Where what is sent from an endpoint leaves this host, for other networks than its own.
+/// The way by which packets from an endpoint to other networks leave this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// By the endpoint's device.
+    /// They leave by the endpoint's device.
     Out,
-    /// By another device.
+    /// They leave by another device.
     ByAnother,
-    /// Nowhere.
+    /// There is no route.
     None,
 }
 
 impl Survey {
-    /// A counter; 0 where the kernel has none.
+    /// Returns the value of a counter; 0 if the kernel does not have it.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value)
     }
 }
 
-/// What has to change.
+/// The necessary changes, and the resulting state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Ours that go: first, as an address may come back with another role.
+    /// The daemon's endpoints to delete. This comes first, because an address may return in another role.
     pub delete: Vec<Existing>,
-    /// Those that come, each with the path that it is for.
+    /// The endpoints to add, each with its path.
     pub add: Vec<(Endpoint, String)>,
-    /// What is ours afterwards.
+    /// The daemon's own part after the changes.
     pub record: Record,
-    /// Those of ours whose address is there, each with its path.
+    /// The daemon's endpoints whose address exists, each with its path.
     pub serving: Vec<(String, Endpoint)>,
-    /// Those of ours that stay although their address has gone.
+    /// The daemon's endpoints that stay although their address has vanished, each with its path.
     pub lingering: Vec<(String, Endpoint)>,
-    /// What each path comes to.
+    /// The state of each path.
     pub standing: Vec<Standing>,
 }
 
-/// What `mptcp` comes to on the host that was `seen`.
+/// Plans the endpoints of `mptcp` on a host with the state `seen`.
 pub fn plan(mptcp: &Mptcp, seen: &Seen) -> Plan {
     let mut plan = Plan { record: Record { places: Vec::new(), ..seen.record.clone() }, ..Plan::default() };
     let wanted = wanted(mptcp, seen, &mut plan.standing);
@@ -126,15 +127,15 @@ pub fn plan(mptcp: &Mptcp, seen: &Seen) -> Plan {
     plan
 }
 
-/// An endpoint that should be, and for which path.
+/// An endpoint that a path needs.
 struct Wanted {
     path: String,
     endpoint: Endpoint,
-    /// Its address is not there any more.
+    /// Whether its address has vanished.
     gone: bool,
 }
 
-/// The endpoints of all paths, no two at one place.
+/// Returns the endpoints of all paths, no two with the same address and port.
 fn wanted(mptcp: &Mptcp, seen: &Seen, standing: &mut Vec<Standing>) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = Vec::new();
     for path in &mptcp.paths {
@@ -154,7 +155,8 @@ fn wanted(mptcp: &Mptcp, seen: &Seen, standing: &mut Vec<Standing>) -> Vec<Wante
     wanted
 }
 
-/// Those that may stay: nothing of their kind has come in their place, and their device is still the same.
+/// Returns the endpoints of `path` that may stay without their address: no other address of the same family has
+/// replaced it, and the device is still the same.
 fn lingering(path: &MptcpPath, found: &[Endpoint], seen: &Seen) -> Vec<Endpoint> {
     let name = path.to_string();
     let replaced = |endpoint: &Endpoint| {
@@ -177,7 +179,7 @@ impl Endpoint {
     }
 }
 
-/// The endpoints of `path`, and why there are none, or why one is of no use.
+/// Returns the endpoints of `path`, with the state that explains why there are none or why some are useless.
 fn endpoints(path: &MptcpPath, seen: &Seen) -> (Vec<Endpoint>, Option<State>) {
     let all = seen.addresses.iter();
     let (mut found, none): (Vec<&Address>, _) = match &path.at {
@@ -193,7 +195,8 @@ fn endpoints(path: &MptcpPath, seen: &Seen) -> (Vec<Endpoint>, Option<State>) {
     found.retain(|address| address.ready);
     found.sort_by_key(|address| address.ip.is_ipv6());
     let mut state = found.is_empty().then_some(none);
-    // An IPv6 address with a port does not fit beside timestamps; an IPv4 one joins IPv6 connections too.
+    // An announced IPv6 address with port and a timestamp do not fit into one packet. An IPv4 address also serves IPv6
+    // connections.
     if let Some(first) = found.first().filter(|_| path.announce.is_some() && seen.timestamps) {
         if first.ip.is_ipv4() {
             found.retain(|address| address.ip.is_ipv4());
@@ -211,7 +214,7 @@ fn endpoints(path: &MptcpPath, seen: &Seen) -> (Vec<Endpoint>, Option<State>) {
     (found.into_iter().enumerate().map(endpoint).collect(), state)
 }
 
-/// The limits that are too low for `mptcp`. A box that only announces accepts no announcements.
+/// Returns the limits that are too low for `mptcp`. A box that only announces does not need to accept announcements.
 pub fn too_low(mptcp: &Mptcp, limits: &Limits) -> Vec<Raised> {
     let joins = mptcp.paths.iter().any(|path| path.announce.is_none());
     let needed = |limit: &Limit| match limit {
@@ -222,8 +225,8 @@ pub fn too_low(mptcp: &Mptcp, limits: &Limits) -> Vec<Raised> {
     low.map(|limit| Raised { limit, was: limit.of(limits), set: MOST }).collect()
 }
 
-/// Those that are still to be raised. One that was, and is no longer what it was before, has been changed since: by us, or by an operator
-/// who has his reasons.
+/// Returns the limits that must still be raised. A recorded limit that differs from its original value has been changed
+/// since, by the daemon or by the operator, and stays.
 pub fn to_raise(mptcp: &Mptcp, seen: &Seen) -> Vec<Raised> {
     let untouched = |low: &Raised| {
         let before = seen.record.raised.iter().find(|raised| raised.limit == low.limit);
@@ -232,7 +235,7 @@ pub fn to_raise(mptcp: &Mptcp, seen: &Seen) -> Vec<Raised> {
     too_low(mptcp, &seen.limits).into_iter().filter(untouched).collect()
 }
 
-/// What a path is called: by what the configuration knows it.
+/// The name of a path: its device or its address.
 impl fmt::Display for MptcpPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {

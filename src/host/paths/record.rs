@@ -1,49 +1,50 @@
-//! What of the path manager's state is ours, kept in the kernel as the comments of a chain that no packet passes. PURE.
+//! The record of the daemon's own part of the path manager's state. PURE. The kernel keeps it as the comments of a
+//! chain that no packet passes.
 //!
-//! An endpoint has nowhere to carry a mark of ours. The record lives and dies with the network namespace, as the endpoints do, and a
-//! SIGKILL cannot lose it: it is written before what it tells of is done.
+//! An endpoint has no field for a mark of its owner. Like the endpoints, the record exists as long as the network
+//! namespace. The daemon writes it before it changes anything, so that a SIGKILL cannot lose it.
 use std::fmt::{self, Write};
 
 use super::endpoint::{Limits, Place};
 
-/// The table in the family `inet` that holds the record, apart from that of the rules, which can live longer.
+/// The table in the family `inet` that holds the record. The rules have another table, which can outlive this one.
 pub const TABLE: &str = "tcp_intercept_paths";
 const CHAIN: &str = "state";
 
-/// The record; an empty one is no table.
+/// The record; if it is empty, there is no table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
-    /// Our endpoints; some may not be there yet, or any more.
+    /// The daemon's endpoints; some may not exist yet, or no longer.
     pub places: Vec<Place>,
-    /// The limits that we raised.
+    /// The limits that the daemon raised.
     pub raised: Vec<Raised>,
 }
 
 /// A limit that was raised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Raised {
-    /// Which.
+    /// The limit.
     pub limit: Limit,
-    /// Its value before us.
+    /// Its original value.
     pub was: u32,
-    /// What we made of it.
+    /// The value that the daemon set.
     pub set: u32,
 }
 
 /// The two limits of the path manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Paths beside the first.
+    /// The number of paths besides the first.
     Subflows,
-    /// Announced addresses that are used.
+    /// The number of announced addresses that are used.
     AddAddrAccepted,
 }
 
 impl Limit {
-    /// Both.
+    /// Both limits.
     pub const ALL: [Self; 2] = [Self::Subflows, Self::AddAddrAccepted];
 
-    /// As `ip mptcp limits` names it.
+    /// Returns its name in `ip mptcp limits`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Subflows => "subflows",
@@ -51,7 +52,7 @@ impl Limit {
         }
     }
 
-    /// Its value.
+    /// Returns its value in `limits`.
     pub const fn of(self, limits: &Limits) -> u32 {
         match self {
             Self::Subflows => limits.subflows,
@@ -61,7 +62,7 @@ impl Limit {
 }
 
 impl Record {
-    /// The transaction for `nft -f -` that makes this the record, whatever it was.
+    /// Returns the transaction for `nft -f -` that replaces the stored record with this one.
     pub fn script(&self) -> String {
         let mut script = format!("table inet {TABLE} {{}}\ndelete table inet {TABLE}\n");
         if *self != Self::default() {
@@ -71,7 +72,7 @@ impl Record {
         script
     }
 
-    /// This, and more that will be ours. Of a limit it stays known what it was at first.
+    /// Returns this record with further endpoints and limits. For a known limit, it keeps the original value.
     pub fn with(&self, places: &[Place], raised: &[Raised]) -> Self {
         let new = places.iter().filter(|place| !self.places.contains(place));
         let raised = raised.iter().filter(|new| self.raised.iter().all(|known| known.limit != new.limit));
@@ -81,7 +82,7 @@ impl Record {
         }
     }
 
-    /// The record that these comments hold; what cannot be read is not ours.
+    /// Parses the record from `comments`; ignores comments in any other format.
     pub fn parse<'c>(comments: impl IntoIterator<Item = &'c str>) -> Self {
         let mut record = Self::default();
         for comment in comments {
@@ -104,7 +105,7 @@ impl Raised {
     }
 }
 
-/// `the limit subflows: raised from 2 to 8`
+/// Writes, for example, `the limit subflows: raised from 2 to 8`.
 impl fmt::Display for Raised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, was, set } = self;
@@ -112,7 +113,7 @@ impl fmt::Display for Raised {
     }
 }
 
-/// A rule for each thing.
+/// Writes one rule for each endpoint and each limit.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for place in &self.places {
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_written_record_is_read_back() {
         let places = ["10.3.1.2 port 5001", "192.0.2.1", "2001:db8::1 port 1"];
         let record = Record {
             places: places.iter().filter_map(|place| Place::parse(place)).collect(),
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_of_ours_there_is_no_table_and_what_is_strange_is_not_ours() {
+    fn an_empty_record_has_no_table_and_malformed_comments_are_ignored() {
         assert!(!Record::default().script().contains(CHAIN));
         let strange = ["endpoint x", "endpoint 10.0.0.1 port 0", "limit x 1 to 2", "limit subflows 1 to", ""];
         assert_eq!(Record::parse(strange), Record::default());

@@ -1,43 +1,43 @@
-//! What a path comes to, in words. PURE.
+//! The state of a path, and its text in the log. PURE.
 use std::fmt;
 use std::net::IpAddr;
 
 use super::endpoint::Place;
 
-/// What one path comes to; a path with several addresses comes to several things.
+/// A path with one of its states; a path with several addresses has several states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// As the configuration knows it.
+    /// The name of the path: its device or its address.
     pub path: String,
-    /// What.
+    /// The state.
     pub state: State,
 }
 
-/// What a path, or an address of it, comes to.
+/// The state of a path, or of one of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Its device does not exist.
     NoDevice,
-    /// Its device has no address that can be used.
+    /// Its device has no usable address.
     NoAddress,
     /// No device has its address.
     Nowhere,
-    /// IPv6 addresses that are announced in vain.
+    /// IPv6 addresses whose announcement does not fit into a packet.
     DoesNotFit(Vec<IpAddr>),
-    /// Another path has this address too.
+    /// Another path has the same address and port.
     Twice(Place),
-    /// Somebody else has made that endpoint.
+    /// The endpoint exists already and is not the daemon's: it is the operator's.
     Operators(Place),
-    /// Its address has gone, and may come back.
+    /// The address has vanished and may return.
     Lingers(Place),
-    /// Whoever dials is told of it.
+    /// The address is announced to peers that dial this host.
     Announced(Place),
-    /// Connections are joined from it.
+    /// The kernel opens subflows from the address.
     Joins(Place),
 }
 
 impl Standing {
-    /// Whether it is said of an endpoint at `place` that it works.
+    /// Returns whether this state reports a working endpoint at `place`.
     pub fn serves(&self, place: Place) -> bool {
         matches!(&self.state, State::Announced(at) | State::Joins(at) if *at == place)
     }
@@ -52,9 +52,9 @@ impl fmt::Display for Standing {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDevice => write!(f, "there is no such device yet; as soon as there is, it is used"),
-            Self::NoAddress => write!(f, "it has no address yet; as soon as it has, that is used"),
-            Self::Nowhere => write!(f, "no device has it yet; as soon as one has, it is used"),
+            Self::NoDevice => write!(f, "there is no such device yet; it is used as soon as it exists"),
+            Self::NoAddress => write!(f, "it has no address yet; its address is used as soon as it has one"),
+            Self::Nowhere => write!(f, "no device has it yet; it is used as soon as a device has it"),
             Self::DoesNotFit(all) => {
                 let all: Vec<String> = all.iter().map(IpAddr::to_string).collect();
                 write!(
@@ -64,7 +64,7 @@ impl fmt::Display for State {
                     all.join(", ")
                 )
             }
-            Self::Twice(place) => write!(f, "{place} is there already, by another path"),
+            Self::Twice(place) => write!(f, "{place} is already used by another path"),
             Self::Operators(place) => {
                 write!(f, "{place} is an endpoint of the operator's: it is used as it is")
             }

@@ -1,4 +1,4 @@
-//! What there is for the paths of a configuration, for `check`: nothing is changed. EFFECT.
+//! Reads the state of a configuration's paths for `check`, without changing it. EFFECT.
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,23 +15,23 @@ use super::endpoint::Endpoint;
 use super::plan::{Survey, Way, plan};
 use super::{Seen, host};
 
-/// Somewhere beyond every network of a box: nothing is sent there, only its route is asked for.
+/// Addresses outside every network of a box. Nothing is sent to them; only the route to them is looked up.
 const AFAR_V4: Ipv4Addr = Ipv4Addr::new(1, 0, 0, 1);
 const AFAR_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111);
 
-/// What there is.
+/// Reads the state of the host and of the paths of `config`.
 pub fn survey(config: &Config) -> Result<Survey, RulesError> {
     let manager = host::manager()?;
     let socket = events::listen(0).map_err(|err| RulesError::io("look at the devices", &err))?;
     let seen = host::seen(&config.mptcp, &manager, &socket)?;
-    // As if nothing were there yet: what a running daemon has made is wanted just as well.
+    // The plan assumes that no endpoint exists, so that it includes those of a running daemon.
     let none = Seen { endpoints: Vec::new(), ..seen.clone() };
     let wanted = plan(&config.mptcp, &none).add;
     let ways = wanted.iter().map(|(endpoint, path)| (path.clone(), *endpoint, way(endpoint))).collect();
     Ok(Survey { seen, ways, counters: counters() })
 }
 
-/// By which device what is sent from there leaves. Connections that are joined from an endpoint are bound to its device.
+/// Looks up the device by which packets from `endpoint` leave. Subflows from an endpoint are bound to its device.
 fn way(endpoint: &Endpoint) -> Way {
     let (from, to, family) = match endpoint.place.address {
         IpAddr::V4(v4) => (RouteAddress::Inet(v4), RouteAddress::Inet(AFAR_V4), AddressFamily::Inet),
@@ -40,7 +40,8 @@ fn way(endpoint: &Endpoint) -> Way {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
     let length = if family == AddressFamily::Inet { 32 } else { 128 };
-    // The entry itself: else, for a device without a route, the kernel assumes that all the world is on its link.
+    // Request the routing entry itself: without a route, the kernel otherwise assumes that every address is on the
+    // link.
     request.header.flags = RouteFlags::FibMatch;
     (request.header.source_prefix_length, request.header.destination_prefix_length) = (length, length);
     request.attributes = vec![RouteAttribute::Source(from), RouteAttribute::Destination(to)];
@@ -56,13 +57,13 @@ fn way(endpoint: &Endpoint) -> Way {
     });
     match leads_out {
         true => Way::Out,
-        // A connection that is bound to the device does not leave by another.
+        // A subflow that is bound to the device does not leave by another.
         false if !endpoint.flags.announced() => Way::None,
         false => Way::ByAnother,
     }
 }
 
-/// The kernel's counters about MPTCP (`nstat`), by their names there.
+/// Reads the MPTCP counters of the kernel, with the names that `nstat` shows.
 fn counters() -> Vec<(String, u64)> {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap_or_default();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("MPTcpExt: "));

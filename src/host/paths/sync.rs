@@ -1,6 +1,6 @@
 //! Follows the addresses of the paths while the daemon runs. WIRING.
 //!
-//! Nothing here may harm a connection: what cannot be made right is said, and connections use the paths that there are.
+//! A failure here must not harm a connection: it is logged, and connections use the existing paths.
 use socket2::Socket;
 
 use crate::config::{Config, Mptcp};
@@ -12,7 +12,7 @@ use super::record::Raised;
 use super::standing::Standing;
 use super::{Look, Ours, SWITCHED_OFF, host, look, remove};
 
-/// Paths that are kept.
+/// The paths, kept up to date while the daemon runs.
 pub struct Paths {
     socket: Socket,
     synced: Synced,
@@ -21,23 +21,23 @@ pub struct Paths {
 
 struct Synced {
     mptcp: Mptcp,
-    /// `None`: not yet known.
+    /// The daemon's own part; `None` before the first look.
     ours: Option<Ours>,
-    /// What has been said last.
+    /// The lines that the last look logged, so that unchanged ones are not repeated.
     told: Vec<String>,
     pause: Pause,
 }
 
 impl Paths {
-    /// Removes what a daemon before this one left, and makes the endpoints that `config` asks for. What fails is said in the log, and
-    /// tried again.
+    /// Removes the remains of an earlier daemon, and creates the endpoints of `config`. Failures are logged and
+    /// retried.
     pub fn start(config: &Config) -> Option<Self> {
         clear(config);
         Self::sync(&config.mptcp)
     }
 
-    /// Goes on with what a process before this one, in the same daemon, has made: what is still wanted stays as it is, as connections use
-    /// it, and [`clear`] will take away what both have made. An address that is missing now is waited for as if it had just gone.
+    /// Takes over the endpoints of the previous process of the same daemon. Those that are still needed stay, because
+    /// connections use them; [`clear`] removes the endpoints of both. A missing address counts as just vanished.
     pub fn resume(config: &Config) -> Option<Self> {
         if config.mptcp.paths.is_empty() {
             clear(config);
@@ -52,7 +52,7 @@ impl Paths {
         let socket = match events::listen(events::ADDRESSES) {
             Ok(socket) => socket,
             Err(err) => {
-                tracing::error!("paths: left as they are: cannot hear of changed addresses: {err}");
+                tracing::error!("paths: left unchanged: cannot listen for changed addresses: {err}");
                 return None;
             }
         };
@@ -62,21 +62,21 @@ impl Paths {
         Some(Self { socket, synced, next })
     }
 
-    /// Follows the addresses for ever.
+    /// Follows the addresses until the kernel no longer reports changes.
     pub async fn follow(self) {
         let Self { socket, mut synced, next } = self;
         let failed = follow(socket, next, |socket| synced.look(socket)).await;
-        tracing::error!("paths: left as they are, as changes are no longer heard of: {failed}");
+        tracing::error!("paths: left unchanged: cannot follow changes any more: {failed}");
     }
 }
 
-/// Takes away what is ours, for a daemon that starts or ends.
+/// Removes the daemon's own endpoints and restores the limits, when a daemon starts or ends.
 pub fn clear(config: &Config) {
     match remove(config.rules.own_mark, Caller::Daemon) {
         Ok(removed) => {
             removed.changes.iter().chain(&removed.remarks).for_each(|line| tracing::info!("paths: {line}"));
         }
-        // A host without paths may have no nft either.
+        // On a host without paths, nft may be missing as well.
         Err(errors) if config.mptcp.paths.is_empty() => tracing::debug!("paths: {errors}"),
         Err(errors) => errors.iter().for_each(|err| tracing::error!("paths: {err}")),
     }
@@ -100,7 +100,7 @@ impl Synced {
             tracing::info!("paths: {line}");
         }
         for line in failures.iter().filter(|line| !self.told.contains(line)) {
-            tracing::error!("paths: {line}; it is tried again");
+            tracing::error!("paths: {line}; it will be retried");
         }
         let pause = if failures.is_empty() {
             self.pause.over();
@@ -114,5 +114,5 @@ impl Synced {
 }
 
 fn failure(err: &RulesError) -> String {
-    format!("left as they are until this is mended: {err}")
+    format!("left unchanged until this is fixed: {err}")
 }

@@ -1,4 +1,4 @@
-//! Decisions over hosts as data.
+//! Tests of the decisions, with the state of the host as data.
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn address(ip: &str, device: u32) -> Address {
     Address { ip: ip.parse().unwrap(), device, ready: true, lasting: true }
 }
 
-/// `wan1` and `wan2` have the indices 1 and 2; there is no `wan3`.
+/// Returns a host with `wan1` (index 1) and `wan2` (index 2), without `wan3`.
 fn host(addresses: &[Address]) -> Seen {
     let devices = [("wan1", Some(1)), ("wan2", Some(2)), ("wan3", None)];
     let devices = devices.map(|(name, index)| (Interface::new(name).unwrap(), index));
@@ -30,7 +30,7 @@ fn existing(place: &str, device: u32, announced: bool, id: u8) -> Existing {
     Existing { endpoint: Endpoint { place, device, flags: Flags::new(announced, false), id: None }, id }
 }
 
-/// What goes and what comes.
+/// Returns the deletions and additions of `plan` as text.
 fn changes(plan: &Plan) -> Vec<String> {
     let gone = plan.delete.iter().map(|gone| format!("delete {}", gone.endpoint.place));
     gone.chain(plan.add.iter().map(|(endpoint, _)| format!("add {endpoint} dev {}", endpoint.device)))
@@ -38,7 +38,7 @@ fn changes(plan: &Plan) -> Vec<String> {
 }
 
 #[test]
-fn a_device_is_all_of_its_addresses_that_last_and_an_address_only_itself() {
+fn a_device_path_uses_all_permanent_addresses_and_an_address_path_only_its_own() {
     let mut all: Vec<Address> =
         ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2"].map(|ip| address(ip, 1)).into();
     (all[2].lasting, all[3].ready) = (false, false);
@@ -64,7 +64,7 @@ fn a_device_is_all_of_its_addresses_that_last_and_an_address_only_itself() {
 }
 
 #[test]
-fn beside_timestamps_ipv4_is_announced_alone_and_ipv6_with_a_warning() {
+fn with_timestamps_ipv4_is_announced_alone_and_ipv6_only_with_a_warning() {
     let all = ["2001:db8::1", "192.0.2.1"].map(|ip| address(ip, 1));
     let path = mptcp("{device='wan1', announce=true, port=7000}");
     assert_eq!(changes(&plan(&path, &host(&all))), ["add 192.0.2.1 port 7000 signal dev 1"]);
@@ -76,7 +76,7 @@ fn beside_timestamps_ipv4_is_announced_alone_and_ipv6_with_a_warning() {
 }
 
 #[test]
-fn what_is_there_stays_what_differs_is_made_anew_and_the_operators_is_left() {
+fn matching_endpoints_stay_differing_ones_are_replaced_and_the_operators_are_left_alone() {
     let all = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|ip| address(ip, 1));
     let mut seen = host(&all);
     seen.endpoints = vec![
@@ -86,7 +86,7 @@ fn what_is_there_stays_what_differs_is_made_anew_and_the_operators_is_left() {
         existing("198.51.100.1", 1, false, 4),
         existing("198.51.100.2", 1, false, 5),
     ];
-    // All but the third and the last are ours, and one of ours has gone.
+    // The daemon owns all but the third and the last. One of its endpoints, 192.0.2.4, no longer exists.
     let ours = ["192.0.2.1", "192.0.2.2", "198.51.100.1", "192.0.2.4"];
     seen.record.places = ours.map(|place| Place::parse(place).unwrap()).into();
     let found = plan(&mptcp("{device='wan1'}"), &seen);
@@ -110,7 +110,7 @@ fn an_address_of_two_paths_is_used_once() {
     let found = plan(&mptcp("{device='wan1'}, {address='192.0.2.1'}"), &host(&[address("192.0.2.1", 1)]));
     assert_eq!(changes(&found).len(), 1);
     assert!(
-        found.standing[0].to_string().contains("is there already, by another path"),
+        found.standing[0].to_string().contains("is already used by another path"),
         "{:?}",
         found.standing
     );
@@ -129,7 +129,7 @@ fn limits_are_only_raised_and_only_where_they_are_needed() {
     assert_eq!(raised("", 0, 0), []);
 }
 
-/// What is there once the changes of `plan` are made.
+/// Returns the state of the host after the changes of `plan`.
 fn made(seen: &Seen, plan: &Plan) -> Seen {
     let endpoints = plan.add.iter().zip(1..).map(|((endpoint, _), id)| Existing { endpoint: *endpoint, id });
     Seen {
@@ -141,7 +141,7 @@ fn made(seen: &Seen, plan: &Plan) -> Seen {
 }
 
 #[test]
-fn an_endpoint_waits_for_its_address_until_another_has_come_in_its_place() {
+fn an_endpoint_waits_for_its_address_until_another_address_replaces_it() {
     let path = mptcp("{device='wan1'}");
     let both = host(&["192.0.2.1", "2001:db8::1"].map(|ip| address(ip, 1)));
     let there = made(&both, &plan(&path, &both));
@@ -157,12 +157,12 @@ fn an_endpoint_waits_for_its_address_until_another_has_come_in_its_place() {
     assert_eq!(
         changes(&plan(&path, &another)).len(),
         2,
-        "the device is another one: its old connections are dead"
+        "another device has the name: the subflows of the old one are dead"
     );
 }
 
 #[test]
-fn an_address_is_waited_for_no_longer_than_five_minutes_from_when_it_went() {
+fn an_endpoint_waits_at_most_five_minutes_for_its_address() {
     let (mut served, start) = (Served::default(), Instant::now());
     let one = || vec![("wan1".to_owned(), existing("192.0.2.1", 1, false, 1).endpoint)];
     let at = |seconds| start + Duration::from_secs(seconds);
@@ -175,7 +175,7 @@ fn an_address_is_waited_for_no_longer_than_five_minutes_from_when_it_went() {
 }
 
 #[test]
-fn who_goes_on_claims_what_the_record_says_for_the_path_that_it_is_of() {
+fn a_process_that_takes_over_claims_the_recorded_endpoints_for_their_paths() {
     let path =
         mptcp("{device='wan1', id=9}, {device='wan2', announce=true, port=5001}, {address='192.0.2.7'}");
     let mut seen = host(&[address("192.0.2.3", 2)]);
@@ -194,14 +194,15 @@ fn who_goes_on_claims_what_the_record_says_for_the_path_that_it_is_of() {
     let expected =
         ["wan1: 192.0.2.1 fullmesh", "wan2: 192.0.2.3 port 5001 signal", "192.0.2.7: 192.0.2.7 fullmesh"];
     assert_eq!(found, expected);
-    // Only the third has its address; the first and the last wait, the fourth is of no path any more, the second is not ours.
+    // Only the third has its address; the first and the last wait for theirs. The fourth belongs to no path any more,
+    // and the second is not the daemon's.
     let plan = plan(&path, &seen);
     assert_eq!(changes(&plan), ["delete 192.0.2.4"]);
     assert_eq!((plan.serving.len(), plan.lingering.len(), plan.record.places.len()), (1, 2, 3));
 }
 
 #[test]
-fn an_address_of_its_own_path_is_waited_for_although_its_device_is_a_path_too() {
+fn an_address_path_waits_for_its_address_although_its_device_is_a_path_too() {
     let path = mptcp("{device='wan1'}, {address='192.0.2.7'}");
     let mut seen = host(&[address("192.0.2.1", 1)]);
     seen.endpoints = vec![existing("192.0.2.1", 1, false, 1), existing("192.0.2.7", 1, false, 2)];
@@ -213,14 +214,14 @@ fn an_address_of_its_own_path_is_waited_for_although_its_device_is_a_path_too() 
 }
 
 #[test]
-fn a_limit_that_has_been_raised_once_is_raised_again_only_where_that_was_interrupted() {
+fn a_limit_is_raised_a_second_time_only_if_the_first_attempt_was_interrupted() {
     let near = mptcp("{device='wan1'}");
     let raise = |now, was| {
         let raised = vec![Raised { limit: Limit::Subflows, was, set: 8 }];
         let limits = Limits { subflows: now, add_addr_accepted: 8 };
         let record = Record { raised, ..Record::default() };
         let raise = to_raise(&near, &Seen { limits, record: record.clone(), ..Seen::default() });
-        assert_eq!(record.with(&[], &raise), record, "what it was at first stays known");
+        assert_eq!(record.with(&[], &raise), record, "the record keeps the original value");
         raise.len()
     };
     assert_eq!([raise(8, 2), raise(2, 2), raise(5, 2)], [0, 1, 0]);

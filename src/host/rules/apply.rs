@@ -1,9 +1,9 @@
-//! Changes to the host, one after the other, and back again when one fails. EFFECT.
+//! Changes to the host, one after the other; undone when one fails. EFFECT.
 use super::change::{self, Op};
 use super::error::{Errors, RulesError};
 use super::{netlink, nft, sysctl};
 
-/// All of `ops` or none: when one fails, those before it are taken back. What fails then is reported too.
+/// Makes all of `ops` or none: if one fails, undoes those before it. The error includes failures of the undo.
 pub fn apply(ops: &[Op]) -> Result<(), Errors> {
     for (done, op) in ops.iter().enumerate() {
         let Err(first) = run(op) else { continue };
@@ -13,7 +13,7 @@ pub fn apply(ops: &[Op]) -> Result<(), Errors> {
     Ok(())
 }
 
-/// One change.
+/// Makes one change.
 pub fn run(op: &Op) -> Result<(), RulesError> {
     let step = || op.to_string();
     let netlink = |result: std::io::Result<()>| result.map_err(|err| RulesError::io(step(), &err));

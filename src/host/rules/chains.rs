@@ -1,18 +1,19 @@
-//! The rules themselves, chain by chain; `docs/rules.md` tells the same for operators. PURE.
+//! The nftables rules, chain by chain; `docs/rules.md` describes them for operators. PURE.
 use crate::config::{Config, Interface};
 use crate::units::{Mark, OwnMark, Port};
 
 use super::ruleset::{Chain, GATE, Hook, Rule, Ruleset};
 
-/// NF_IP_PRI_RAW: before conntrack (-200), so that `notrack` works.
+/// The priority NF_IP_PRI_RAW: before conntrack (-200), so that `notrack` works.
 const RAW: i32 = -300;
-/// Behind NF_IP_PRI_NAT_DST (-100): on a box that masquerades, replies have the client's address again.
+/// A priority behind NF_IP_PRI_NAT_DST (-100): there, on a box that masquerades, replies have the client's address
+/// again.
 const BEHIND_DSTNAT: i32 = -90;
-/// The first segment of a connection.
+/// Matches the first segment of a connection.
 const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
-/// What answers it.
+/// Matches the answer to a SYN.
 const SYN_ACK: &str = "tcp flags & (fin | syn | rst | ack) == (syn | ack)";
-/// What follows.
+/// Matches the segments that follow the handshake's first two.
 const ACK: &str = "tcp flags & (fin | syn | rst | ack) == ack";
 
 // Comments of rules that are in more than one chain.
@@ -21,7 +22,7 @@ const ROUTED_FLOW: &str = "routed since: not for what is in TIME_WAIT";
 const TIME_WAIT: &str = "no full socket: is it for that?";
 const HALF: &str = "in TIME_WAIT, or not yet accepted: to its socket";
 
-/// The rules that `config` asks for, on a host with or without IPv6.
+/// Returns the rules that `config` asks for, on a host with or without IPv6.
 pub(super) fn ruleset(config: &Config, ipv6: bool) -> Ruleset {
     let families = if ipv6 { vec![V4, V6] } else { vec![V4] };
     let icmp = if ipv6 { "{ tcp, icmp, icmpv6 }" } else { "{ tcp, icmp }" };
@@ -46,7 +47,7 @@ pub(super) fn ruleset(config: &Config, ipv6: bool) -> Ruleset {
     Ruleset { sets: words.families.iter().flat_map(sets).collect(), chains }
 }
 
-/// An address family of the ruleset, with the words that nft has for it.
+/// An address family of the ruleset, with nft's terms for it.
 struct Family {
     nfproto: &'static str,
     ip: &'static str,
@@ -74,12 +75,12 @@ const V6: Family = Family {
 };
 
 impl Family {
-    /// What a client sends, as it is kept in the sets.
+    /// Returns the expression for the flow of a client's packet, as the sets store it.
     fn flow(&self) -> String {
         format!("{0} saddr . tcp sport . {0} daddr . tcp dport", self.ip)
     }
 
-    /// The same for what a server sends.
+    /// Returns the expression for the same flow in a server's packet.
     fn reply(&self) -> String {
         format!("{0} daddr . tcp dport . {0} saddr . tcp sport", self.ip)
     }
@@ -89,10 +90,10 @@ impl Family {
     }
 }
 
-/// What all chains are written with.
+/// The expressions that the chains share.
 struct Words {
     families: Vec<Family>,
-    /// What is neither TCP nor an ICMP error, which may belong to a TCP connection (trap 8).
+    /// Matches packets that are neither TCP nor ICMP; an ICMP error may belong to a TCP connection.
     others: String,
     divert: String,
     port: Port,
@@ -104,7 +105,7 @@ impl Words {
     }
 }
 
-/// Sets the divert mark and no bit beside it.
+/// Returns the statement that sets the divert mark and leaves all other bits unchanged.
 fn divert(mark: Mark) -> String {
     match (!mark.mask(), mark.value()) {
         (0, value) => format!("meta mark set {value:#x}"),
@@ -112,10 +113,12 @@ fn divert(mark: Mark) -> String {
     }
 }
 
-/// A SYN cookie is answered within a round trip; if that answer is lost, data comes again after 1, 3, 7 and 15 s.
-/// At 17,000 new connections a second this set is full, and what comes beyond is routed.
+/// The limits of the set of intercepted flows. The answer to a SYN cookie comes within a round trip; if it is lost, the
+/// client repeats its data after 1, 3, 7 and 15 s. At 17,000 new connections a second the set is full, and further
+/// connections are routed.
 const TAKEN: &str = "timeout 15s; size 262144";
-/// TIME_WAIT lasts a minute (TCP_TIMEWAIT_LEN). Only connections that meet a leftover socket are in this set.
+/// The limits of the set of routed flows. TIME_WAIT lasts 60 s (TCP_TIMEWAIT_LEN). Only connections that meet a
+/// leftover socket are in this set.
 const ROUTED: &str = "timeout 70s; size 65536";
 
 fn sets(family: &Family) -> [(&'static str, String); 2] {
@@ -132,7 +135,7 @@ fn hook(point: &str, priority: i32) -> Option<Hook> {
     Some(Hook { point: point.to_owned(), priority, policy: "accept".to_owned() })
 }
 
-/// A SYN that the listener gets.
+/// Returns the chain for a SYN that goes to the listener.
 fn take(words: &Words) -> Chain {
     let rules = words.per_family(|family| {
         let flow = family.flow();
@@ -142,8 +145,8 @@ fn take(words: &Words) -> Chain {
     Chain { name: "take", hook: None, rules }
 }
 
-/// A SYN that is routed. A socket of ours in TIME_WAIT may have the same addresses and ports, as when the client uses
-/// its port again after the daemon has stopped: it must not get what follows.
+/// Returns the chain for a SYN that is routed. A socket of ours in TIME_WAIT may have the same addresses and ports, for
+/// example if the client reuses its port after the daemon has stopped. It must not receive the following packets.
 fn route(words: &Words, own: OwnMark) -> Chain {
     let in_use = format!("socket mark & {:#x} != 0x0 accept", own.mask());
     let others = format!("socket mark & {:#x} == 0x0 accept", own.mask());
@@ -163,7 +166,8 @@ fn route(words: &Words, own: OwnMark) -> Chain {
     Chain { name: "route", hook: None, rules }
 }
 
-/// Where the closed gate leads: new connections are routed, the repeated SYN of one that was taken is not.
+/// Returns the chain to which the closed gate leads: new connections are routed, but a repeated SYN of an intercepted
+/// connection is not.
 fn full(words: &Words, own: OwnMark) -> Chain {
     let mut rules = words.per_family(|family| {
         let text = format!("meta nfproto {} {} @{} return", family.nfproto, family.flow(), family.taken);
@@ -174,7 +178,7 @@ fn full(words: &Words, own: OwnMark) -> Chain {
     Chain { name: "full", hook: None, rules }
 }
 
-/// What becomes of a SYN is decided here and nowhere else.
+/// Returns the chain that decides on every SYN: intercept or route.
 fn syn(words: &Words, own: OwnMark) -> Chain {
     let mut rules = vec![
         rule(format!("jump {GATE}"), "open, or closed: then new connections are routed"),
@@ -189,8 +193,8 @@ fn syn(words: &Words, own: OwnMark) -> Chain {
     ];
     rules.extend(words.per_family(|family| {
         let (tproxy, divert) = (family.tproxy(words.port), &words.divert);
-        // A SYN that cannot be remembered (a flood has filled the set) is routed: were it answered with a SYN cookie, nobody
-        // would know that the answer is for us.
+        // A SYN that does not fit into the set (during a flood) is routed. Otherwise the listener could answer it with
+        // a SYN cookie, and no rule could recognise the client's answer.
         let remember = format!("update @{} {{ {} }}", family.taken, family.flow());
         let take = format!("{remember} {tproxy} {divert} notrack counter goto take");
         vec![rule(
@@ -202,8 +206,9 @@ fn syn(words: &Words, own: OwnMark) -> Chain {
     Chain { name: "syn", hook: None, rules }
 }
 
-/// `socket mark` does not match what is in TIME_WAIT or not yet accepted. This accepts, so that it is routed, what is
-/// for no such socket: it belongs to a connection that was routed since, from a port that was used again.
+/// Returns the chain for packets that match a socket in TIME_WAIT or one not yet accepted, for which `socket mark` does
+/// not match. A packet may instead belong to a connection that was routed later, from a reused port. The chain accepts
+/// such a packet, so that it is routed.
 fn time_wait(words: &Words) -> Chain {
     let rules = words.per_family(|family| {
         let (flow, reply, routed) = (family.flow(), family.reply(), family.routed);
@@ -217,7 +222,7 @@ fn time_wait(words: &Words) -> Chain {
     Chain { name: "time_wait", hook: None, rules }
 }
 
-/// Before conntrack: what clients send.
+/// Returns the base chain for the clients' packets, before conntrack.
 fn client_leg(words: &Words, own: OwnMark, interfaces: &[Interface]) -> Chain {
     let mut rules = vec![rule(format!("{} return", words.others), OTHERS)];
     if let Some(names) = names(interfaces) {
@@ -226,7 +231,7 @@ fn client_leg(words: &Words, own: OwnMark, interfaces: &[Interface]) -> Chain {
     let divert = &words.divert;
     let (mask, client, server) = (own.mask(), own.client(), own.server());
     rules.push(rule(format!("{SYN} goto syn"), "a new connection"));
-    // Each `socket` looks the socket up anew, so what comes most often is decided with the fewest of them.
+    // Each `socket` expression repeats the socket lookup, so the most frequent packets come first.
     rules.extend([
         rule(
             format!(
@@ -250,7 +255,7 @@ fn client_leg(words: &Words, own: OwnMark, interfaces: &[Interface]) -> Chain {
     Chain { name: "client_leg", hook: hook("prerouting", RAW), rules }
 }
 
-/// Behind dstnat: what servers send. `socket mark` does not match what is in TIME_WAIT.
+/// Returns the base chain for the servers' packets, behind dstnat. `socket mark` does not match sockets in TIME_WAIT.
 fn server_leg(words: &Words, own: OwnMark, mark: Mark) -> Chain {
     let (divert, own) = (&words.divert, own.mask());
     let rules = vec![
@@ -267,8 +272,11 @@ fn server_leg(words: &Words, own: OwnMark, mark: Mark) -> Chain {
     Chain { name: "server_leg", hook: hook("prerouting", BEHIND_DSTNAT), rules }
 }
 
-/// Conntrack sees neither direction of a client leg, or it would take both legs for one connection (trap 7). The kernel's
-/// reports of IGMP and MLD leave a length where the mark is read (`reserved_tailroom` in include/linux/skbuff.h).
+/// Returns the base chain for packets to clients. Conntrack must see neither direction of a client leg; otherwise it
+/// would take both legs for one connection.
+///
+/// The rule matches TCP only: in IGMP and MLD reports of the kernel, the field of the mark contains a length
+/// (`reserved_tailroom` in include/linux/skbuff.h).
 fn client_leg_out(own: OwnMark) -> Chain {
     let text =
         format!("meta l4proto tcp meta mark & {:#x} == {:#x} notrack counter", own.mask(), own.client());
@@ -276,7 +284,8 @@ fn client_leg_out(own: OwnMark) -> Chain {
     Chain { name: "client_leg_out", hook: hook("output", RAW), rules }
 }
 
-/// The same text whatever order they are written in: another order is no other ruleset.
+/// Returns the names as an nft expression; `None` if there are none. The names are sorted, so that their order in the
+/// configuration does not change the ruleset.
 fn names(interfaces: &[Interface]) -> Option<String> {
     let mut quoted: Vec<String> = interfaces.iter().map(|name| format!("\"{}\"", name.as_str())).collect();
     quoted.sort();

@@ -1,4 +1,4 @@
-//! The changes to a host that installing and removing are made of, each with what takes it back. PURE.
+//! The changes to a host of which installation and removal consist, each with its inverse. PURE.
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -7,38 +7,39 @@ use crate::units::Mark;
 use super::ruleset::TABLE;
 use super::state::Sysctl;
 
-/// Marks our rules and routes as ours (`ip rule … protocol 155`): above what the kernel (0–4) and the routing
-/// daemons of `/etc/iproute2/rt_protos` use.
+/// The protocol number that identifies our rules and routes (`ip rule … protocol 155`). The kernel uses 0–4; the
+/// routing daemons in `/etc/iproute2/rt_protos` do not use 155.
 pub const PROTOCOL: u8 = 155;
-/// Of our policy rules: before those that operators add (from 32765 downwards) or number by hand.
+/// The priority of our policy rules: before the rules that operators add without a number (from 32765 downwards), or
+/// usually number by hand.
 pub const PRIORITY: u32 = 100;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
-    /// IPv4
+    /// IPv4.
     V4,
-    /// IPv6
+    /// IPv6.
     V6,
 }
 
-/// `ip rule add fwmark MARK lookup TABLE priority PRIORITY protocol PROTOCOL`
+/// A policy rule of ours: `ip rule add fwmark MARK lookup TABLE priority PRIORITY protocol PROTOCOL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// IPv4 or IPv6.
+    /// The address family.
     pub family: Family,
-    /// Which packets.
+    /// The mark of the packets that the rule matches.
     pub mark: Mark,
-    /// Where they look up their route.
+    /// The table in which these packets look up their route.
     pub table: NonZeroU32,
-    /// When.
+    /// The rule's place: the kernel tries rules in ascending order of priority.
     pub priority: u32,
 }
 
-/// `ip route add local default dev lo table TABLE protocol PROTOCOL`
+/// A route of ours: `ip route add local default dev lo table TABLE protocol PROTOCOL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalRoute {
-    /// IPv4 or IPv6.
+    /// The address family.
     pub family: Family,
     /// The table in which every address is the box's own.
     pub table: NonZeroU32,
@@ -49,22 +50,22 @@ pub struct LocalRoute {
 pub enum Op {
     /// Add a policy rule.
     AddRule(PolicyRule),
-    /// Delete one of ours.
+    /// Delete a policy rule of ours.
     DeleteRule(PolicyRule),
     /// Add a route.
     AddRoute(LocalRoute),
-    /// Delete one of ours.
+    /// Delete a route of ours.
     DeleteRoute(LocalRoute),
-    /// Put `new` in the place of `old` in one transaction; each is a whole `table … { … }`.
+    /// Replace `old` by `new` in one transaction; each is a whole `table … { … }`.
     Table {
-        /// What is there before; `None`: nothing.
+        /// The table before; `None`: no table.
         old: Option<String>,
-        /// What is there afterwards; `None`: nothing.
+        /// The table afterwards; `None`: no table.
         new: Option<String>,
     },
     /// Set a sysctl.
     Sysctl {
-        /// Which.
+        /// The sysctl.
         sysctl: Sysctl,
         /// The value before.
         from: u32,
@@ -73,14 +74,14 @@ pub enum Op {
     },
 }
 
-/// The transaction that makes `new` the whole of our table, whatever is there before. (A table cannot be flushed and
-/// filled again: the priority of a chain that exists cannot change.)
+/// Returns the transaction after which our table is exactly `new`, from any previous state. It deletes the table
+/// instead of flushing it, because the priority of an existing chain cannot change.
 pub fn script(new: Option<&str>) -> String {
     format!("table inet {TABLE} {{}}\ndelete table inet {TABLE}\n{}", new.unwrap_or_default())
 }
 
 impl Op {
-    /// What takes this change back.
+    /// Returns the change that undoes this one.
     pub fn inverse(&self) -> Self {
         match self.clone() {
             Self::AddRule(rule) => Self::DeleteRule(rule),
@@ -93,7 +94,7 @@ impl Op {
     }
 }
 
-/// What the change does, after "could not" or as an item of a list.
+/// Writes the change as a phrase that can follow "could not" or stand in a list.
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,7 +113,7 @@ impl fmt::Display for Op {
 }
 
 impl Family {
-    /// The program and option that speaks of this family.
+    /// Returns the command of iproute2 for this family.
     pub const fn ip(self) -> &'static str {
         match self {
             Self::V4 => "ip",
@@ -131,12 +132,12 @@ impl fmt::Display for Family {
 }
 
 impl PolicyRule {
-    /// What follows `ip rule add` or `delete`.
+    /// Returns the arguments of `ip rule add` or `ip rule delete`.
     pub fn words(&self) -> String {
         format!("{} protocol {PROTOCOL}", self.bare())
     }
 
-    /// The same for a rule that an operator adds: not ours.
+    /// Returns the same arguments without our protocol number, for a rule that an operator adds.
     pub fn bare(&self) -> String {
         let Self { mark, table, priority, .. } = self;
         format!("fwmark {mark} lookup {table} priority {priority}")
@@ -144,12 +145,12 @@ impl PolicyRule {
 }
 
 impl LocalRoute {
-    /// What follows `ip route add` or `delete`.
+    /// Returns the arguments of `ip route add` or `ip route delete`.
     pub fn words(&self) -> String {
         format!("{} protocol {PROTOCOL}", self.bare())
     }
 
-    /// The same for a route that an operator adds: not ours.
+    /// Returns the same arguments without our protocol number, for a route that an operator adds.
     pub fn bare(&self) -> String {
         format!("local default dev lo table {}", self.table)
     }

@@ -1,22 +1,22 @@
-//! What is there against what should be, in words. PURE.
+//! Comparison of the observed state with the plan, in sentences. PURE.
 use super::change::Op;
 use super::plan::{Effect, Plan, Seen, SeenTable};
 use super::ruleset::{Outline, Shape, TABLE};
 
-/// Whether the rules are installed.
+/// The result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// As the configuration has them.
+    /// The rules are installed as the configuration asks.
     Installed,
-    /// Something is missing or was changed by somebody.
+    /// Parts of the rules are missing or have been changed.
     Partly,
-    /// They are those of another configuration or version.
+    /// The rules are those of another configuration or version.
     Differ,
-    /// Nothing of ours is there.
+    /// No rules of ours are installed.
     Absent,
 }
 
-/// The verdict on what is `seen`.
+/// Returns the verdict on the observed state `seen`.
 pub fn verdict(plan: &Plan, seen: &Seen) -> Verdict {
     let state = seen.table.as_ref().and_then(|table| table.state.as_ref());
     if plan.ops(seen).is_empty() {
@@ -30,7 +30,7 @@ pub fn verdict(plan: &Plan, seen: &Seen) -> Verdict {
     }
 }
 
-/// Every difference, one sentence each.
+/// Returns every difference, one sentence each.
 pub fn differences(plan: &Plan, seen: &Seen) -> Vec<String> {
     let words = |op: &Op| match op {
         Op::AddRule(rule) => vec![format!("the policy rule {rule} is missing")],
@@ -48,11 +48,11 @@ pub fn differences(plan: &Plan, seen: &Seen) -> Vec<String> {
     plan.ops(seen).iter().flat_map(words).collect()
 }
 
-/// What is not ours and works for or against us.
+/// Returns remarks about settings of the host that are not ours and affect the rules.
 pub fn remarks(plan: &Plan, seen: &Seen, ipv6: bool) -> Vec<String> {
     let mut remarks = Vec::new();
     if !ipv6 {
-        remarks.push("IPv6 is switched off on loopback: only IPv4 is intercepted".to_owned());
+        remarks.push("IPv6 is disabled on the loopback device: only IPv4 is intercepted".to_owned());
     }
     let (_, routes) = plan.netlink();
     for route in &seen.foreign {
@@ -62,7 +62,7 @@ pub fn remarks(plan: &Plan, seen: &Seen, ipv6: bool) -> Vec<String> {
             ours.table, route.family, route.text
         );
         remarks.push(match route.effect {
-            Effect::Serves => format!("{what}: it is used, and left when the rules are removed"),
+            Effect::Serves => format!("{what}: it is used, and stays when the rules are removed"),
             Effect::Blocks => format!("{what}: ours cannot be added beside it; choose another table (rules.table)"),
             Effect::Diverts => format!(
                 "{what}: intercepted connections that it matches fail; delete it or choose another table (rules.table)"
@@ -75,7 +75,7 @@ pub fn remarks(plan: &Plan, seen: &Seen, ipv6: bool) -> Vec<String> {
 fn table_differences(plan: &Plan, table: &SeenTable) -> Vec<String> {
     let mut all = outline_differences(&plan.outline(), &table.outline);
     match &table.state {
-        None => all.push(format!("the nft table inet {TABLE} has no record of what it was made from")),
+        None => all.push(format!("the nft table inet {TABLE} has no record of its configuration")),
         Some(state) if state.fingerprint != plan.fingerprint() => {
             all.push(format!("the nft table inet {TABLE} is that of another configuration or version"));
         }

@@ -1,7 +1,7 @@
-//! Sockets as the kernel sees them (sock_diag(7)), found by their mark, and destroyed. EFFECT.
+//! Finding and destroying the kernel's sockets by their mark (sock_diag(7)). EFFECT.
 //!
-//! Written out by hand: the crate netlink-packet-sock-diag cannot send a filter, and without one every socket of a busy
-//! box would be copied here. Structures: include/uapi/linux/inet_diag.h.
+//! The messages are written by hand: the crate netlink-packet-sock-diag cannot send a filter, and without one the
+//! kernel would return every socket of a busy box. The structures are in include/uapi/linux/inet_diag.h.
 use std::io;
 
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
@@ -19,42 +19,43 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_REQ_PROTOCOL: u16 = 3;
 const INET_DIAG_BC_MARK_COND: u8 = 10;
 const INET_DIAG_ULP_INFO: u16 = 19;
-/// `struct inet_diag_sockid`: ports, addresses, interface, cookie. Sent back as it came.
+/// The size of `struct inet_diag_sockid` in bytes: ports, addresses, interface, cookie. Requests return it unchanged.
 const ID: usize = 48;
-/// `struct inet_diag_msg`
+/// The size of `struct inet_diag_msg` in bytes.
 const MESSAGE: usize = 72;
 
-/// Which states of a connection to look for: bits of the enum in include/net/tcp_states.h.
+/// A set of TCP states: bits of the enum in include/net/tcp_states.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct States(u32);
 
 impl States {
-    /// All that packets can be for: up to TCP_NEW_SYN_RECV (12) without TCP_CLOSE (7); bound but unconnected sockets (13)
-    /// take none.
+    /// All states that can receive packets: up to TCP_NEW_SYN_RECV (12), without TCP_CLOSE (7). Bound but unconnected
+    /// sockets (13) receive none.
     pub const ALL: Self = Self(((1 << 13) - 1) & !(1 << 7));
-    /// A handshake whose SYN has been answered: TCP_SYN_RECV, TCP_NEW_SYN_RECV.
+    /// Handshakes whose SYN has been answered: TCP_SYN_RECV, TCP_NEW_SYN_RECV.
     pub const ANSWERED: Self = Self(1 << 3 | 1 << 12);
-    /// Our FIN, and maybe data before it, is on its way: TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_CLOSING.
+    /// Sockets whose FIN, and possibly data before it, is not yet acknowledged: TCP_FIN_WAIT1, TCP_LAST_ACK,
+    /// TCP_CLOSING.
     pub const DELIVERING: Self = Self(1 << 4 | 1 << 9 | 1 << 11);
 }
 
-/// `AF_INET`
+/// The address family IPv4: `AF_INET`.
 pub const INET: u8 = 2;
-/// `AF_INET6`
+/// The address family IPv6: `AF_INET6`.
 pub const INET6: u8 = 10;
-/// `IPPROTO_TCP`
+/// The protocol TCP: `IPPROTO_TCP`.
 pub const TCP: u32 = 6;
-/// `IPPROTO_MPTCP`
+/// The protocol Multipath TCP: `IPPROTO_MPTCP`.
 pub const MPTCP: u32 = 262;
 
-/// A socket that packets can be for: open, opening, or in TIME_WAIT.
+/// A socket that can receive packets: open, in a handshake, or in TIME_WAIT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     family: u8,
     id: [u8; ID],
-    /// 0: no process holds it.
+    /// The inode; 0 if no process has the socket open.
     pub inode: u32,
-    /// It is run by another protocol: a subflow of Multipath TCP.
+    /// Whether an upper-layer protocol (ULP) uses the socket: it is a subflow of Multipath TCP.
     pub subflow: bool,
 }
 
@@ -62,14 +63,14 @@ pub struct Found {
 pub struct Diag(Socket);
 
 impl Diag {
-    /// Connects.
+    /// Connects to sock_diag.
     pub fn open() -> io::Result<Self> {
         let socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self(socket))
     }
 
-    /// The sockets of `family` and `protocol` in one of `states` whose mark is `mark` under `mask`.
+    /// Returns the sockets of `family` and `protocol` in one of `states` whose mark is `mark` under `mask`.
     pub fn find(
         &self,
         family: u8,
@@ -87,7 +88,7 @@ impl Diag {
             let (datagram, _) = self.0.recv_from_full()?;
             for (kind, payload) in messages(&datagram) {
                 match kind {
-                    // Where the kernel has no tcp_diag, the first message says so here.
+                    // Without the module tcp_diag, the first message is an error.
                     NLMSG_DONE | NLMSG_ERROR => return answer(payload).map(|()| found),
                     _ => found.extend(parse(payload)),
                 }
@@ -95,7 +96,7 @@ impl Diag {
         }
     }
 
-    /// Ends `socket` as if a reset had come; one that has gone meanwhile is no error.
+    /// Destroys `socket` as if the peer had reset it. A socket that no longer exists is no error.
     pub fn destroy(&self, socket: &Found) -> io::Result<()> {
         self.send(
             SOCK_DESTROY,
@@ -121,7 +122,7 @@ impl Diag {
     }
 }
 
-/// `struct inet_diag_req_v2`; a protocol above 255 comes as an attribute.
+/// Returns a `struct inet_diag_req_v2` with its attributes; a protocol above 255 is one of the attributes.
 fn request(family: u8, States(states): States, id: &[u8; ID], attributes: &[u8]) -> Vec<u8> {
     let mut request = vec![family, TCP as u8, 0, 0];
     request.extend(states.to_ne_bytes());
@@ -130,7 +131,8 @@ fn request(family: u8, States(states): States, id: &[u8; ID], attributes: &[u8])
     request
 }
 
-/// One instruction: on a match go behind the program (12 bytes on), else beyond its end (which refuses the socket).
+/// Returns a filter program of one instruction. On a match it jumps to the end (12 bytes on), which accepts the socket;
+/// otherwise it jumps beyond the end, which rejects it.
 fn mark_is(mark: u32, mask: u32) -> [u8; 12] {
     let mut code = [0; 12];
     code[0] = INET_DIAG_BC_MARK_COND;
@@ -141,13 +143,13 @@ fn mark_is(mark: u32, mask: u32) -> [u8; 12] {
     code
 }
 
-/// `struct nlattr`; all of ours are multiples of four bytes.
+/// Returns a `struct nlattr` with its value, without padding: all attributes here are multiples of 4 bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = 4 + value.len() as u16;
     [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
 }
 
-/// Type and payload of each netlink message in `datagram`.
+/// Returns the type and payload of each netlink message in `datagram`.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -166,7 +168,7 @@ fn parse(payload: &[u8]) -> Option<Found> {
     Some(Found { family: payload[0], id, inode, subflow })
 }
 
-/// The types of the attributes, without the flag bits (NLA_TYPE_MASK).
+/// Returns the types of the attributes in `bytes`, without the flag bits (NLA_TYPE_MASK).
 fn attributes(bytes: &[u8]) -> impl Iterator<Item = u16> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -177,7 +179,7 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
-/// What NLMSG_ERROR and NLMSG_DONE begin with: an errno, negative, or 0.
+/// Returns the result in NLMSG_ERROR and NLMSG_DONE: the payload begins with a negative errno, or 0.
 fn answer(payload: &[u8]) -> io::Result<()> {
     match u32_at(payload, 0).ok_or_else(truncated)?.cast_signed() {
         0 => Ok(()),

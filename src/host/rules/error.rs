@@ -1,4 +1,4 @@
-//! Why rules could not be changed or read, by what the operator can do about it. PURE.
+//! Errors of reading or changing the rules, sorted by the operator's remedy. PURE.
 use std::fmt;
 use std::io;
 
@@ -6,73 +6,73 @@ use crate::exit::{Exit, Fatal};
 
 use super::plan::ForeignRoute;
 
-/// One thing that failed.
+/// A step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// There is no program `nft`.
+    /// The program `nft` cannot be found or run.
     #[error(
-        "there is no program nft that can be run in the directories of PATH ({path}): install the package nftables, or add the \
-         directory that has it (/usr/sbin) to PATH"
+        "the directories of PATH ({path}) have no program nft that can be run: install the package nftables, or add \
+         the directory that has it (/usr/sbin) to PATH"
     )]
     NoNft {
-        /// Where it was looked for.
+        /// The value of PATH.
         path: String,
     },
-    /// The kernel refuses to let us.
+    /// The process lacks a permission.
     #[error(
         "could not {step}: {why}. This needs the capability CAP_NET_ADMIN in this network namespace: run it as root, \
          or give it that capability (systemd: AmbientCapabilities=CAP_NET_ADMIN)"
     )]
     NoPermission {
-        /// What was tried, after "could not".
+        /// The step, as a phrase after "could not".
         step: String,
-        /// The answer.
+        /// The error.
         why: String,
     },
-    /// The kernel lacks what a rule needs.
+    /// The kernel lacks a module or option that the rules need.
     #[error(
         "could not {step}: the kernel lacks something that the rules need (the modules nft_tproxy, nft_socket, \
          nft_fib_inet and nft_ct; CONFIG_NFT_TPROXY, CONFIG_NFT_SOCKET, CONFIG_NFT_FIB_INET, CONFIG_NFT_CT). nft says:\n{nft}"
     )]
     NoKernelSupport {
-        /// What was tried.
+        /// The step, as a phrase after "could not".
         step: String,
-        /// What nft wrote.
+        /// The output of nft.
         nft: String,
     },
-    /// The routing table is in use.
+    /// The routing table has a default route of another program.
     #[error(
         "the routing table {table} already has the {} route \"{}\", which is not ours: choose another table \
          (rules.table), or delete that route", route.family, route.text
     )]
     TableTaken {
-        /// Which.
+        /// The table.
         table: u32,
-        /// What is in it.
+        /// The route in it.
         route: ForeignRoute,
     },
-    /// A setting in /proc/sys could not be changed.
+    /// The kernel refuses a value in /proc/sys.
     #[error(
-        "could not {step}: {err}. Set it yourself: what has the right value already is not written again"
+        "could not {step}: {err}. Set it yourself: a sysctl that has the right value already is not written again"
     )]
     Sysctl {
-        /// What was tried.
+        /// The step, as a phrase after "could not".
         step: String,
-        /// The answer.
+        /// The error.
         err: io::Error,
     },
     /// A system call or a program failed.
     #[error("could not {step}: {why}")]
     Failed {
-        /// What was tried.
+        /// The step, as a phrase after "could not".
         step: String,
-        /// The answer.
+        /// The error.
         why: String,
     },
 }
 
 impl RulesError {
-    /// A step that `err` ended.
+    /// Returns the error for a step that failed with `err`.
     pub(crate) fn io(step: impl fmt::Display, err: &io::Error) -> Self {
         let (step, why) = (step.to_string(), err.to_string());
         match err.kind() {
@@ -81,7 +81,7 @@ impl RulesError {
         }
     }
 
-    /// The exit status that says the same.
+    /// Returns the exit status for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::NoNft { .. } | Self::NoKernelSupport { .. } | Self::TableTaken { .. } => Exit::Unavailable,
@@ -91,7 +91,7 @@ impl RulesError {
     }
 }
 
-/// All that failed: the first, then what failed because of it or beside it. Never empty.
+/// One or more errors: the first, then those that followed from it or occurred independently.
 #[derive(Debug)]
 pub struct Errors {
     first: RulesError,
@@ -99,26 +99,26 @@ pub struct Errors {
 }
 
 impl Errors {
-    /// `None` when nothing failed.
+    /// Collects `errors`; returns `None` if there are none.
     pub(crate) fn collect(errors: impl IntoIterator<Item = RulesError>) -> Option<Self> {
         let mut errors = errors.into_iter();
         let first = errors.next()?;
         Some(Self { first, more: errors.collect() })
     }
 
-    /// These, and what failed elsewhere.
+    /// Appends the errors of another operation.
     pub fn and(mut self, others: Self) -> Self {
         self.more.push(others.first);
         self.more.extend(others.more);
         self
     }
 
-    /// What failed first.
+    /// Returns the first error.
     pub fn first(&self) -> &RulesError {
         &self.first
     }
 
-    /// Everything that failed, the first included.
+    /// Returns all errors, the first included.
     pub fn iter(&self) -> impl Iterator<Item = &RulesError> {
         std::iter::once(&self.first).chain(&self.more)
     }

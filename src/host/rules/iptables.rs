@@ -1,4 +1,4 @@
-//! The rules as commands for those who have iptables, and what these cannot do. PURE.
+//! The rules as commands of iptables, and the limits of these commands. PURE.
 use std::fmt::Write;
 
 use crate::config::Config;
@@ -6,19 +6,19 @@ use crate::config::Config;
 use super::change::Family;
 use super::plan::Plan;
 
-/// For people who choose: what is lost without nftables.
+/// The limits of iptables compared with nftables, for operators who choose between them.
 const CANNOT: &str = "\
 # What these commands cannot do, and `rules install` (nftables) can:
 # - When the daemon does not run, iptables' TPROXY drops new connections; nftables' lets them be routed.
-# - A SYN cannot be kept from conntrack only where it is intercepted: on a box that masquerades, connections fail,
-#   and a rule that drops what is INVALID may drop theirs.
+# - They cannot exempt only the intercepted SYNs from conntrack: on a box that masquerades, connections fail,
+#   and a rule that drops INVALID packets may drop theirs.
 # - A connection that was answered with a SYN cookie (the accept queue was full) is lost.
-# - MP_JOIN cannot be told from other Multipath TCP: no client's Multipath TCP is intercepted.
-# - They are no transaction: between the first and the last, connections may fail.
-# - `rules status` and `rules remove` do not know them: use `rules.manage = false`. To take them away, see the end.
+# - They cannot distinguish MP_JOIN from other Multipath TCP: no client's Multipath TCP is intercepted.
+# - They are not one transaction: between the first command and the last, connections may fail.
+# - `rules status` and `rules remove` do not know them: use `rules.manage = false`. To remove them, see the end.
 ";
 
-/// The commands for `sh`.
+/// Returns the commands for `sh`.
 pub fn commands(config: &Config, plan: &Plan) -> String {
     let mut text = CANNOT.to_owned();
     for sysctl in plan.sysctls() {
@@ -35,7 +35,7 @@ pub fn commands(config: &Config, plan: &Plan) -> String {
         let _ = writeln!(text, "\n{ip} route add {}\n{ip} rule add {}", route.bare(), rule.bare());
         text += &tables(config, rule.family);
     }
-    text += "\n# To take them away:\n";
+    text += "\n# To remove them:\n";
     for (rule, route) in rules.iter().zip(routes) {
         let (ip, iptables) = (rule.family.ip(), program(rule.family));
         for line in undo() {
@@ -85,7 +85,7 @@ fn tables(config: &Config, family: Family) -> String {
     lines.iter().map(|line| format!("{} -t mangle {line}\n", program(family))).collect()
 }
 
-/// One match for each interface; one that matches all for none.
+/// Returns one match for each interface; without interfaces, one match for all.
 fn arrivals(config: &Config) -> Vec<String> {
     match config.rules.interfaces.as_slice() {
         [] => vec![String::new()],

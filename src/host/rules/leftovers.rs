@@ -1,4 +1,4 @@
-//! Our sockets that outlive us: TIME_WAIT, orphans, whatever a SIGKILL left. EFFECT.
+//! Sockets of ours that outlive the process: in TIME_WAIT, orphaned, or left by a SIGKILL. EFFECT.
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,32 +7,32 @@ use crate::units::OwnMark;
 
 use super::diag::{Diag, Found, INET, INET6, MPTCP, States, TCP};
 
-/// On whose behalf the rules are removed.
+/// The caller of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// The daemon, at its end: every socket with our marks is its own and may be destroyed.
     Daemon,
-    /// Somebody else: a daemon may still be running, and its sockets are left alone.
+    /// The operator: a daemon may still be running, and its sockets are left alone.
     Operator,
 }
 
-/// What became of the leftovers.
+/// The result of [`clear`].
 #[derive(Debug)]
 pub enum Cleared {
-    /// None is left; so many were destroyed.
+    /// No leftover socket exists any more; contains the number destroyed.
     Gone(usize),
-    /// A process still holds such sockets: none was touched.
+    /// A process has such sockets open: none was destroyed.
     InUse,
-    /// So many could not be destroyed.
+    /// Some could not be destroyed; contains their number.
     Remain(usize),
 }
 
-/// A closed MPTCP socket and its subflows end one after the other: look again so often ...
+/// The highest number of passes: a closed MPTCP socket and its subflows end one after the other.
 const ROUNDS: usize = 20;
-/// ... so long after.
+/// The pause between two passes.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Destroys the leftovers and makes sure that none is left.
+/// Destroys the leftover sockets, and checks that none is left.
 pub fn clear(own: OwnMark, caller: Caller) -> io::Result<Cleared> {
     let diag = Diag::open()?;
     if caller == Caller::Operator && held(&diag, own)? {
@@ -54,21 +54,25 @@ pub fn clear(own: OwnMark, caller: Caller) -> io::Result<Cleared> {
     }
 }
 
-/// Whether a process holds a socket with our marks: a daemon runs.
+/// Tells whether a process has a socket with our marks open, that is, whether a daemon runs.
 pub fn in_use(own: OwnMark) -> io::Result<bool> {
     held(&Diag::open()?, own)
 }
 
-/// A subflow keeps the inode of its MPTCP socket after that is closed: there, the MPTCP socket is asked.
+/// Does the same on an open connection. A subflow keeps the inode of its MPTCP socket after that is closed, so the
+/// MPTCP socket decides instead.
 fn held(diag: &Diag, own: OwnMark) -> io::Result<bool> {
     let held = |socket: &Found| socket.inode != 0 && !socket.subflow;
     let all = States::ALL;
     Ok(find(diag, own, TCP, all)?.iter().any(held) || find_mptcp(diag, own, all)?.iter().any(held))
 }
 
-/// Waits until no handshake with a listener of ours is under way, for so long at most; gives up the others and says how many.
-/// What then comes for one of those meets no socket, but the listener or the server, and either resets it: in a handshake with
-/// a listener that is closed, the kernel would drop it without a word (tcp_v4_rcv() in net/ipv4/tcp_ipv4.c).
+/// Waits up to `at_most` until no handshake with one of our listeners is in progress; destroys the remaining handshakes
+/// and returns their number.
+///
+/// Later segments of a destroyed handshake reach the listener or the server, and either answers with a reset. If the
+/// handshake still existed when its listener closes, the kernel would drop them silently (`tcp_v4_rcv()` in
+/// net/ipv4/tcp_ipv4.c).
 pub fn end_handshakes(own: OwnMark, at_most: Duration) -> io::Result<usize> {
     let diag = Diag::open()?;
     let start = Instant::now();
@@ -82,7 +86,7 @@ pub fn end_handshakes(own: OwnMark, at_most: Duration) -> io::Result<usize> {
     }
 }
 
-/// Waits until what ended sessions have left in their send buffers has been delivered, for so long at most.
+/// Waits up to `at_most` until the send buffers of ended sessions are delivered.
 pub fn let_deliver(own: OwnMark, at_most: Duration) -> io::Result<()> {
     let diag = Diag::open()?;
     let start = Instant::now();
@@ -92,7 +96,8 @@ pub fn let_deliver(own: OwnMark, at_most: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// What no process holds any more and still has something to send; of a subflow, its MPTCP socket knows.
+/// Tells whether an orphaned socket still has data or a FIN to deliver. Subflows are skipped: their MPTCP socket
+/// decides.
 fn delivers(diag: &Diag, own: OwnMark) -> io::Result<bool> {
     let orphan = |socket: &Found| socket.inode == 0 && !socket.subflow;
     let sending = States::DELIVERING;
@@ -110,7 +115,7 @@ fn find(diag: &Diag, own: OwnMark, protocol: u32, states: States) -> io::Result<
     Ok(all)
 }
 
-/// A kernel without Multipath TCP has no such sockets.
+/// Returns the MPTCP sockets; none if the kernel has no Multipath TCP.
 fn find_mptcp(diag: &Diag, own: OwnMark, states: States) -> io::Result<Vec<Found>> {
     match find(diag, own, MPTCP, states) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -1,9 +1,10 @@
 //! The rules that bring connections to the listener: an nft table, a policy rule and a route for each address family,
-//! and two sysctls. How they work is in `docs/rules.md`. EFFECT.
+//! and two sysctls. `docs/rules.md` describes how they work. EFFECT.
 //!
-//! [`plan`] says what should be there and what has to change (PURE, as are `ruleset`, `chains`, `state`, `change`, `compare`, `iptables` and
-//! `error`); `observe` and `apply` look and change (EFFECT, as are `nft`, `netlink`, `sysctl`, `diag` and `leftovers`).
-//! All functions here block, need no runtime, and work in the network namespace of the calling thread.
+//! [`plan`] computes the wanted state and the changes that lead to it (PURE, as are `ruleset`, `chains`, `state`,
+//! `change`, `compare`, `iptables` and `error`). `observe` reads the host and `apply` changes it (EFFECT, as are `nft`,
+//! `netlink`, `sysctl`, `diag`, `leftovers` and `removal`). All functions here block, need no runtime, and work in the
+//! network namespace of the calling thread.
 
 mod apply;
 mod chains;
@@ -40,48 +41,49 @@ pub use removal::{Removed, remove};
 pub use ruleset::Gate;
 pub use state::RulesOwner;
 
-/// What sessions that ended in order may still have to deliver gets so long before it is destroyed.
+/// The time that cleanly ended sessions get to deliver their remaining data before their sockets are destroyed.
 const DELIVERY: Duration = Duration::from_secs(2);
 
-/// What [`install`] found and did.
+/// The result of [`install`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// What was there before; [`Verdict::Installed`]: exactly these rules, and nothing was changed.
+    /// The state before; [`Verdict::Installed`] means that these rules were in place and nothing was changed.
     pub found: Verdict,
-    /// Who removes the rules: a daemon removes at its end what is [`RulesOwner::Daemon`]'s, also what a SIGKILL left.
+    /// The owner, which removes the rules. At its end a daemon removes the rules of [`RulesOwner::Daemon`], also those
+    /// that a killed daemon left.
     pub owner: RulesOwner,
-    /// What differed, one sentence each.
+    /// The differences from the configuration before, one sentence each.
     pub differences: Vec<String>,
-    /// What was done, sysctls included: "add …", "set …".
+    /// The changes made, sysctls included: "add …", "set …".
     pub changes: Vec<String>,
-    /// What the operator should know about the host.
+    /// Remarks about the host for the operator.
     pub remarks: Vec<String>,
 }
 
-/// What [`status`] found.
+/// The result of [`status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// In a word.
+    /// The overall state.
     pub verdict: Verdict,
-    /// What differs from the configuration, one sentence each.
+    /// The differences from the configuration, one sentence each.
     pub differences: Vec<String>,
-    /// What the operator should know about the host.
+    /// Remarks about the host for the operator.
     pub remarks: Vec<String>,
-    /// Whether new connections are let in; `None` without a table.
+    /// Whether new connections are intercepted; `None` without a table.
     pub gate: Option<Gate>,
 }
 
-/// What [`print`] prints.
+/// The output format of [`print`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// What `nft -f -` gets.
+    /// The input of `nft -f -`.
     Nft,
-    /// Commands for a shell.
+    /// Commands of iptables for a shell.
     Iptables,
 }
 
-/// Makes the host as `config` asks for: all or nothing. What is right already is not touched. `keeper` says on whose
-/// behalf; what an operator installed stays his ([`Installed::owner`]).
+/// Installs the rules that `config` asks for: all or none. Leaves parts alone that are right already. Rules that an
+/// operator has installed stay the operator's, also if `owner` is the daemon ([`Installed::owner`]).
 pub fn install(config: &Config, owner: RulesOwner) -> Result<Installed, Errors> {
     let (plan, seen, ipv6) = look(config)?;
     let plan = plan.installed_by(owner);
@@ -111,8 +113,8 @@ pub fn status(config: &Config) -> Result<Status, RulesError> {
     })
 }
 
-/// Opens or closes the gate for new connections: one small transaction, for a daemon that has reached its limit. The
-/// rules must be installed. A daemon opens it at its start, as it may find what another left closed.
+/// Opens or closes the gate for new connections in one small transaction. The rules must be installed. A daemon closes
+/// the gate at its limit, and opens it at its start, because a previous daemon may have left it closed.
 pub fn gate(gate: Gate) -> Result<(), RulesError> {
     let step = match gate {
         Gate::Open => "open the gate for new connections",
@@ -121,29 +123,31 @@ pub fn gate(gate: Gate) -> Result<(), RulesError> {
     nft::transact(step, &gate.script())
 }
 
-/// Waits, for so long at most, until no handshake with a listener of ours is under way, and gives up the others: what comes for
-/// one of those is answered with a reset. Gives their number. For a daemon that has closed the gate and is about to end.
+/// Waits up to `at_most` until no handshake with one of our listeners is in progress. Destroys the remaining handshakes
+/// and returns their number; later segments of these are answered with a reset. For a daemon that has closed the gate
+/// and is about to end.
 pub fn end_handshakes(own: OwnMark, at_most: Duration) -> Result<usize, RulesError> {
     let ended = leftovers::end_handshakes(own, at_most);
-    ended.map_err(|err| RulesError::io("wait for handshakes under way", &err))
+    ended.map_err(|err| RulesError::io("wait for handshakes in progress", &err))
 }
 
-/// Destroys all sockets with our marks, for a daemon that ends and leaves its rules: a client that uses its port again
-/// would meet them (`tproxy` gives a SYN to a socket in TIME_WAIT when nobody listens). Gives their number.
-/// What has data to deliver gets a moment for it first.
+/// Destroys all sockets with our marks and returns their number. Sockets with data to deliver get 2 s for it first.
+///
+/// For a daemon that ends and leaves its rules installed. Otherwise a client that reuses its port would meet such a
+/// socket: without a listener, `tproxy` gives a SYN to a socket in TIME_WAIT.
 pub fn destroy_leftovers(own: OwnMark) -> Result<usize, RulesError> {
     let step = "destroy leftover sockets";
     leftovers::let_deliver(own, DELIVERY).map_err(|err| RulesError::io(step, &err))?;
     match leftovers::clear(own, Caller::Daemon) {
         Ok(Cleared::Gone(count)) => Ok(count),
         Ok(Cleared::Remain(_) | Cleared::InUse) => {
-            Err(RulesError::Failed { step: step.to_owned(), why: "new ones keep coming".to_owned() })
+            Err(RulesError::Failed { step: step.to_owned(), why: "new ones keep appearing".to_owned() })
         }
         Err(err) => Err(RulesError::io(step, &err)),
     }
 }
 
-/// What [`install`] would do on this host if nothing were installed, as text to read or to run.
+/// Returns the changes that [`install`] would make on this host if nothing were installed, as text to read or to run.
 pub fn print(config: &Config, format: Format) -> String {
     let plan = Plan::new(config, observe::ipv6()).installed_by(RulesOwner::Operator);
     match format {
@@ -166,7 +170,7 @@ fn print_nft(plan: &Plan) -> String {
             Op::DeleteRule(_) | Op::DeleteRoute(_) => Ok(()),
         };
     }
-    format!("# Before it, by netlink:\n{before}# What nft gets:\n{table}# After it:\n{after}")
+    format!("# First, by netlink:\n{before}# Then, by nft -f -:\n{table}# Last:\n{after}")
 }
 
 fn look(config: &Config) -> Result<(Plan, Seen, bool), RulesError> {

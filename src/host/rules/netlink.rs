@@ -1,6 +1,6 @@
-//! Policy rules and routes by rtnetlink. EFFECT.
+//! Reading and changing policy rules and routes by rtnetlink. EFFECT.
 //!
-//! Each call has a thread, a runtime and a socket of its own: callers need none, and may have a runtime themselves.
+//! Each call has a thread, a runtime and a socket of its own: callers need no runtime, and may run inside one.
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -18,10 +18,10 @@ use crate::units::Mark;
 use super::change::{Family, LocalRoute, PROTOCOL, PolicyRule};
 use super::plan::{Effect, ForeignRoute};
 
-/// The loopback device has this index in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h).
+/// The index of the loopback device in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h).
 const LOOPBACK: u32 = 1;
 
-/// The policy rules with our protocol number, and our shape.
+/// Lists the policy rules that have our protocol number and the form of ours.
 pub fn rules(family: Family) -> io::Result<Vec<PolicyRule>> {
     run(async |handle| {
         let version = match family {
@@ -33,7 +33,7 @@ pub fn rules(family: Family) -> io::Result<Vec<PolicyRule>> {
     })
 }
 
-/// The routes with our protocol number, and our shape, in any table.
+/// Lists the routes that have our protocol number and the form of ours, in any table.
 pub fn routes(family: Family) -> io::Result<Vec<LocalRoute>> {
     let mut filter = RouteMessage::default();
     filter.header.protocol = RouteProtocol::Other(PROTOCOL);
@@ -42,7 +42,7 @@ pub fn routes(family: Family) -> io::Result<Vec<LocalRoute>> {
     Ok(ours.filter_map(|message| Some(LocalRoute { family, table: table(message)? })).collect())
 }
 
-/// The routes in `table` that are not ours.
+/// Lists the routes in `in_table` that are not ours.
 pub fn foreign_routes(family: Family, in_table: NonZeroU32) -> io::Result<Vec<ForeignRoute>> {
     let mut filter = RouteMessage::default();
     filter.attributes.push(RouteAttribute::Table(in_table.get()));
@@ -52,7 +52,7 @@ pub fn foreign_routes(family: Family, in_table: NonZeroU32) -> io::Result<Vec<Fo
     Ok(foreign.map(|message| foreign_route(family, message)).collect())
 }
 
-/// `ip rule add`
+/// Adds a policy rule, as `ip rule add` does.
 pub fn add_rule(rule: &PolicyRule) -> io::Result<()> {
     run(async |handle| {
         let mut request = handle.rule().add();
@@ -61,22 +61,22 @@ pub fn add_rule(rule: &PolicyRule) -> io::Result<()> {
     })
 }
 
-/// `ip rule delete`; one that is gone already is no error.
+/// Deletes a policy rule, as `ip rule delete` does; a rule that does not exist is no error.
 pub fn delete_rule(rule: &PolicyRule) -> io::Result<()> {
     gone_is_fine(run(async |handle| handle.rule().del(rule_message(rule)).execute().await))
 }
 
-/// `ip route add`
+/// Adds a route, as `ip route add` does.
 pub fn add_route(route: &LocalRoute) -> io::Result<()> {
     run(async |handle| handle.route().add(route_message(route)).execute().await)
 }
 
-/// `ip route delete`; one that is gone already is no error.
+/// Deletes a route, as `ip route delete` does; a route that does not exist is no error.
 pub fn delete_route(route: &LocalRoute) -> io::Result<()> {
     gone_is_fine(run(async |handle| handle.route().del(route_message(route)).execute().await))
 }
 
-/// Does `work` with a connection of its own, and waits for it.
+/// Runs `work` on a new thread with a netlink connection of its own, and waits for its result.
 pub(crate) fn run<T: Send>(work: impl AsyncFnOnce(Handle) -> Result<T, Error> + Send) -> io::Result<T> {
     let on_thread = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -92,7 +92,7 @@ pub(crate) fn run<T: Send>(work: impl AsyncFnOnce(Handle) -> Result<T, Error> + 
     })
 }
 
-/// With the kernel's errno where it has answered.
+/// Converts the error; keeps the errno if the kernel has answered.
 pub(crate) fn to_io(err: Error) -> io::Error {
     match err {
         Error::NetlinkError(message) => message.to_io(),
@@ -100,7 +100,7 @@ pub(crate) fn to_io(err: Error) -> io::Error {
     }
 }
 
-/// ENOENT is the answer for a rule, ESRCH for a route.
+/// Ignores the error of a deletion whose object does not exist: ENOENT for a rule, ESRCH for a route.
 pub(crate) fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     let gone = [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH].map(|errno| Some(errno.raw_os_error()));
     match result {
@@ -113,7 +113,7 @@ fn dump(family: Family, mut filter: RouteMessage) -> io::Result<Vec<RouteMessage
     filter.header.address_family = address_family(family);
     let all = run(async |handle| handle.route().get(filter).execute().try_collect().await);
     match all {
-        // The answer for an IPv4 table that does not exist.
+        // The kernel answers ENOENT for an IPv4 table that does not exist.
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other,
     }

@@ -1,4 +1,4 @@
-//! The system's `nft`: one transaction in, the kernel's view out. EFFECT.
+//! Calls of the system's program `nft`: runs transactions and lists the kernel's tables. EFFECT.
 use std::env;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -14,21 +14,22 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::RulesError;
 
-/// The longest that one call may take: ten times what a foreign ruleset with 200,000 elements takes.
+/// The time limit of one call: ten times the time for a foreign ruleset with 200,000 elements.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The same, after one call of this process has taken longer: several calls in a row hang no longer than one.
+/// The time limit after a call of this process has exceeded [`DEADLINE`]: several hanging calls take hardly longer than
+/// one.
 const DEADLINE_AGAIN: Duration = Duration::from_secs(1);
-/// A call of this process did not end in time, and none since did.
+/// Whether the last call of this process exceeded its time limit.
 static HANGS: AtomicBool = AtomicBool::new(false);
-/// The time that a killed process gets to end.
+/// The time limit for the end of a killed process.
 const AFTER_KILL: Duration = Duration::from_secs(1);
 
-/// Runs `script` as one transaction; `step` is what it does, after "could not".
+/// Runs `script` as one transaction; `step` describes it, as a phrase after "could not".
 pub fn transact(step: &str, script: &str) -> Result<(), RulesError> {
     run(step, &["-f", "-"], script).map(drop)
 }
 
-/// What `nft ARGUMENTS` prints.
+/// Runs `nft` with `arguments` and returns its output.
 pub fn list(step: &str, arguments: &[&str]) -> Result<String, RulesError> {
     run(step, arguments, "")
 }
@@ -36,11 +37,11 @@ pub fn list(step: &str, arguments: &[&str]) -> Result<String, RulesError> {
 fn run(step: &str, arguments: &[&str], script: &str) -> Result<String, RulesError> {
     let failed = |why: String| RulesError::Failed { step: step.to_owned(), why };
     let ended = start(arguments, script).map_err(|err| match err.kind() {
-        // The second is the answer where a directory of PATH cannot be searched.
+        // The kernel answers EACCES where a directory of PATH cannot be searched.
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             RulesError::NoNft { path: env::var("PATH").unwrap_or_default() }
         }
-        _ => failed(format!("nft does not run: {err}")),
+        _ => failed(format!("cannot run nft: {err}")),
     })?;
     match ended {
         None => Err(failed(format!(
@@ -59,8 +60,8 @@ struct Ended {
     errors: String,
 }
 
-/// Runs nft to its end; `None`: it did not end in time. It reads and writes files in memory, so that neither of the two ever waits for the
-/// other.
+/// Runs nft to its end; `None` if it did not end in time. It reads and writes files in memory instead of pipes, so that
+/// neither process ever waits for the other.
 fn start(arguments: &[&str], script: &str) -> io::Result<Option<Ended>> {
     let file = || -> io::Result<File> { Ok(memfd_create("nft", MemfdFlags::CLOEXEC)?.into()) };
     let (mut input, output, errors) = (file()?, file()?, file()?);
@@ -68,7 +69,7 @@ fn start(arguments: &[&str], script: &str) -> io::Result<Option<Ended>> {
     input.rewind()?;
     let mut command = Command::new("nft");
     command.args(arguments).env("LC_ALL", "C");
-    // A worker that dies leaves no transaction behind that would come after those of the next one.
+    // Otherwise a transaction of a dead worker could come after those of the next worker.
     sys::die_with_caller(&mut command);
     let mut child = command.stdin(input).stdout(output.try_clone()?).stderr(errors.try_clone()?).spawn()?;
     let process = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
@@ -84,7 +85,7 @@ fn start(arguments: &[&str], script: &str) -> io::Result<Option<Ended>> {
     HANGS.store(!ended, Ordering::Relaxed);
     if !ended {
         child.kill()?;
-        // One that hangs in the kernel does not die, and is left behind.
+        // A process that hangs in the kernel does not die; it is left behind.
         if ends_within(&process, AFTER_KILL) {
             child.wait()?;
         }
@@ -106,7 +107,7 @@ fn ends_within(process: &OwnedFd, time: Duration) -> bool {
     retry_on_intr(|| poll(&mut fds, Some(&time))).is_ok_and(|ready| ready > 0)
 }
 
-/// nft answers in words only.
+/// Returns the error for the output of nft. Its exit status gives no reason, so the text decides.
 fn failure(step: &str, text: &str) -> RulesError {
     let (step, says) = (step.to_owned(), |words: &str| text.contains(words));
     if says("Operation not permitted") {
@@ -124,7 +125,7 @@ mod tests {
     use crate::exit::Exit;
 
     #[test]
-    fn a_failure_is_told_by_what_the_operator_can_do_about_it() {
+    fn a_failure_is_classified_by_the_operators_remedy() {
         let tproxy =
             "nft /dev/stdin:30:5-99: Error: Could not process rule: No such file or directory\n tproxy ip to";
         assert_eq!(failure("x", tproxy).exit(), Exit::Unavailable);

@@ -1,4 +1,4 @@
-//! What is there: our nft table, our rules and routes, the sysctls. EFFECT.
+//! Reading the state of the host: our nft table, our rules and routes, the sysctls. EFFECT.
 use std::fs;
 use std::num::NonZeroU32;
 
@@ -11,7 +11,7 @@ use super::ruleset::{GATE, Gate, Hook, Outline, STATE, Shape, TABLE};
 use super::state::{State, Sysctl};
 use super::{netlink, nft, sysctl};
 
-/// Everything that a plan for the routing table `table` is compared with.
+/// Reads the state with which a plan for the routing table `table` is compared.
 pub fn seen(table: NonZeroU32) -> Result<Seen, RulesError> {
     let (rules, routes) = netlink()?;
     let foreign = foreign_routes(table)?;
@@ -19,17 +19,17 @@ pub fn seen(table: NonZeroU32) -> Result<Seen, RulesError> {
     Ok(Seen { rules, routes, foreign, table, sysctls: sysctls()? })
 }
 
-/// Whether IPv6 works here: the kernel has it, and loopback, where we listen, may use it.
+/// Tells whether IPv6 works: the kernel has it, and it is enabled on loopback, where the listener is.
 pub fn ipv6() -> bool {
     fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|text| text.trim() == "0")
 }
 
-/// The sysctls that can be read.
+/// Returns the sysctls that can be read, with their values.
 pub fn readable_sysctls() -> Vec<(Sysctl, u32)> {
     Sysctl::ALL.into_iter().filter_map(|key| Some((key, sysctl::read(key).ok()?))).collect()
 }
 
-/// Our policy rules and routes, whatever configuration they are from.
+/// Lists our policy rules and routes, of any configuration.
 pub fn netlink() -> Result<(Vec<PolicyRule>, Vec<LocalRoute>), RulesError> {
     let (mut rules, mut routes) = (Vec::new(), Vec::new());
     for &family in families() {
@@ -40,7 +40,7 @@ pub fn netlink() -> Result<(Vec<PolicyRule>, Vec<LocalRoute>), RulesError> {
     Ok((rules, routes))
 }
 
-/// Our nft table; `None`: there is none.
+/// Reads our nft table; `None` if there is none.
 pub fn nft_table() -> Result<Option<SeenTable>, RulesError> {
     let step = "list the nft tables";
     let tables = nft::list(step, &["-j", "list", "tables", "inet"])?;
@@ -54,7 +54,7 @@ pub fn nft_table() -> Result<Option<SeenTable>, RulesError> {
     Ok(Some(seen_table(&items(step, &json)?, listing)))
 }
 
-/// The address families that the kernel has.
+/// Returns the address families that the kernel has.
 pub(crate) fn families() -> &'static [Family] {
     match fs::exists("/proc/sys/net/ipv6") {
         Ok(false) => &[Family::V4],
@@ -85,7 +85,7 @@ fn sysctls() -> Result<Vec<(Sysctl, u32)>, RulesError> {
 fn items(step: &str, json: &str) -> Result<Vec<Value>, RulesError> {
     let failed = |why: String| RulesError::Failed { step: step.to_owned(), why };
     let mut root: Value =
-        serde_json::from_str(json).map_err(|err| failed(format!("nft -j wrote no JSON: {err}")))?;
+        serde_json::from_str(json).map_err(|err| failed(format!("nft -j did not write JSON: {err}")))?;
     match root["nftables"].take() {
         Value::Array(items) => Ok(items),
         _ => Err(failed("nft -j wrote JSON without \"nftables\"".to_owned())),
@@ -106,7 +106,7 @@ fn seen_table(items: &[Value], listing: String) -> SeenTable {
         }
     }
     let state = outline.chains.remove(STATE).and_then(|shape| State::parse(&shape.comments));
-    // What is in the gate is a switch, no part of what is installed.
+    // The gate's content is a switch, not a part of the installation.
     let inside = outline.chains.get_mut(GATE).map(|gate| std::mem::take(&mut gate.comments));
     let gate = if inside.is_some_and(|rules| !rules.is_empty()) { Gate::Closed } else { Gate::Open };
     SeenTable { outline, state, gate, listing }

@@ -1,4 +1,4 @@
-//! What the host should look like, and the changes that make it so, as data. PURE.
+//! The wanted state of the host, and the changes that lead to it, as data. PURE.
 use crate::config::{Config, FastOpen};
 use crate::units::OwnMark;
 
@@ -7,57 +7,58 @@ use super::change::{Family, LocalRoute, Op, PRIORITY, PolicyRule};
 use super::ruleset::{Gate, Outline, Ruleset, TABLE};
 use super::state::{RulesOwner, Saved, State, Sysctl};
 
-/// A route in our table that is not ours: never touched, but it may stand in the way.
+/// A route in our table that is not ours. It is never changed, but it can be an obstacle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRoute {
-    /// IPv4 or IPv6.
+    /// The address family.
     pub family: Family,
-    /// As `ip route` would begin the line.
+    /// The route, as `ip route` begins its line.
     pub text: String,
-    /// What it means for us.
+    /// The effect on diverted packets.
     pub effect: Effect,
 }
 
-/// What a foreign route in our table does to diverted packets.
+/// The effect of a foreign route in our table on diverted packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It is `local default dev lo`, the very route that we need (1.1.0's init script leaves it): used and left.
+    /// It is `local default dev lo`, exactly the route that we need (1.1.0's init script leaves it). It is used, and
+    /// not removed.
     Serves,
-    /// It is another default route: ours cannot be added.
+    /// It is another default route, so ours cannot be added.
     Blocks,
-    /// It takes some destinations away.
+    /// It routes some destinations elsewhere.
     Diverts,
 }
 
-/// What is there.
+/// The observed state of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
     /// The policy rules with our protocol number.
     pub rules: Vec<PolicyRule>,
     /// The routes with our protocol number, in any table.
     pub routes: Vec<LocalRoute>,
-    /// The others in the table that we want.
+    /// The other routes in the table that the configuration names.
     pub foreign: Vec<ForeignRoute>,
     /// Our nft table.
     pub table: Option<SeenTable>,
-    /// The present values, as far as they can be read.
+    /// The present values of the sysctls that can be read.
     pub sysctls: Vec<(Sysctl, u32)>,
 }
 
-/// Our nft table as it is.
+/// The observed nft table of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenTable {
     /// Names, hooks and comments, without the state.
     pub outline: Outline,
-    /// The record in it.
+    /// The record in the table.
     pub state: Option<State>,
-    /// Whether its gate is open.
+    /// The state of the gate.
     pub gate: Gate,
-    /// As `nft list table` prints it: what an undo puts back.
+    /// The output of `nft list table`, which an undo restores.
     pub listing: String,
 }
 
-/// What should be there.
+/// The wanted state of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     rules: Vec<PolicyRule>,
@@ -69,7 +70,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What `config` asks for, on a host with or without IPv6.
+    /// Returns the state that `config` asks for, on a host with or without IPv6.
     pub fn new(config: &Config, ipv6: bool) -> Self {
         let (mark, table) = (config.rules.mark, config.rules.table);
         let families = if ipv6 { vec![Family::V4, Family::V6] } else { vec![Family::V4] };
@@ -88,19 +89,20 @@ impl Plan {
         }
     }
 
-    /// The same, installed by `keeper`.
+    /// Returns the same plan with `owner` as the owner of the rules.
     pub fn installed_by(self, owner: RulesOwner) -> Self {
         Self { owner, ..self }
     }
 
-    /// What stands in the way: somebody else's default route in the table that we want.
+    /// Returns a foreign default route in the wanted table, because of which ours cannot be added; `None` if there is
+    /// none.
     pub fn obstacle<'s>(&self, seen: &'s Seen) -> Option<&'s ForeignRoute> {
         let wanted = |route: &&ForeignRoute| self.routes.iter().any(|ours| ours.family == route.family);
         seen.foreign.iter().filter(wanted).find(|route| route.effect == Effect::Blocks)
     }
 
-    /// The changes from what is `seen` to what should be; none when all is as it should be. What the table needs
-    /// comes before the table, which starts the interception; what it no longer needs goes last.
+    /// Returns the changes from the state `seen` to the plan; empty if they agree. The routes and rules that the nft
+    /// table needs come before it, because the table starts the interception. Stale routes and rules are deleted last.
     pub fn ops(&self, seen: &Seen) -> Vec<Op> {
         let state = self.state(seen);
         let missing_rules = self.rules.iter().filter(|rule| !seen.rules.contains(rule)).copied();
@@ -117,32 +119,33 @@ impl Plan {
             .collect()
     }
 
-    /// The whole table, with the record `state`.
+    /// Returns the text of the whole nft table, with the record `state`.
     pub fn table(&self, state: &State) -> String {
         braces(&format!("{}{state}", self.ruleset))
     }
 
-    /// The policy rules and routes.
+    /// Returns the policy rules and routes.
     pub fn netlink(&self) -> (&[PolicyRule], &[LocalRoute]) {
         (&self.rules, &self.routes)
     }
 
-    /// The sysctls.
+    /// Returns the sysctls to set.
     pub fn sysctls(&self) -> &[Sysctl] {
         &self.sysctls
     }
 
-    /// What `nft` should list.
+    /// Returns the outline that `nft` should list.
     pub fn outline(&self) -> Outline {
         self.ruleset.outline()
     }
 
-    /// The fingerprint of the ruleset.
+    /// Returns the fingerprint of the ruleset.
     pub fn fingerprint(&self) -> u64 {
         self.ruleset.fingerprint()
     }
 
-    /// What an operator installed stays his, also when a daemon has to mend or replace it.
+    /// Returns the owner of the rules. Rules that an operator has installed stay the operator's, also if a daemon
+    /// repairs or replaces them.
     pub fn owner(&self, seen: &Seen) -> RulesOwner {
         match seen.table.as_ref().and_then(|table| table.state.as_ref()) {
             Some(State { owner: RulesOwner::Operator, .. }) => RulesOwner::Operator,
@@ -186,20 +189,21 @@ fn now(seen: &Seen, sysctl: Sysctl) -> Option<u32> {
     seen.sysctls.iter().find(|(known, _)| *known == sysctl).map(|&(_, value)| value)
 }
 
-/// What `sysctl` was before we ever changed it; `None` when there is nothing to restore. An older record counts as
-/// long as nobody has changed the value since.
+/// Returns the value of `sysctl` before we first changed it; `None` if there is nothing to restore. An older record is
+/// valid as long as the value has not been changed since.
 fn was(seen: &Seen, sysctl: Sysctl) -> Option<u32> {
     let now = now(seen, sysctl)?;
     restored(seen, sysctl).or((now != sysctl.target(now)).then_some(now))
 }
 
-/// What `sysctl` is to be again: what the record says, unless somebody has changed the value since.
+/// Returns the recorded value to which `sysctl` is restored; `None` if there is no record, or the value has been
+/// changed since.
 pub fn restored(seen: &Seen, sysctl: Sysctl) -> Option<u32> {
     let was = seen.table.as_ref()?.state.as_ref()?.was(sysctl)?;
     (now(seen, sysctl)? == sysctl.target(was)).then_some(was)
 }
 
-/// A table that intercepts nothing and only keeps the record.
+/// Returns a table that intercepts nothing and only keeps the record.
 pub fn inert_table(state: &State) -> String {
     braces(&state.to_string())
 }

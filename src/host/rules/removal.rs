@@ -1,4 +1,4 @@
-//! Taking away what is ours, whatever state it is in. EFFECT.
+//! Removal of the rules, from any state. EFFECT.
 use crate::units::OwnMark;
 
 use super::change::Op;
@@ -8,25 +8,29 @@ use super::plan::{self, Seen, SeenTable};
 use super::state::{State, Sysctl};
 use super::{apply, observe};
 
-/// What was removed.
+/// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removed {
-    /// What was done, sysctls included: "delete …", "set …"; empty: nothing of ours was there.
+    /// The changes made, sysctls included: "delete …", "set …"; empty if there was nothing of ours.
     pub changes: Vec<String>,
-    /// What was left as it is, and why.
+    /// The parts that were left in place, and the reasons.
     pub remarks: Vec<String>,
 }
 
-/// Removes the rules: goes on after an error, and returns all. `own` tells our sockets where the table does not.
+/// Removes the rules; continues after an error, and returns all errors. `own` gives the marks of our sockets if the
+/// table has no record of them.
 ///
-/// First what ended sessions have left to deliver gets a moment for it. Then the table loses its chains and keeps only the record, so that connections are routed from then on, and an
-/// interruption loses nothing. Then leftover sockets are destroyed, the sysctls restored, and the rest deleted.
+/// 1. Ended sessions get up to 2 s to deliver their remaining data.
+/// 2. The table loses its chains and keeps only the record. From then on connections are routed, and an interruption
+///    loses nothing.
+/// 3. Leftover sockets are destroyed and the sysctls restored.
+/// 4. The policy rules, the routes and the table are deleted.
 pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     let mut work = Work { own, caller, removed: Removed::default(), errors: Vec::new() };
     let table = work.keep(observe::nft_table()).flatten();
     let blind = !work.errors.is_empty();
     let state = table.as_ref().and_then(|table| table.state.clone());
-    // A courtesy: who may not look at sockets is told so below.
+    // An error is ignored here: `leftovers_are_gone` reports the same cause.
     let _ = leftovers::let_deliver(state.as_ref().map_or(own, |state| state.own), super::DELIVERY);
     let inert = table.as_ref().is_none_or(|table| work.disarm(table));
     if let (true, Some(table), Some(state)) = (inert, &table, &state) {
@@ -63,7 +67,7 @@ impl Work {
         done
     }
 
-    /// Replaces the table by its record alone; without a record there is nothing to keep.
+    /// Replaces the table by its record; does nothing if there is no record. Returns whether the table may be deleted.
     fn disarm(&mut self, table: &SeenTable) -> bool {
         let Some(state) = &table.state else { return true };
         let op = Op::Table { old: Some(table.listing.clone()), new: Some(plan::inert_table(state)) };
@@ -81,7 +85,7 @@ impl Work {
         for saved in &state.saved {
             let sysctl = saved.sysctl;
             let Some(to) = plan::restored(&seen, sysctl) else {
-                self.remark(sysctl, format!("has been changed since it was {}: left as it is", saved.was));
+                self.remark(sysctl, format!("was {}, but has been changed since: left as it is", saved.was));
                 continue;
             };
             if sysctl == Sysctl::EarlyDemux && !self.leftovers_are_gone(state.own, to) {
@@ -91,7 +95,8 @@ impl Work {
         }
     }
 
-    /// With early demux back while they exist, connections that have their addresses would fail (trap 22).
+    /// Destroys leftover sockets; returns whether none is left. With early demux on, the kernel would drop forwarded
+    /// packets that match a leftover socket, and their connections would fail.
     fn leftovers_are_gone(&mut self, own: OwnMark, to: u32) -> bool {
         let why = match leftovers::clear(own, self.caller) {
             Ok(Cleared::Gone(0)) => return true,
@@ -108,18 +113,18 @@ impl Work {
         let path = Sysctl::EarlyDemux.path();
         self.remark(
             Sysctl::EarlyDemux,
-            format!("stays 0, which costs nothing measurable: {why}. A minute after the end of all of them: echo {to} > {path}"),
+            format!("stays 0, which has no measurable cost: {why}. One minute after they all ended, run: echo {to} > {path}"),
         );
         false
     }
 
-    /// Somebody deleted the record, as `nft flush ruleset` does.
+    /// Adds a remark about early demux if the record of its old value is lost, for example by `nft flush ruleset`.
     fn no_record(&mut self) {
         let zero = (Sysctl::EarlyDemux, 0);
         if observe::readable_sysctls().contains(&zero) {
             let path = Sysctl::EarlyDemux.path();
             let what =
-                format!("stays 0: the record of what it was is gone. The kernel's default: echo 1 > {path}");
+                format!("stays 0: the record of its old value is lost. Kernel default: echo 1 > {path}");
             self.remark(Sysctl::EarlyDemux, what);
         }
     }
@@ -128,12 +133,12 @@ impl Work {
         self.removed.remarks.push(format!("{} {what}", sysctl.name()));
     }
 
-    /// While the table diverts packets to a daemon that listens, they must find their way.
+    /// Deletes the policy rules and routes, unless an `armed` table still diverts packets to a running daemon.
     fn unroute(&mut self, armed: bool) {
         let Some((rules, routes)) = self.keep(observe::netlink()) else { return };
         let needed = armed && leftovers::in_use(self.own).unwrap_or(true);
         if needed && !(rules.is_empty() && routes.is_empty()) {
-            let why = "the nft table is there, and so is the daemon: stop it first, or its connections fail";
+            let why = "the nft table is still there and the daemon is running: stop it first, or its connections fail";
             self.errors.push(RulesError::Failed {
                 step: "delete the policy rules and routes".to_owned(),
                 why: why.to_owned(),

@@ -1,20 +1,20 @@
-//! The nft table as data: rendered for `nft -f -`, outlined to be compared with what `nft -j` lists. PURE.
+//! The nft table as data: rendered for `nft -f -`, and outlined for the comparison with the output of `nft -j`. PURE.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Our table in the family `inet`; whatever has another name is not ours.
+/// The name of our table in the family `inet`; no table of another name is ours.
 pub const TABLE: &str = "tcp_intercept";
-/// The chain that every new connection passes first. Empty: open.
+/// The chain that every new connection passes first. An empty gate is open.
 pub const GATE: &str = "gate";
-/// The chain that no packet passes: its comments remember what the kernel must not forget ([`super::state`]).
+/// The chain that no packet passes: its comments contain the record ([`super::state`]).
 pub const STATE: &str = "state";
 
 /// The table's sets and chains, in the order in which nft reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Names and bodies.
+    /// The names and bodies of the sets.
     pub(super) sets: Vec<(&'static str, String)>,
-    /// Those that others lead to come before these.
+    /// The chains; the target of a jump comes before the chain that jumps to it.
     pub(super) chains: Vec<Chain>,
 }
 
@@ -25,25 +25,25 @@ pub(super) struct Chain {
     pub(super) rules: Vec<Rule>,
 }
 
-/// A rule; its comment says what it is for, and tells it from others when the kernel lists it.
+/// A rule. Its comment states its purpose, and identifies it in the kernel's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) text: String,
     pub(super) comment: &'static str,
 }
 
-/// Where a chain is hooked in.
+/// The hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
-    /// `prerouting`, `output`, …
+    /// The name of the hook: `prerouting`, `output`, …
     pub point: String,
-    /// Chains of one hook run by ascending priority.
+    /// The priority; chains of one hook run in ascending order.
     pub priority: i32,
-    /// What becomes of a packet that no rule decided on.
+    /// The verdict for packets on which no rule decides.
     pub policy: String,
 }
 
-/// What identifies a ruleset in the kernel: names, hooks, and the rules' comments in order.
+/// The outline that identifies a ruleset in the kernel: names, hooks, and the rules' comments in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outline {
     /// The names of the sets.
@@ -55,23 +55,23 @@ pub struct Outline {
 /// One chain of an [`Outline`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape {
-    /// `None`: only reached by a jump.
+    /// The hook; `None` for a chain that only jumps reach.
     pub hook: Option<Hook>,
-    /// One a rule; a rule without a comment has an empty one.
+    /// One comment for each rule; empty for a rule without a comment.
     pub comments: Vec<String>,
 }
 
 /// Whether new connections are intercepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// They are.
+    /// New connections are intercepted.
     Open,
-    /// They are routed as if this program did not exist; what was taken before stays with us.
+    /// New connections are routed as if the program did not exist; intercepted connections continue.
     Closed,
 }
 
 impl Ruleset {
-    /// What the kernel should list.
+    /// Returns the outline that the kernel should list.
     pub fn outline(&self) -> Outline {
         let shape = |chain: &Chain| {
             let comments = chain.rules.iter().map(|rule| rule.comment.to_owned()).collect();
@@ -83,14 +83,14 @@ impl Ruleset {
         }
     }
 
-    /// A number that changes whenever a rule does (FNV-1a, so that every build of the program computes the same).
+    /// Returns a hash of the ruleset's text. It is FNV-1a, so that every build of the program computes the same.
     pub fn fingerprint(&self) -> u64 {
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         self.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, fnv)
     }
 }
 
-/// The inside of the table's braces.
+/// Writes the text between the braces of the table.
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, body) in &self.sets {
@@ -114,7 +114,7 @@ impl fmt::Display for Chain {
 }
 
 impl Gate {
-    /// The transaction for `nft -f -`.
+    /// Returns the transaction for `nft -f -`.
     pub fn script(self) -> String {
         let chain = format!("inet {TABLE} {GATE}");
         match self {

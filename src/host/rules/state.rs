@@ -1,27 +1,28 @@
-//! What must survive us, kept in the kernel with the rules: the comments of a chain that no packet passes. PURE.
+//! The record that must survive the process, kept in the kernel with the rules: the comments of a chain that no packet
+//! passes. PURE.
 //!
-//! The record lives and dies with the table, one for each network namespace, and a SIGKILL cannot lose it.
+//! The record exists as long as the table, once for each network namespace, and a SIGKILL cannot lose it.
 use std::fmt;
 
 use crate::units::OwnMark;
 
 use super::ruleset::STATE;
 
-/// The two kernel settings that are ever changed.
+/// A kernel setting that the rules change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sysctl {
-    /// With early demux, packets for a leftover socket are dropped where they should be forwarded (trap 22).
-    /// It is the switch for IPv6 too.
+    /// Early demux, for IPv4 and IPv6. With it on, the kernel drops packets that match a leftover socket instead of
+    /// forwarding them.
     EarlyDemux,
-    /// Bit 2 lets listeners accept data in a SYN.
+    /// Fast Open: the bit of value 2 lets listeners accept data in a SYN.
     FastOpen,
 }
 
 impl Sysctl {
-    /// Both.
+    /// Both settings.
     pub const ALL: [Self; 2] = [Self::EarlyDemux, Self::FastOpen];
 
-    /// As `sysctl` names it.
+    /// Returns the name that `sysctl` uses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EarlyDemux => "net.ipv4.tcp_early_demux",
@@ -29,7 +30,7 @@ impl Sysctl {
         }
     }
 
-    /// Where it is read and written.
+    /// Returns the path of the file in /proc/sys.
     pub const fn path(self) -> &'static str {
         match self {
             Self::EarlyDemux => "/proc/sys/net/ipv4/tcp_early_demux",
@@ -37,7 +38,7 @@ impl Sysctl {
         }
     }
 
-    /// What we make of the value `now`.
+    /// Returns the wanted value if the present one is `now`.
     pub const fn target(self, now: u32) -> u32 {
         match self {
             Self::EarlyDemux => 0,
@@ -46,21 +47,22 @@ impl Sysctl {
     }
 }
 
-/// A sysctl that we changed, and what it was before.
+/// A sysctl that we changed, and its previous value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
-    /// Which.
+    /// The sysctl.
     pub sysctl: Sysctl,
-    /// Its value before us.
+    /// The value before the first installation.
     pub was: u32,
 }
 
-/// Who installed the rules, and so who removes them.
+/// The owner of the rules: it installed them, and it removes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RulesOwner {
-    /// `rules install`: they stay until `rules remove`.
+    /// The operator, by `rules install`: the rules stay until `rules remove`.
     Operator,
-    /// `run`: they go with the daemon; what a SIGKILL left goes with the next one.
+    /// The daemon, by `run`: it removes the rules at its end. Rules of a killed daemon are removed at the end of the
+    /// next.
     Daemon,
 }
 
@@ -75,21 +77,21 @@ impl RulesOwner {
     }
 }
 
-/// The record.
+/// The record in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// The ruleset that was installed.
+    /// The fingerprint of the installed ruleset.
     pub fingerprint: u64,
-    /// The marks of the sockets that may be left over.
+    /// The marks of possible leftover sockets.
     pub own: OwnMark,
-    /// Who installed them.
+    /// The owner of the rules.
     pub owner: RulesOwner,
-    /// What is to be restored.
+    /// The sysctls to restore at the removal.
     pub saved: Vec<Saved>,
 }
 
 impl State {
-    /// The comments that hold the record.
+    /// Returns the comments that contain the record.
     pub fn comments(&self) -> Vec<String> {
         let head = [
             format!("ruleset {:016x}", self.fingerprint),
@@ -100,7 +102,7 @@ impl State {
         head.into_iter().chain(saved).collect()
     }
 
-    /// The record in `comments`; `None` when it is not whole, as in a table that we did not write.
+    /// Parses the record in `comments`; `None` if it is incomplete, as in a table that we did not write.
     pub fn parse<S: AsRef<str>>(comments: &[S]) -> Option<Self> {
         let value = |key: &str| comments.iter().find_map(|comment| comment.as_ref().strip_prefix(key));
         let fingerprint = u64::from_str_radix(value("ruleset ")?, 16).ok()?;
@@ -113,13 +115,13 @@ impl State {
         Some(Self { fingerprint, own, owner, saved })
     }
 
-    /// What `sysctl` was before us, if we changed it.
+    /// Returns the previous value of `sysctl`; `None` if we did not change it.
     pub fn was(&self, sysctl: Sysctl) -> Option<u32> {
         self.saved.iter().find(|saved| saved.sysctl == sysctl).map(|saved| saved.was)
     }
 }
 
-/// The chain for the table's text.
+/// Writes the record as a chain of the table.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  chain {STATE} {{")?;
@@ -135,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_into_the_table_is_read_back() {
+    fn parse_returns_the_record_that_was_written() {
         let own = OwnMark::new("0x60/0x60".parse().unwrap()).unwrap();
         let saved =
             vec![Saved { sysctl: Sysctl::EarlyDemux, was: 1 }, Saved { sysctl: Sysctl::FastOpen, was: 1029 }];
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_whole_is_none() {
+    fn an_incomplete_record_is_none() {
         for comments in [&[][..], &["ruleset 0"], &["own-mark 0x6/0x6"], &["ruleset x", "own-mark 0x6/0x6"]] {
             assert_eq!(State::parse(comments), None, "{comments:?}");
         }

@@ -1,4 +1,4 @@
-//! The pure part: what is planned for which host, and that every change can be taken back.
+//! Tests of the pure part: the plans for different hosts, and the inverse of every change.
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;
@@ -38,12 +38,12 @@ fn fast_open() -> Config {
     config(|config| config.client.fast_open = FastOpen::Cookie)
 }
 
-/// A host where nothing was ever installed, with the kernel's default sysctls.
+/// Returns a host without any installation, with the kernel's default sysctls.
 fn fresh() -> Seen {
     Seen { sysctls: vec![(Sysctl::EarlyDemux, 1), (Sysctl::FastOpen, 1)], ..Seen::default() }
 }
 
-/// What a host would look like after `op`: the model that plans are tried on. The listing of its table is its text.
+/// Returns the state of a model host after `op`. The listing of its nft table is the text that was installed.
 fn after(mut seen: Seen, op: &Op) -> Seen {
     match op {
         Op::AddRule(rule) => seen.rules.push(*rule),
@@ -63,7 +63,7 @@ fn after(mut seen: Seen, op: &Op) -> Seen {
     seen
 }
 
-/// A naive reader of our own text: a chain's name, hook and comments.
+/// Parses the text of our table naively: each chain's name, hook and comments.
 fn read(listing: String) -> SeenTable {
     let mut outline = Outline::default();
     let mut chain = String::new();
@@ -149,7 +149,7 @@ fn interfaces_in_another_order_or_named_twice_are_no_difference() {
 }
 
 #[test]
-fn what_a_sysctl_was_before_the_first_installation_is_kept_by_the_second() {
+fn a_second_installation_keeps_the_sysctl_values_from_before_the_first() {
     let first = installed(&Plan::new(&Config::default(), true), fresh());
     let second = installed(&Plan::new(&fast_open(), true), first);
     let state = second.table.clone().unwrap().state.unwrap();
@@ -166,7 +166,7 @@ fn what_a_sysctl_was_before_the_first_installation_is_kept_by_the_second() {
 }
 
 #[test]
-fn a_sysctl_that_was_right_already_is_not_ours_to_restore() {
+fn a_sysctl_that_was_right_already_is_not_saved() {
     let mut seen = fresh();
     seen.sysctls[0].1 = 0;
     let seen = installed(&Plan::new(&Config::default(), true), seen);
@@ -174,7 +174,7 @@ fn a_sysctl_that_was_right_already_is_not_ours_to_restore() {
 }
 
 #[test]
-fn a_sysctl_that_an_operator_changed_meanwhile_is_saved_as_he_left_it() {
+fn a_sysctl_that_an_operator_changed_meanwhile_is_saved_with_the_operators_value() {
     let plan = Plan::new(&fast_open(), true);
     let mut seen = installed(&plan, fresh());
     seen.sysctls[1].1 = 0x400;
@@ -198,7 +198,7 @@ fn another_configuration_replaces_the_old_rules_after_the_new_ones_work() {
 }
 
 #[test]
-fn an_operators_identical_route_is_used_and_his_default_route_is_an_obstacle() {
+fn a_foreign_identical_route_is_used_and_another_default_route_is_an_obstacle() {
     let plan = Plan::new(&Config::default(), true);
     let foreign = |effect| ForeignRoute { family: Family::V4, text: "default".to_owned(), effect };
     let serves = Seen { foreign: vec![foreign(Effect::Serves)], ..fresh() };
@@ -211,7 +211,7 @@ fn an_operators_identical_route_is_used_and_his_default_route_is_an_obstacle() {
 }
 
 #[test]
-fn every_difference_is_named() {
+fn differences_names_every_difference() {
     let plan = Plan::new(&Config::default(), true);
     let whole = installed(&plan, fresh());
     let table = |seen: &mut Seen, damage: fn(&mut Outline)| damage(&mut seen.table.as_mut().unwrap().outline);
@@ -241,7 +241,7 @@ fn every_difference_is_named() {
         let found = differences(&plan, &seen);
         assert_eq!(verdict(&plan, &seen), Verdict::Partly, "{expected}");
         assert!(found.iter().any(|text| text.contains(expected)), "{expected}: {found:?}");
-        assert_eq!(verdict(&plan, &installed(&plan, seen)), Verdict::Installed, "{expected}: mended");
+        assert_eq!(verdict(&plan, &installed(&plan, seen)), Verdict::Installed, "{expected}: repaired");
     }
 }
 
@@ -265,7 +265,7 @@ fn a_comment_fits_into_the_kernel() {
     comments.for_each(|(_, comment)| assert!(comment.len() < 128, "NFTNL_UDATA_COMMENT_MAXLEN: {comment}"));
 }
 
-/// Any mixture of what several installations and interruptions could have left.
+/// Generates any mixture of remains of several installations and interruptions.
 fn any_seen() -> impl Strategy<Value = Seen> {
     let configs =
         prop::sample::select(vec![Config::default(), interfaces(&["lan0"]), other_marks(), fast_open()]);
@@ -313,7 +313,7 @@ proptest! {
 }
 
 #[test]
-fn the_words_of_a_rule_and_a_route_are_those_of_ip() {
+fn a_rule_and_a_route_are_written_as_arguments_of_ip() {
     let table = NonZeroU32::new(5).unwrap();
     let mark = "0x1/0x1".parse().unwrap();
     let rule = PolicyRule { family: Family::V6, mark, table, priority: PRIORITY };
@@ -327,7 +327,7 @@ fn the_words_of_a_rule_and_a_route_are_those_of_ip() {
 }
 
 #[test]
-fn what_an_operator_installed_stays_his_and_what_a_daemon_installed_can_become_his() {
+fn rules_of_an_operator_keep_their_owner_and_those_of_a_daemon_can_become_the_operators() {
     let plan = |owner| Plan::new(&Config::default(), true).installed_by(owner);
     let owner = |seen: &Seen| seen.table.as_ref().unwrap().state.as_ref().unwrap().owner;
     let his = installed(&plan(RulesOwner::Operator), fresh());

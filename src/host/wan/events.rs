@@ -1,6 +1,6 @@
-//! The kernel's word that something about devices, addresses, routes or policy rules has changed. EFFECT.
+//! The kernel's notifications of changed devices, addresses, routes and policy rules. EFFECT.
 //!
-//! Only that it has, not what: what there is, is read anew. So nothing is lost when more happens than the socket holds.
+//! A notification only triggers a new look; its content is ignored. So an overflow of the socket's queue loses nothing.
 use std::io;
 
 use rustix::io::Errno;
@@ -8,16 +8,17 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use socket2::Socket;
 
-/// The groups as bits (include/uapi/linux/rtnetlink.h): links and addresses of both families.
+/// Multicast groups as bits (include/uapi/linux/rtnetlink.h): links, and addresses of both families.
 pub const ADDRESSES: u32 = group(1) | group(5) | group(9);
-/// Also routes and rules of both families, and nexthop objects.
+/// [`ADDRESSES`], and routes and rules of both families, and nexthop objects.
 pub const ROUTES: u32 = ADDRESSES | group(7) | group(8) | group(11) | group(19) | group(32);
 
 const fn group(number: u32) -> u32 {
     1 << (number - 1)
 }
 
-/// A socket on which the word of these groups arrives from now on, in the network namespace of the calling thread.
+/// Returns a socket that receives the notifications of `groups` from now on, in the network namespace of the calling
+/// thread.
 pub fn listen(groups: u32) -> io::Result<Socket> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     // Protocol 0 is NETLINK_ROUTE.
@@ -26,13 +27,13 @@ pub fn listen(groups: u32) -> io::Result<Socket> {
     Ok(socket.into())
 }
 
-/// Takes what has come, and says whether anything has.
+/// Reads all pending notifications; returns whether there were any.
 pub fn drain(socket: &Socket) -> io::Result<bool> {
     let mut anything = false;
     loop {
-        // The rest of each message is dropped.
+        // The kernel discards the rest of each message.
         match recv(socket, &mut [0; 4][..], RecvFlags::empty()) {
-            // ENOBUFS: more came than there was room for.
+            // ENOBUFS: the queue overflowed.
             Ok(_) | Err(Errno::NOBUFS) => anything = true,
             Err(Errno::AGAIN) => return Ok(anything),
             Err(Errno::INTR) => {}

@@ -1,4 +1,5 @@
-//! Routes and policy rules as rtnetlink messages, and back. EFFECT: by the crate's types; nothing is sent here.
+//! Conversion of routes and policy rules to rtnetlink messages, and back. EFFECT, because it uses the types of the
+//! crate rtnetlink; it sends nothing itself.
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,12 +20,12 @@ use crate::units::Mark;
 use super::route::{Hop, Key, Path, Prefix, Route, Way};
 use super::steering::{Does, PROTOCOL, Rule, SteeringRule};
 
-/// RT_TABLE_MAIN
+/// The number of the main table: RT_TABLE_MAIN.
 pub const MAIN: NonZeroU32 = NonZeroU32::new(254).expect("254 is not 0");
-/// The kernel tells times in hundredths of a second (USER_HZ).
+/// The kernel's unit of time in route messages: 1/100 s (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 
-/// A request for the routes in `table`.
+/// Returns a request for the routes in `table`.
 pub fn in_table(family: Family, table: NonZeroU32) -> RouteMessage {
     let mut filter = RouteMessage::default();
     filter.header.address_family = address_family(family);
@@ -32,7 +33,7 @@ pub fn in_table(family: Family, table: NonZeroU32) -> RouteMessage {
     filter
 }
 
-/// A request for our routes, in any table.
+/// Returns a request for the mirror's routes, in any table.
 pub fn with_our_protocol(family: Family) -> RouteMessage {
     let mut filter = RouteMessage::default();
     filter.header.address_family = address_family(family);
@@ -40,7 +41,8 @@ pub fn with_our_protocol(family: Family) -> RouteMessage {
     filter
 }
 
-/// Which table `message` is of: where the kernel has none to filter by, it sends others too.
+/// Returns the table of `message`. Where the kernel cannot filter by the requested table, it sends other tables'
+/// routes too.
 pub fn table(message: &RouteMessage) -> Option<NonZeroU32> {
     let attribute = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
@@ -49,12 +51,13 @@ pub fn table(message: &RouteMessage) -> Option<NonZeroU32> {
     NonZeroU32::new(attribute.unwrap_or(message.header.table.into()))
 }
 
-/// Whether it is ours.
+/// Tells whether `message` is a route of the mirror, by its protocol number.
 pub fn is_ours(message: &RouteMessage) -> bool {
     message.header.protocol == RouteProtocol::Other(PROTOCOL)
 }
 
-/// When the route expires, as those of router advertisements do: `None`: never; zero: it has, and is not used any more.
+/// Returns the time until the route expires, as routes of router advertisements do. `None`: it never expires; zero: it
+/// has expired, and the kernel no longer uses it.
 pub fn expiry(message: &RouteMessage) -> Option<Duration> {
     let ticks = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::CacheInfo(info) if info.expires != 0 => Some(info.expires.cast_signed()),
@@ -63,7 +66,7 @@ pub fn expiry(message: &RouteMessage) -> Option<Duration> {
     ticks.map(|ticks| TICK * ticks.max(0).cast_unsigned())
 }
 
-/// The route that `message` tells of.
+/// Returns the route that `message` describes.
 pub fn route(family: Family, message: &RouteMessage) -> Route {
     let all = Prefix::all(family);
     let prefix = |length, address| Prefix { length: Reverse(length), address };
@@ -88,7 +91,7 @@ pub fn route(family: Family, message: &RouteMessage) -> Route {
     Route { key, way }
 }
 
-/// `None` when it has something that cannot be copied, or that we do not know.
+/// Returns the path of a unicast route; `None` if an attribute is unknown or cannot be copied.
 fn path(message: &RouteMessage) -> Option<Path> {
     let flags = message.header.flags;
     let (mut device, mut gateway, mut object, mut hops) = (None, None, false, Vec::new());
@@ -118,8 +121,9 @@ fn path(message: &RouteMessage) -> Option<Path> {
         dead: flags.contains(RouteFlags::Dead),
     });
     hops.extend(one);
-    // A nexthop object brings the kernel's cached routes along, and with them the metrics of all that use it: its host is
-    // copied, not its number. A group of them chooses in ways of its own.
+    // All routes that use a nexthop object share the kernel's cached routes, and so their metrics. Therefore the copy
+    // has the object's hop, not its number. A group of nexthop objects has its own rules of selection: it is not
+    // copied.
     if object && hops.len() != 1 {
         return None;
     }
@@ -163,7 +167,7 @@ fn metric(metric: &RouteMetric) -> (u16, Vec<u8>) {
     (metric.kind(), value)
 }
 
-/// The message that puts `way` into `table` under `key`.
+/// Returns the message that puts `way` into `table` under `key`.
 pub fn put(table: NonZeroU32, key: &Key, way: &Way) -> RouteMessage {
     let mut message = keyed(table, key);
     message.header.kind = RouteType::Throw;
@@ -186,7 +190,7 @@ pub fn put(table: NonZeroU32, key: &Key, way: &Way) -> RouteMessage {
     message
 }
 
-/// The message that deletes what is under `key` in `table`, if it is ours.
+/// Returns the message that deletes the mirror's route under `key` in `table`, and no route of another program.
 pub fn delete(table: NonZeroU32, key: &Key) -> RouteMessage {
     let mut message = keyed(table, key);
     message.header.scope = RouteScope::NoWhere;
@@ -220,7 +224,7 @@ fn next_hop(family: Family, hop: &Hop) -> RouteNextHop {
     next
 }
 
-/// A gateway of the other address family goes by another name.
+/// Returns the attribute for `gateway`: RTA_VIA for an IPv6 gateway of an IPv4 route, otherwise RTA_GATEWAY.
 fn towards(family: Family, gateway: IpAddr) -> RouteAttribute {
     match (family, gateway) {
         (Family::V4, IpAddr::V6(address)) => RouteAttribute::Via(RouteVia::Inet6(address)),
@@ -228,7 +232,7 @@ fn towards(family: Family, gateway: IpAddr) -> RouteAttribute {
     }
 }
 
-/// The policy rule that `message` tells of.
+/// Returns the policy rule that `message` describes.
 pub fn rule(family: Family, message: &RuleMessage) -> Rule {
     let mut priority = 0;
     let (mut value, mut mask, mut table, mut ours) = (0, 0, None, false);
@@ -241,7 +245,7 @@ pub fn rule(family: Family, message: &RuleMessage) -> Rule {
             RuleAttribute::Protocol(is) => ours = *is == RouteProtocol::Other(PROTOCOL),
             RuleAttribute::FwMark(is) => value = *is,
             RuleAttribute::FwMask(is) => mask = *is,
-            // That is how the kernel says that there is none.
+            // This value means that the rule has no suppressor.
             RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
             _ => plain = false,
         }
@@ -256,7 +260,7 @@ pub fn rule(family: Family, message: &RuleMessage) -> Rule {
     Rule { priority, does }
 }
 
-/// The message that adds or deletes `lead`.
+/// Returns the message that adds or deletes `steering`.
 pub fn steering(steering: &SteeringRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = address_family(steering.family);

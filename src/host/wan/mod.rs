@@ -1,11 +1,12 @@
 //! The initial window: connections over the devices of `[wan]` begin with more segments in flight. EFFECT.
 //!
-//! The kernel takes a connection's initial congestion window from its route. So that no route of the operator's is changed, our own
-//! sockets, which carry a mark, look up a table of ours first: the mirror of the main table. How it is made and why it is safe is
-//! in `docs/rules.md`.
+//! The kernel takes a connection's initial congestion window from its route. The operator's routes stay unchanged: the
+//! program's sockets, which carry a mark, first look up a table of their own, the mirror of the main table.
+//! `docs/rules.md` describes how it is made and why it is safe.
 //!
-//! [`plan`], [`route`] and [`lead`] decide (PURE); `netlink`, `message` and `events` look and change (EFFECT); [`keep`] keeps the
-//! mirror in step while the daemon runs (WIRING). The functions here block, and need no runtime.
+//! [`plan`], [`route`] and [`steering`] decide (PURE); `netlink`, `message` and `events` read and change the host
+//! (EFFECT); [`sync`] keeps the mirror in step while the daemon runs (WIRING). The functions here block, and need no
+//! runtime.
 pub(crate) mod events;
 mod message;
 mod netlink;
@@ -29,31 +30,31 @@ use plan::{Change, Plan, Seen, Table};
 use route::Key;
 pub use steering::PROTOCOL;
 
-/// While routes keep changing, they are read again so often before what was read is taken.
+/// The number of times that the routes are read while they keep changing; the last reading is then used.
 const LOOKS: usize = 3;
 
-/// Why `[wan]` may come to nothing.
-pub const UNMANAGED: &str =
-    "rules.manage = false: nobody keeps its routes in step, so there are none, and wan.devices has no effect";
+/// The reason why `[wan]` has no effect with `rules.manage = false`.
+pub const UNMANAGED: &str = "rules.manage = false: the daemon adds no routes, so wan.devices has no effect";
 
-/// What a look at the host came to.
+/// The result of a look at the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// What connections over each device get, a sentence each.
+    /// The initial window that connections get, one sentence for each device or exception.
     pub standing: Vec<String>,
-    /// When to look again although nothing has been said to change.
+    /// The time until the next look if the kernel reports no change; `None`: no such limit.
     pub again: Option<Duration>,
 }
 
-/// Looks at the host and makes the mirror right. `socket` is from [`events::listen`]; what has come there is dealt with.
+/// Reads the host's routes and rules and corrects the mirror. `socket` is from [`events::listen`]; its events are
+/// drained.
 fn look(wan: &Wan, own: OwnMark, socket: &Socket) -> Result<Look, RulesError> {
-    let drain = || events::drain(socket).map_err(|err| RulesError::io("hear of changed routes", &err));
+    let drain = || events::drain(socket).map_err(|err| RulesError::io("listen for route changes", &err));
     drain()?;
     let mut looks = 0;
     let (seen, settled) = loop {
         let seen = netlink::seen(wan, socket)?;
         looks += 1;
-        // What changes while it is read may have been read by halves.
+        // Routes that change during the dump may be incomplete in it.
         let changing = drain()?;
         if !changing || looks == LOOKS {
             break (seen, !changing);
@@ -69,8 +70,9 @@ fn planned(wan: &Wan, own: OwnMark, seen: &Seen) -> Result<Plan, RulesError> {
     plan::plan(wan, own, seen).map_err(|why| RulesError::Failed { step, why: why.to_string() })
 }
 
-/// Takes the mirror away, whatever configuration it is from: goes on after an error, and returns all. A running daemon's
-/// is left to an operator's `rules remove`: it would be back at once.
+/// Removes the mirror of any configuration; continues after an error, and returns all errors.
+///
+/// For an operator's `rules remove` it leaves a running daemon's mirror: the daemon would add it again at once.
 pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     let Ours { steering_rules, routes } = netlink::ours()?;
     let mut removed = Removed::default();
@@ -79,7 +81,7 @@ pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     }
     if caller == Caller::Operator && rules::in_use(own).unwrap_or(true) {
         removed.remarks.push(
-            "the routes and policy rules of the initial window (protocol 156) are the running daemon's: they go when it ends"
+            "the routes and policy rules of the initial window (protocol 156) belong to the running daemon, which removes them when it ends"
                 .to_owned(),
         );
         return Ok(removed);
@@ -94,7 +96,7 @@ pub fn remove(own: OwnMark, caller: Caller) -> Result<Removed, Errors> {
     Errors::collect(netlink::apply_all(&changes)).map_or(Ok(removed), Err)
 }
 
-/// What there is of the mirror that `config` asks for, a sentence each; nothing where it asks for none.
+/// Returns the state of the mirror that `config` asks for, in sentences; empty if it asks for none.
 pub fn status(config: &Config) -> Result<Vec<String>, RulesError> {
     if config.wan.devices.is_empty() {
         return Ok(Vec::new());
@@ -106,12 +108,12 @@ pub fn status(config: &Config) -> Result<Vec<String>, RulesError> {
     let Plan { changes, mut standing, .. } = planned(&config.wan, config.rules.own_mark, &seen)?;
     let there =
         !seen.mirror.is_empty() || seen.rules.iter().any(|(_, rules)| !steering::ours(rules).is_empty());
-    // A copy that is missing although its key is there has been refused.
+    // A copy that is missing while its key is there: the kernel has refused it.
     let refused: Vec<&Key> = changes.iter().filter_map(Change::copied).collect();
     let head = match (there, refused.len() == changes.len()) {
         (_, true) => "as it should be",
         (true, false) => {
-            "not in step with the main table: the daemon mends it at once; without a daemon it harms nobody"
+            "not in step with the main table: a running daemon corrects it at once; without one it has no effect"
         }
         (false, false) => {
             "not there: `run` adds it, keeps it in step with the main table and removes it at its end"
@@ -127,7 +129,7 @@ pub fn status(config: &Config) -> Result<Vec<String>, RulesError> {
         .collect())
 }
 
-/// Why the mirror that `config` asks for cannot be made, if so.
+/// Returns the reason why the mirror that `config` asks for cannot be made; `None` if it can, or is not asked for.
 pub fn obstacle(config: &Config) -> Option<String> {
     if config.wan.devices.is_empty() || !config.rules.manage {
         return None;
@@ -141,11 +143,11 @@ pub fn obstacle(config: &Config) -> Option<String> {
 
 fn seen(config: &Config) -> Result<Seen, RulesError> {
     let socket =
-        events::listen(events::ROUTES).map_err(|err| RulesError::io("hear of changed routes", &err))?;
+        events::listen(events::ROUTES).map_err(|err| RulesError::io("listen for route changes", &err))?;
     netlink::seen(&config.wan, &socket)
 }
 
-/// What `run` would add, as comments for people; nothing where `config` asks for none.
+/// Returns what `run` would add, as comments to read; empty if `config` asks for no mirror.
 pub fn print(config: &Config) -> String {
     let wan = &config.wan;
     if wan.devices.is_empty() || !config.rules.manage {
@@ -154,10 +156,10 @@ pub fn print(config: &Config) -> String {
     let names: Vec<&str> = wan.devices.iter().map(Interface::as_str).collect();
     let own = config.rules.own_mark;
     format!(
-        "# While `run` runs: what own sockets send asks the routing table {table} directly before the main table.\n\
+        "# While `run` runs, packets of its own sockets look up the routing table {table} directly before the main table.\n\
          #   from all fwmark {server:#x}/{mask:#x} iif lo lookup {table} proto {PROTOCOL}\n\
          #   from all fwmark {client:#x}/{mask:#x} iif lo lookup {table} proto {PROTOCOL}\n\
-         # It has each route of the main table: those over {names} with initcwnd {window}, the others as throw.\n",
+         # This table has each route of the main table: those over {names} with initcwnd {window}, the others as throw.\n",
         table = wan.table,
         server = own.server(),
         client = own.client(),

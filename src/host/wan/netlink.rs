@@ -1,4 +1,4 @@
-//! The host's routes and policy rules, read and changed by rtnetlink. EFFECT.
+//! Reading and changing the host's routes and policy rules by rtnetlink. EFFECT.
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
@@ -21,9 +21,9 @@ use super::plan::{Change, Seen, not_copied};
 use super::route::Route;
 use super::steering::{self, Rule, SteeringRule};
 
-/// What there is for `wan`; names of devices are asked of `socket`.
+/// Reads the state of the host that matters for `wan`; `socket` serves to look up the indexes of devices.
 pub fn seen(wan: &Wan, socket: impl AsFd) -> Result<Seen, RulesError> {
-    // Should the kernel not tell for another reason, the device is as good as absent.
+    // Any error counts as an absent device.
     let index = |name: &str| name_to_index(&socket, name).ok();
     let devices = wan.devices.iter().map(|name| (name.clone(), index(name.as_str()))).collect();
     let seen = run(async |handle| {
@@ -50,15 +50,15 @@ pub fn seen(wan: &Wan, socket: impl AsFd) -> Result<Seen, RulesError> {
     seen.map_err(|err| RulesError::io("list the routes and policy rules", &err))
 }
 
-/// All that is the mirror's, whatever configuration it is from.
+/// The rules and routes of the mirror, of any configuration.
 pub struct Ours {
-    /// The policy rules.
+    /// The policy rules of the mirror.
     pub steering_rules: Vec<SteeringRule>,
-    /// The routes by their tables.
+    /// The routes of the mirror, by table.
     pub routes: BTreeMap<NonZeroU32, Vec<Route>>,
 }
 
-/// All that is the mirror's.
+/// Lists the rules and routes of the mirror.
 pub fn ours() -> Result<Ours, RulesError> {
     let ours = run(async |handle| {
         let mut ours = Ours { steering_rules: Vec::new(), routes: BTreeMap::new() };
@@ -75,8 +75,8 @@ pub fn ours() -> Result<Ours, RulesError> {
     ours.map_err(|err| RulesError::io("list the routes and policy rules", &err))
 }
 
-/// Makes the changes in their order and ends with the first that fails. A way that the kernel refuses is no failure: the
-/// destination is led to the main table already. Gives what was refused, a sentence each.
+/// Makes the changes in their order, and stops at the first that fails. A refused copy of a route is no failure: its
+/// destination already leads to the main table. Returns one sentence for each refused copy.
 pub fn apply(table: NonZeroU32, changes: &[Change]) -> Result<Vec<String>, RulesError> {
     let all = async |handle: Handle| {
         let mut refused = Vec::new();
@@ -92,7 +92,7 @@ pub fn apply(table: NonZeroU32, changes: &[Change]) -> Result<Vec<String>, Rules
     run(all).unwrap_or_else(|err| Err(RulesError::io("change routes", &err)))
 }
 
-/// Makes the changes and goes on after one that fails; gives all that did.
+/// Makes the changes, continues after a failure, and returns all errors.
 pub fn apply_all(changes: &[(NonZeroU32, Change)]) -> Vec<RulesError> {
     let all = async |handle: Handle| {
         let mut errors = Vec::new();
@@ -136,7 +136,7 @@ async fn rules(handle: &Handle, family: Family) -> Result<Vec<Rule>, Error> {
 
 async fn dump(handle: &Handle, filter: RouteMessage) -> Result<Vec<RouteMessage>, Error> {
     match handle.route().get(filter).execute().try_collect().await {
-        // The answer for an IPv4 table that does not exist.
+        // The kernel answers ENOENT for an IPv4 table that does not exist.
         Err(err) if to_io(err.clone()).kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other,
     }

@@ -1,8 +1,8 @@
-//! The mirror: what it should be, and the changes that make it so, in an order that is safe at each step. PURE.
+//! The mirror: its wanted content, and the changes that produce it, in an order that is safe at each step. PURE.
 //!
-//! A socket that is sent to the mirror must find the same way there as in the main table. So the mirror has every
-//! route of the main table under the same key: a copy with the window where all of it leads over the wan devices, else
-//! `throw`, which leads back to the main table.
+//! A socket that is sent to the mirror must take the same way as through the main table. So the mirror has every route
+//! of the main table under the same key. If the whole route leads over the wan devices, it is a copy with the window;
+//! otherwise it is a `throw`, which leads back to the main table.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,13 +15,14 @@ use crate::units::OwnMark;
 use super::route::{Key, Route, Way};
 use super::steering::{self, PROTOCOL, Rule, SteeringRule};
 
-/// Of the main table. To look at so many takes 0.15 s in a debug build, and to make their mirror 1 s.
+/// The largest main table that is mirrored. With so many routes, a look takes 0.15 s in a debug build, and the first
+/// mirror 1 s.
 pub const MOST_ROUTES: usize = 10_000;
 
-/// Routes by what they are for.
+/// The ways of a table by their keys.
 pub type Table = BTreeMap<Key, Way>;
 
-/// What there is.
+/// The observed state of the host.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     /// The devices of the configuration, and their indexes where they exist.
@@ -30,58 +31,58 @@ pub struct Seen {
     pub rules: Vec<(Family, Vec<Rule>)>,
     /// The main table.
     pub main: Vec<Route>,
-    /// Our routes in the table of the mirror.
+    /// The program's routes in the table of the mirror.
     pub mirror: Vec<Route>,
-    /// Somebody else's route there.
+    /// A route of another program in the table of the mirror.
     pub foreign: Option<Key>,
-    /// When the first route of the main table expires.
+    /// The time until the first route of the main table expires.
     pub expiry: Option<Duration>,
 }
 
 /// A change to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Delete a policy rule of ours.
+    /// Delete a policy rule of the mirror.
     DeleteRule(SteeringRule),
-    /// Put a route into the mirror, in the place of what has its key.
+    /// Put a route into the mirror; it replaces a route with the same key.
     Put(Key, Way),
-    /// Delete a route of ours.
+    /// Delete a route of the mirror.
     Delete(Key),
     /// Add a policy rule.
     AddRule(SteeringRule),
 }
 
-/// What to do, and what there will be.
+/// The changes to make, and their result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// In this order.
+    /// The changes, in the order in which they are made.
     pub changes: Vec<Change>,
-    /// What connections over each device get, a sentence each.
+    /// The initial window that connections get, one sentence for each device or exception.
     pub standing: Vec<String>,
-    /// When to look again although nothing has been said to change.
+    /// The time until the next look if the kernel reports no change; `None`: no such limit.
     pub again: Option<Duration>,
 }
 
-/// Why there can be no mirror.
+/// The reason why the mirror cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
-    /// The table is in use.
+    /// Another program's route is in the table.
     #[error(
         "the routing table {table} has the {} route \"{route}\", which is not ours: choose another table (wan.table), or delete that route",
         route.family
     )]
     Taken {
-        /// Which.
+        /// The table.
         table: NonZeroU32,
-        /// What is in it.
+        /// The route in it.
         route: Key,
     },
-    /// To follow the main table would cost too much.
-    #[error("the main table has {0} routes, and more than {MOST_ROUTES} are not mirrored")]
+    /// The main table has too many routes to follow.
+    #[error("the main table has {0} routes; at most {MOST_ROUTES} are mirrored")]
     TooMany(usize),
 }
 
-/// What `wan` asks for on a host that is like `seen`.
+/// Returns the changes that make the mirror as `wan` asks on a host in the state `seen`.
 pub fn plan(wan: &Wan, own: OwnMark, seen: &Seen) -> Result<Plan, Obstacle> {
     if let Some(route) = seen.foreign.clone() {
         return Err(Obstacle::Taken { table: wan.table, route });
@@ -113,7 +114,7 @@ pub fn plan(wan: &Wan, own: OwnMark, seen: &Seen) -> Result<Plan, Obstacle> {
     Ok(Plan { changes: changes.collect(), standing, again: seen.expiry })
 }
 
-/// The mirror of `main`; empty when nothing in it leads over `devices` alone.
+/// Returns the mirror of `main`; empty when no route leads over `devices` alone.
 pub fn mirror<'r>(main: impl Iterator<Item = &'r Route>, devices: &[u32], segments: u32) -> Table {
     let mut table = Table::new();
     for Route { key, way } in main {
@@ -123,7 +124,7 @@ pub fn mirror<'r>(main: impl Iterator<Item = &'r Route>, devices: &[u32], segmen
             }
             _ => Way::Throw,
         };
-        // Between two with the same key the kernel chooses by what cannot be copied.
+        // Between two routes with the same key, the kernel chooses by properties that cannot be copied.
         table.entry(key.clone()).and_modify(|way| *way = Way::Throw).or_insert(way);
     }
     if table.values().all(|way| *way == Way::Throw) {
@@ -132,9 +133,11 @@ pub fn mirror<'r>(main: impl Iterator<Item = &'r Route>, devices: &[u32], segmen
     table
 }
 
-/// What makes `wanted` of what is `present`. At each step a destination is led as before or as it should be: first every key
-/// that is not right yet leads to the main table; then the ways come, which the kernel may refuse without harm; then
-/// what is stale goes, the least specific first, and what leads back last.
+/// Returns the changes that turn `present` into `wanted`. At each step, a destination is routed as before or as wanted:
+///
+/// 1. Every key that is not yet right becomes a `throw`, which leads to the main table.
+/// 2. The copies follow. If the kernel refuses one, its `throw` stays.
+/// 3. Stale copies are deleted, the least specific first; stale `throw` routes are deleted last.
 pub fn changes_to(wanted: &Table, present: &[Route]) -> Vec<Change> {
     let there: BTreeMap<&Key, &Way> = present.iter().map(|route| (&route.key, &route.way)).collect();
     let wrong = wanted.iter().filter(|(key, way)| there.get(key) != Some(way));
@@ -150,12 +153,12 @@ pub fn changes_to(wanted: &Table, present: &[Route]) -> Vec<Change> {
         .collect()
 }
 
-/// What connections over a device get.
+/// Returns the sentence about the initial window of connections over a device.
 fn told(name: &Interface, index: Option<u32>, table: &Table, segments: u32) -> String {
     let name = name.as_str();
     let Some(index) = index else {
         return format!(
-            "{name} does not exist yet: as soon as it does, its connections get their initial window"
+            "{name} does not exist yet: its connections get the initial window as soon as it does"
         );
     };
     let over = |way: &Way| matches!(way, Way::Out(path) if path.hops.iter().any(|hop| hop.device == index));
@@ -163,7 +166,7 @@ fn told(name: &Interface, index: Option<u32>, table: &Table, segments: u32) -> S
         table.iter().filter(|(_, way)| over(way)).map(|(key, _)| key.family).collect();
     match families.into_iter().map(|family| family.to_string()).collect::<Vec<_>>() {
         none if none.is_empty() => {
-            format!("{name}: no route to be mirrored yet: its connections have the kernel's initial window")
+            format!("{name}: no route to mirror yet: its connections have the kernel's initial window")
         }
         some => {
             format!("{name}: {} connections begin with a window of {segments} segments", some.join(" and "))
@@ -171,11 +174,11 @@ fn told(name: &Interface, index: Option<u32>, table: &Table, segments: u32) -> S
     }
 }
 
-/// What connections get for which the kernel refuses the copy of a route.
+/// Returns the sentence about a route whose copy the kernel refuses.
 pub fn not_copied(key: &Key) -> String {
     let family = key.family;
     format!(
-        "the kernel takes no copy of the {family} route \"{key}\": its connections have the kernel's initial window"
+        "the kernel refuses a copy of the {family} route \"{key}\": its connections have the kernel's initial window"
     )
 }
 
@@ -186,7 +189,7 @@ fn no_place(family: Family) -> String {
 }
 
 impl Change {
-    /// The key of a route that is copied.
+    /// Returns the key if the change puts a copy of a route; `None` for all other changes.
     pub fn copied(&self) -> Option<&Key> {
         match self {
             Self::Put(key, Way::Out(_)) => Some(key),
@@ -195,7 +198,7 @@ impl Change {
     }
 }
 
-/// What the change does, after "could not" or as an item of a list.
+/// Writes the change as a phrase that can follow "could not" or stand in a list.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ours = format!("protocol {PROTOCOL}");

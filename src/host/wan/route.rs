@@ -1,4 +1,4 @@
-//! Routes, as far as the mirror has to know them. PURE.
+//! The parts of a route that the mirror needs. PURE.
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,84 +6,84 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::host::rules::change::Family;
 
-/// RTAX_INITCWND (include/uapi/linux/rtnetlink.h)
+/// The number of the metric RTAX_INITCWND (include/uapi/linux/rtnetlink.h).
 pub const INITCWND: u16 = 11;
 
-/// What the kernel tells two routes of a table apart by. They are in the order in which the kernel tries those that a
-/// packet matches: the longest prefix first, then the lowest metric.
+/// The properties by which the kernel distinguishes two routes of a table. The order of keys is the order in which the
+/// kernel tries the routes that a packet matches: the longest prefix first, then the lowest metric.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// IPv4 or IPv6.
+    /// The address family.
     pub family: Family,
-    /// The destinations.
+    /// The destination prefix.
     pub to: Prefix,
-    /// The sources: IPv6 only.
+    /// The source prefix; all addresses for IPv4.
     pub from: Prefix,
-    /// The DSCP bits: IPv4 only; 0 is any.
+    /// The TOS field of IPv4; 0 matches any.
     pub tos: Reverse<u8>,
-    /// `metric`, the kernel's priority.
+    /// The metric, which the kernel calls priority; the lowest wins.
     pub metric: u32,
 }
 
-/// A network; the longer one comes first.
+/// A network prefix; longer prefixes sort first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Prefix {
-    /// How many bits count.
+    /// The length in bits.
     pub length: Reverse<u8>,
     /// The network's address.
     pub address: IpAddr,
 }
 
-/// Where a route leads.
+/// The way that a route leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
-    /// `throw`: back to the policy rules, which go on with the next table.
+    /// `throw`: the lookup returns to the policy rules and continues with the next table.
     Throw,
-    /// Out.
+    /// A way out over one or more devices.
     Out(Path),
-    /// What is not copied: `blackhole` and its like, a tunnel's encapsulation, anything that we do not know.
+    /// A way that is not copied: `blackhole` and similar types, a tunnel's encapsulation, unknown attributes.
     Other,
 }
 
-/// All of a route that a copy needs.
+/// The parts of a route that a copy needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
-    /// `scope`, as a number.
+    /// The scope, as its rtnetlink number.
     pub scope: u8,
-    /// The next hosts: one, or those between which the kernel chooses by the flow.
+    /// The next hops; the kernel chooses between several by the flow.
     pub hops: Vec<Hop>,
-    /// `src`: the address that an unbound socket gets.
+    /// `src`: the source address of an unbound socket.
     pub source: Option<IpAddr>,
-    /// `mtu`, `advmss`, `rto_min`, `congctl` and all the others, by their RTAX_ number, as the kernel writes them.
+    /// The metrics (`mtu`, `advmss`, `rto_min`, `congctl` and others) by their RTAX_ number, in the kernel's encoding.
     pub metrics: BTreeMap<u16, Vec<u8>>,
 }
 
-/// A next host.
+/// A next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hop {
     /// The index of the device.
     pub device: u32,
-    /// `None`: the destination is on the link itself.
+    /// The gateway; `None`: the destination is on the link itself.
     pub gateway: Option<IpAddr>,
-    /// `weight`, less one.
+    /// The weight minus one, as rtnetlink encodes it.
     pub weight: u8,
-    /// `onlink`: the gateway is reached over the device, whatever other routes say.
+    /// `onlink`: the gateway is on the device's link, also if another route says otherwise.
     pub onlink: bool,
-    /// The kernel does not use it now.
+    /// Whether the kernel currently does not use the hop.
     pub dead: bool,
 }
 
-/// A route of some table.
+/// A route of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// What it is for.
+    /// The packets that it is for.
     pub key: Key,
-    /// Where it leads.
+    /// The way that it leads.
     pub way: Way,
 }
 
 impl Prefix {
-    /// The network of all addresses.
+    /// Returns the prefix of all addresses.
     pub const fn all(family: Family) -> Self {
         let address = match family {
             Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -92,24 +92,26 @@ impl Prefix {
         Self { length: Reverse(0), address }
     }
 
-    /// No connection is routed there.
+    /// Tells whether this is an IPv6 link-local network, to which no connection is routed.
     pub fn is_link_local(&self) -> bool {
         matches!(self.address, IpAddr::V6(address) if address.is_unicast_link_local())
     }
 }
 
 impl Path {
-    /// Whether it leads over `devices` and over nothing else.
+    /// Tells whether every hop is over one of `devices`, and none is dead.
     pub fn is_over(&self, devices: &[u32]) -> bool {
         !self.hops.is_empty() && self.hops.iter().all(|hop| !hop.dead && devices.contains(&hop.device))
     }
 
-    /// The copy with an initial window of so many segments, in the place of the one that it may have. (Not RTAX_INITRWND: it
-    /// only ever makes the receive window smaller than `net.ipv4.tcp_rmem` does, tcp_select_initial_window() in
-    /// net/ipv4/tcp_output.c.)
+    /// Returns a copy with an initial window of `segments`, which replaces the path's own.
+    ///
+    /// RTAX_INITRWND is left unchanged: it can only make the receive window smaller than `net.ipv4.tcp_rmem` does
+    /// (`tcp_select_initial_window()` in net/ipv4/tcp_output.c).
     pub fn copy(mut self, segments: u32) -> Self {
         self.metrics.insert(INITCWND, segments.to_ne_bytes().to_vec());
-        // In another table than the main one the kernel looks for the gateway in that table, and what it finds can differ.
+        // The kernel looks up the gateway in the route's own table, and the mirror can give another result than the
+        // main table; `onlink` avoids this lookup.
         for hop in &mut self.hops {
             hop.onlink |= matches!(hop.gateway, Some(IpAddr::V4(_)));
         }
@@ -126,7 +128,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// As `ip route` begins a line.
+/// Writes the key as `ip route` begins a line.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.to)?;

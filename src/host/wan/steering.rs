@@ -1,55 +1,57 @@
-//! The policy rules that lead our own sockets to the mirror, and their place among those of the host. PURE.
+//! The policy rules that send the program's sockets to the mirror, and their place among the host's rules. PURE.
 use std::fmt;
 use std::num::NonZeroU32;
 
 use crate::host::rules::change::Family;
 use crate::units::{Mark, OwnMark};
 
-/// Marks our rules and routes as the mirror's (`ip route … protocol 156`). Those that bring connections to the listener
-/// have another number, as they can live longer.
+/// The protocol number of the mirror's rules and routes (`ip route … protocol 156`). The rules that bring connections
+/// to the listener have another number (155), because they can outlive the mirror.
 pub const PROTOCOL: u8 = 156;
 
-/// `ip rule add iif lo fwmark MARK lookup TABLE priority PRIORITY`: `iif lo` is what this host sends itself.
+/// A policy rule of the mirror: `ip rule add iif lo fwmark MARK lookup TABLE priority PRIORITY`. `iif lo` matches the
+/// packets that this host sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SteeringRule {
-    /// IPv4 or IPv6.
+    /// The address family.
     pub family: Family,
-    /// Of server legs, or of client legs.
+    /// The mark of server legs, or of client legs.
     pub mark: Mark,
-    /// The mirror.
+    /// The table of the mirror.
     pub table: NonZeroU32,
-    /// When.
+    /// The rule's place: the kernel tries rules in ascending order of priority.
     pub priority: u32,
 }
 
 /// A policy rule of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// They are asked in ascending order.
+    /// The rule's place: the kernel tries rules in ascending order of priority.
     pub priority: u32,
-    /// What it does.
+    /// The action, as far as it matters here.
     pub does: Does,
 }
 
-/// What a policy rule does, as far as it matters here.
+/// The action of a policy rule, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
-    /// One of ours.
+    /// A rule of the mirror.
     SteeringRule(SteeringRule),
-    /// Every packet that comes so far looks up the main table.
+    /// A rule that sends every packet to the main table.
     Main,
-    /// Anything else.
+    /// Any other rule.
     Other,
 }
 
-/// What has to change, so that the rules of `family` lead to `table`. `None`: no rule sends everything to the main
-/// table, or it has another one of its priority before it, so that ours cannot come directly before it.
+/// Returns the changes after which the rules of `family` lead to `table`. `None`: no rule sends everything to the main
+/// table, or another rule of the same priority comes before it and leaves no place directly before it.
 ///
-/// Directly before the main table: every rule that an operator has put before it goes before ours, too.
+/// The mirror's rules stand directly before the main table's rule. So every rule that an operator has put before the
+/// main table also takes precedence over the mirror.
 pub fn moved(rules: &[Rule], family: Family, own: OwnMark, table: NonZeroU32) -> Option<Move> {
     let main = rules.iter().position(|rule| rule.does == Does::Main)?;
     let priority = rules[main].priority.checked_sub(1)?;
-    // Between rules of one priority there is no place.
+    // No rule can be inserted between two rules of the same priority.
     let beside = |rule: &Rule| rule.priority > priority && !matches!(rule.does, Does::SteeringRule(_));
     if rules[..main].iter().any(beside) {
         return None;
@@ -66,23 +68,23 @@ pub fn moved(rules: &[Rule], family: Family, own: OwnMark, table: NonZeroU32) ->
     Some(Move { away: ours, here: wanted.to_vec() })
 }
 
-/// Those of ours.
+/// Returns the mirror's rules among `rules`.
 pub fn ours(rules: &[Rule]) -> Vec<SteeringRule> {
     let steering =
         |rule: &Rule| if let Does::SteeringRule(steering) = rule.does { Some(steering) } else { None };
     rules.iter().filter_map(steering).collect()
 }
 
-/// Rules of ours that go and come.
+/// A change of the mirror's policy rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Move {
-    /// What has to go first.
+    /// The rules to delete first.
     pub away: Vec<SteeringRule>,
-    /// What comes instead.
+    /// The rules to add afterwards.
     pub here: Vec<SteeringRule>,
 }
 
-/// What follows `ip rule add` or `delete`.
+/// Writes the arguments of `ip rule add` or `ip rule delete`.
 impl fmt::Display for SteeringRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mark, table, priority, .. } = self;

@@ -1,7 +1,7 @@
 //! Keeps the mirror in step with the main table while the daemon runs. WIRING.
 //!
-//! Nothing here may harm a connection: when the mirror cannot be made right, it is taken away, and connections have the
-//! initial window of the kernel until it can.
+//! No failure here may harm a connection: while the mirror cannot be corrected, it is removed, and connections have the
+//! kernel's initial window.
 use socket2::Socket;
 
 use crate::config::{Config, Wan};
@@ -11,7 +11,7 @@ use crate::units::OwnMark;
 
 use super::{Look, UNMANAGED, events, look, remove};
 
-/// A mirror that is kept.
+/// A mirror that is kept in step with the main table.
 pub struct Mirror {
     socket: Socket,
     synced: Synced,
@@ -21,23 +21,23 @@ pub struct Mirror {
 struct Synced {
     wan: Wan,
     own: OwnMark,
-    /// What has been said last.
+    /// The sentences about the devices that were logged last.
     told: Vec<String>,
-    /// Why there is none.
+    /// The reason why there is no mirror; `None` while there is one.
     failing: Option<String>,
     pause: Pause,
 }
 
 impl Mirror {
-    /// Removes what a daemon before this one left, and makes the mirror that `config` asks for, if this daemon manages its
-    /// rules. What fails is said in the log, and tried again.
+    /// Removes the mirror that a previous daemon left, and makes the one that `config` asks for, if this daemon manages
+    /// its rules. Failures are logged and retried.
     pub fn start(config: &Config, managed: bool) -> Option<Self> {
         clear(config.rules.own_mark);
         Self::sync(config, managed)
     }
 
-    /// Goes on with what a process before this one, in the same daemon, has made: no route or policy rule that is still wanted goes, not
-    /// for a moment.
+    /// Takes over the mirror of the previous worker of the same daemon. A route or policy rule that is still wanted is
+    /// never removed, not even for a moment.
     pub fn resume(config: &Config, managed: bool) -> Option<Self> {
         let kept = Self::sync(config, managed);
         if kept.is_none() {
@@ -58,7 +58,7 @@ impl Mirror {
             Ok(socket) => socket,
             Err(err) => {
                 tracing::error!(
-                    "initial window: left as the kernel has it: cannot hear of changed routes: {err}"
+                    "initial window: the kernel's own stays: cannot listen for route changes: {err}"
                 );
                 return None;
             }
@@ -69,18 +69,18 @@ impl Mirror {
         Some(Self { socket, synced, next })
     }
 
-    /// Follows the main table for ever.
+    /// Follows the main table; returns only when route changes cannot be received any more.
     pub async fn follow(self) {
         let Self { socket, mut synced, next } = self;
         let failed = follow(socket, next, |socket| synced.look(socket)).await;
         tracing::error!(
-            "initial window: the routes are removed, as changes are no longer heard of: {failed}"
+            "initial window: removing the routes: cannot listen for route changes any more: {failed}"
         );
         clear(synced.own);
     }
 }
 
-/// Takes the mirror away, for a daemon that starts or ends.
+/// Removes the mirror when a daemon starts or ends; logs the changes and the errors.
 pub fn clear(own: OwnMark) {
     match remove(own, Caller::Daemon) {
         Ok(removed) => removed.changes.iter().for_each(|change| tracing::info!("initial window: {change}")),
@@ -109,7 +109,7 @@ impl Synced {
     fn failed(&mut self, err: &RulesError) -> Next {
         let why = err.to_string();
         if self.failing.as_ref() != Some(&why) {
-            tracing::error!("initial window: left as the kernel has it until this is mended: {why}");
+            tracing::error!("initial window: the kernel's own applies until this is fixed: {why}");
             self.pause.over();
         }
         clear(self.own);

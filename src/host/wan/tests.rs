@@ -1,4 +1,5 @@
-//! The mirror against a naive lookup: who is sent to it goes the way of the main table, at every step of every change.
+//! The mirror against a naive lookup: a flow that is sent to it takes the way of the main table, at every step of every
+//! change.
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +20,7 @@ use crate::units::Mark;
 const WAN: [u32; 2] = [1, 2];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// One of 256 addresses, so that routes and flows meet.
+/// Returns one of 256 addresses, so that routes often match flows.
 fn address(family: Family, last: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 0, 0, last).into(),
@@ -27,7 +28,7 @@ fn address(family: Family, last: u8) -> IpAddr {
     }
 }
 
-/// The network of `last` with `bits` of its eight bits; -1: all addresses.
+/// Returns the network that has the first `bits` of the eight bits of `last`; -1: all addresses.
 fn prefix(family: Family, last: u8, bits: i8) -> Prefix {
     let Ok(bits) = u8::try_from(bits) else { return Prefix::all(family) };
     let whole = if family == Family::V4 { 24 } else { 120 };
@@ -53,7 +54,7 @@ fn keys() -> impl Strategy<Value = Key> {
     })
 }
 
-/// Over the devices 1 to 4, of which 4 is down.
+/// Generates next hops over the devices 1 to 4, of which 4 is down.
 fn hops() -> impl Strategy<Value = Vec<Hop>> {
     let gateway = (select(FAMILIES.to_vec()), 0..=3_u8);
     let hop = (select(vec![1_u32, 1, 1, 2, 3, 4]), gateway).prop_map(|(device, (family, gateway))| Hop {
@@ -72,7 +73,7 @@ fn ways() -> impl Strategy<Value = Way> {
     prop_oneof![8 => out, 1 => Just(Way::Other), 1 => Just(Way::Throw)]
 }
 
-/// Some keys come twice, as the kernel lets them.
+/// Generates tables; some keys occur twice, which the kernel permits.
 fn tables() -> impl Strategy<Value = Vec<Route>> {
     vec((keys(), ways()).prop_map(|(key, way)| Route { key, way }), 0..30)
 }
@@ -106,7 +107,8 @@ fn contains(prefix: &Prefix, address: IpAddr) -> bool {
     width == other && differ == 0
 }
 
-/// Where the kernel sends `flow`: the longest prefix that has a living way, of those with the lowest metric the first.
+/// Returns the way on which the kernel sends `flow`: the longest prefix with a way that is not dead, then the lowest
+/// metric, then the first.
 fn lookup<'t>(table: impl IntoIterator<Item = (&'t Key, &'t Way)>, flow: Flow) -> Option<&'t Way> {
     let matches = |key: &Key| {
         let tos = key.tos.0 == 0 || key.tos.0 == flow.tos;
@@ -120,7 +122,7 @@ fn lookup<'t>(table: impl IntoIterator<Item = (&'t Key, &'t Way)>, flow: Flow) -
     found.first().map(|(_, way)| *way)
 }
 
-/// The way of a socket that is sent to the mirror, in terms of the main table.
+/// Returns the way of a socket that is sent to the mirror, in terms of the main table.
 fn marked(mirror: &Table, main: &[Route], flow: Flow) -> String {
     match lookup(mirror, flow) {
         Some(Way::Out(path)) => told(&path.hops),
@@ -129,7 +131,7 @@ fn marked(mirror: &Table, main: &[Route], flow: Flow) -> String {
     }
 }
 
-/// The way of any other socket.
+/// Returns the way of any other socket.
 fn unmarked(main: &[Route], flow: Flow) -> String {
     match lookup(main.iter().map(|route| (&route.key, &route.way)), flow) {
         Some(Way::Out(path)) => told(&path.hops),
@@ -156,7 +158,7 @@ fn apply(table: &mut Table, change: &Change) {
 
 proptest! {
     #[test]
-    fn who_is_sent_to_the_mirror_goes_the_way_of_the_main_table(main in tables(), flows in flows()) {
+    fn a_flow_that_is_sent_to_the_mirror_takes_the_way_of_the_main_table(main in tables(), flows in flows()) {
         let mirror = mirror(main.iter(), &WAN, 100);
         for flow in flows {
             prop_assert_eq!(marked(&mirror, &main, flow), unmarked(&main, flow), "{:?}", flow);
@@ -164,13 +166,13 @@ proptest! {
     }
 
     #[test]
-    fn while_the_mirror_changes_a_flow_goes_its_old_way_or_its_new_one(
+    fn while_the_mirror_changes_a_flow_takes_its_old_way_or_its_new_one(
         (before, after) in (tables(), tables()),
         sync in vec(any::<bool>(), 30),
         refuses in vec(any::<bool>(), 100),
         flows in flows(),
     ) {
-        // Much of the table stays as it was.
+        // Part of the table stays unchanged.
         let kept = before.iter().zip(sync).filter(|(_, sync)| *sync).map(|(route, _)| route.clone());
         let after: Vec<Route> = kept.chain(after).collect();
         let old = mirror(before.iter(), &WAN, 100);
@@ -196,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn what_the_kernel_is_told_of_a_route_is_what_it_tells(key in keys(), way in ways(), source in any::<bool>()) {
+    fn a_route_is_unchanged_through_a_message_and_back(key in keys(), way in ways(), source in any::<bool>()) {
         let metrics = BTreeMap::from([(2, vec![1, 2, 3, 4]), (16, b"bbr\0".to_vec())]);
         let way = match way {
             Way::Out(path) => {
@@ -207,7 +209,7 @@ proptest! {
         };
         let put = message::put(NonZeroU32::new(6).unwrap(), &key, &way);
         let dead = |mut way: Way| {
-            // That is for the kernel to say.
+            // Only the kernel sets this flag.
             if let Way::Out(path) = &mut way {
                 path.hops.iter_mut().for_each(|hop| hop.dead = false);
             }
@@ -246,7 +248,7 @@ proptest! {
             };
             rules.retain(|rule| !away.iter().any(|steering| rule.does == Does::SteeringRule(*steering)));
             for steering in here {
-                // The kernel puts a rule behind those of the same priority.
+                // The kernel inserts a rule behind the rules of the same priority.
                 let at = rules.partition_point(|rule| rule.priority <= steering.priority);
                 rules.insert(at, Rule { priority: steering.priority, does: Does::SteeringRule(steering) });
             }
@@ -284,7 +286,7 @@ fn planned(seen: &Seen) -> Result<super::Plan, Obstacle> {
 }
 
 #[test]
-fn a_copy_has_the_window_and_all_else_that_the_route_has() {
+fn a_copy_has_the_window_and_every_other_attribute_of_the_route() {
     let metrics =
         BTreeMap::from([(1, vec![4, 0, 0, 0]), (2, vec![0x78, 5, 0, 0]), (INITCWND, vec![20, 0, 0, 0])]);
     let Way::Out(path) = out(1) else { panic!("out() leads out") };
@@ -296,7 +298,7 @@ fn a_copy_has_the_window_and_all_else_that_the_route_has() {
 }
 
 #[test]
-fn the_rules_come_last_and_go_first() {
+fn policy_rules_are_added_last_and_deleted_first() {
     let coming = planned(&seen(vec![route(0, -1, out(1)), route(1, 8, out(3))])).unwrap();
     let words = |change: &Change| change.to_string().split(' ').take(4).collect::<Vec<_>>().join(" ");
     let rules =
@@ -317,15 +319,15 @@ fn the_rules_come_last_and_go_first() {
 }
 
 #[test]
-fn without_a_route_over_the_devices_there_is_nothing() {
+fn without_a_route_over_the_devices_nothing_changes() {
     let plan = planned(&seen(vec![route(0, -1, out(3)), route(1, 8, Way::Other)])).unwrap();
     assert_eq!(plan.changes, []);
-    assert!(plan.standing[0].starts_with("wan0: no route to be mirrored yet"), "{:?}", plan.standing);
+    assert!(plan.standing[0].starts_with("wan0: no route to mirror yet"), "{:?}", plan.standing);
     assert!(plan.standing[1].starts_with("wan1 does not exist yet"), "{:?}", plan.standing);
 }
 
 #[test]
-fn a_host_without_a_rule_for_the_main_table_gets_nothing_and_is_told_why() {
+fn a_host_without_a_rule_for_the_main_table_gets_no_mirror_and_a_reason() {
     let mut host = seen(vec![route(0, -1, out(1))]);
     host.rules[0].1[0].does = Does::Other;
     let plan = planned(&host).unwrap();
@@ -334,7 +336,7 @@ fn a_host_without_a_rule_for_the_main_table_gets_nothing_and_is_told_why() {
 }
 
 #[test]
-fn a_table_of_somebody_else_and_too_many_routes_are_refused() {
+fn a_table_in_use_and_a_main_table_with_too_many_routes_are_refused() {
     let key = route(0, -1, out(1)).key;
     let taken = Seen { foreign: Some(key.clone()), ..seen(Vec::new()) };
     assert_eq!(planned(&taken), Err(Obstacle::Taken { table: NonZeroU32::new(6).unwrap(), route: key }));

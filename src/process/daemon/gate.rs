@@ -1,5 +1,5 @@
-//! Who opens and closes the gate for new connections: it is closed while there are almost too many sessions, or no means for
-//! one more. WIRING.
+//! Opens and closes the gate for new connections. It is closed near the limit of sessions, and while descriptors or
+//! memory are lacking. WIRING.
 use std::cell::Cell;
 use std::io;
 use std::time::Duration;
@@ -16,32 +16,33 @@ use crate::session::shared::Shared;
 use crate::state::flow::Side;
 use crate::state::metrics::worth_a_line;
 
-/// When to look again after descriptors or memory have run out, or after the gate could not be moved.
+/// The pause before the next check after descriptors or memory have run out, or after the gate could not be moved.
 const LATER: Duration = Duration::from_secs(5);
-/// So many sessions must have what they need before new ones are let in: were it one, the next would fail.
+/// The number of sessions for which there must be resources before new ones are admitted. If it were one, the next
+/// session would fail.
 const SESSIONS_TRIED: usize = 4;
 
 /// Moves the gate.
 pub struct Guard {
     reserve: Reserve,
     failed: bool,
-    /// When to look again, although nobody may have rung by then.
+    /// When to check again without a notification.
     due: Cell<Option<Instant>>,
 }
 
 impl Guard {
-    /// The gate is open.
+    /// Returns a guard for a gate that is open.
     pub fn new() -> Self {
         Self { reserve: Reserve::take(), failed: false, due: Cell::default() }
     }
 
-    /// The gate is where somebody else has left it: the first look moves it to where it should be.
+    /// Returns a guard for a gate in an unknown state; the first look moves it to where it should be.
     pub fn unsure() -> Self {
         Self { failed: true, ..Self::new() }
     }
 
-    /// Waits until it is time to [look again](Self::look_again) although nobody has rung; it may never be. Whoever waits may begin anew
-    /// as often as he likes.
+    /// Waits until it is time to [look again](Self::look_again) without a notification; that may be never. The wait may
+    /// be cancelled and started again: the time stays the same.
     pub async fn later(&self, shared: &Shared) {
         if !self.failed && !shared.occupancy.is_exhausted() {
             self.due.set(None);
@@ -53,7 +54,7 @@ impl Guard {
         self.due.set(None);
     }
 
-    /// A worker has rung, or some time has passed.
+    /// Checks whether the resources suffice again, and then the gate.
     pub fn look_again(&mut self, shared: &Shared) {
         let occupancy = &shared.occupancy;
         if occupancy.is_exhausted() && means_for_more(&shared.kernel).is_ok() {
@@ -73,7 +74,7 @@ impl Guard {
         let moved = self.reserve.lend(|| rules::gate(gate));
         occupancy.moved(close);
         if occupancy.closes() != close {
-            // It went the other way meanwhile, and nobody was told, as the gate was not yet said to have moved.
+            // The target changed meanwhile. No notification was sent, because the gate was not yet recorded as moved.
             shared.gate.notify_one();
         }
         self.say(shared, close, moved);
@@ -100,7 +101,7 @@ impl Guard {
     }
 }
 
-/// Tries to have what a few more sessions take: two sockets each, which the runtime knows, and a pipe.
+/// Tries to allocate what a few more sessions need: two registered sockets and a pipe each.
 fn means_for_more(kernel: &Kernel) -> io::Result<()> {
     let leg = |side| -> io::Result<Leg> {
         Ok(Leg::new(kernel.server_socket(Domain::IPV4, true)?, side, &kernel.server)?)

@@ -1,4 +1,4 @@
-//! How connections come to the listeners, and how that ends. WIRING.
+//! The start and the end of interception. WIRING.
 use std::time::Duration;
 
 use crate::config::Config;
@@ -7,22 +7,22 @@ use crate::host::paths;
 use crate::host::rules::{self, Gate, RulesOwner};
 use crate::host::wan;
 
-/// What the handshakes that are under way have at the end: a SYN-ACK that was lost is sent again after a second
-/// (TCP_TIMEOUT_INIT in include/net/tcp.h).
+/// The time for the handshakes under way at the end. A lost SYN-ACK is sent again after a second (TCP_TIMEOUT_INIT in
+/// include/net/tcp.h).
 const HANDSHAKES: Duration = Duration::from_secs(2);
 
-/// How connections come to the listeners.
+/// How connections reach the listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interception {
     /// The daemon installs the rules, and removes them when it ends.
     Managed,
-    /// `rules install` did, or should have done: what differs is said.
+    /// The operator uses `rules install`. The daemon logs what differs from the configuration.
     Expected,
-    /// By whatever the operator has installed, be it ours or commands for iptables.
+    /// The operator has installed any rules, such as ours or commands for iptables.
     Foreign,
 }
 
-/// Has connections come to the listeners; says whether it is ours to end that.
+/// Starts interception. Returns whether the daemon has to remove the rules at its end.
 pub fn begin(config: &Config, how: Interception) -> Result<bool, Fatal> {
     match how {
         Interception::Managed => manage(config),
@@ -35,7 +35,7 @@ pub fn begin(config: &Config, how: Interception) -> Result<bool, Fatal> {
             Ok(false)
         }
         Interception::Foreign => {
-            // A host that has only iptables has no gate either.
+            // A host that has only iptables has no gate either, so failure is expected.
             let reopened = rules::status(config).and_then(|status| reopen_gate(&status));
             if let Err(err) = reopened {
                 tracing::debug!("rules: {err}");
@@ -45,7 +45,7 @@ pub fn begin(config: &Config, how: Interception) -> Result<bool, Fatal> {
     }
 }
 
-/// Another daemon may have left the gate closed.
+/// Opens the gate, which another daemon may have left closed.
 fn reopen_gate(status: &rules::Status) -> Result<(), rules::RulesError> {
     if status.gate == Some(Gate::Closed) { rules::gate(Gate::Open) } else { Ok(()) }
 }
@@ -61,33 +61,37 @@ fn manage(config: &Config) -> Result<bool, Fatal> {
     }
     let ours = installed.owner == RulesOwner::Daemon;
     if !ours {
-        tracing::info!("rules: installed by `rules install`; they are used, and left when this ends");
+        tracing::info!(
+            "rules: installed by `rules install`; the daemon uses them, and leaves them at its end"
+        );
     }
     Ok(ours)
 }
 
-/// Before the listeners are closed: has new connections routed, and waits for the handshakes that are under way. A client whose SYN
-/// was answered and whose next packet met no listener would hear nothing, and wait.
+/// Closes the gate, so that new connections are routed, and waits for the handshakes under way. Must be called before
+/// the listeners are closed. Otherwise a client whose SYN was answered, and whose next packet meets no listener, gets
+/// no answer and waits.
 pub fn admit_no_more(config: &Config) {
     let admitted =
         rules::gate(Gate::Closed).and_then(|()| rules::end_handshakes(config.rules.own_mark, HANDSHAKES));
     match admitted {
         Ok(0) => {}
         Ok(left) => tracing::info!("{left} handshakes that had not ended after {HANDSHAKES:?} were given up"),
-        // As where somebody else's rules bring the connections: they cannot be told to route.
+        // Expected if other rules intercept the connections, because those have no gate.
         Err(err) => tracing::debug!("connections may come until the listeners are closed: {err}"),
     }
 }
 
-/// All sockets are closed: takes everything away that `run` has made on this host and that is its own; the rules if they are `ours`.
+/// Removes everything of its own that `run` has made on this host, and the rules if they are `ours`. All sockets must
+/// be closed.
 pub fn undo(config: &Config, ours: bool) -> Result<(), Fatal> {
     wan::sync::clear(config.rules.own_mark);
     paths::sync::clear(config);
     end(config, ours)
 }
 
-/// All sockets are closed: what is left of them is not in use. Removes the rules if they are `ours`; where they stay, a client that uses
-/// its port again must not meet a leftover socket.
+/// Removes the rules if they are `ours`. Otherwise destroys the leftover sockets, so that a client that uses its port
+/// again does not meet one. All sockets must be closed: then no leftover socket is in use.
 fn end(config: &Config, ours: bool) -> Result<(), Fatal> {
     let own = config.rules.own_mark;
     if ours {
@@ -97,11 +101,11 @@ fn end(config: &Config, ours: bool) -> Result<(), Fatal> {
         }
         return Ok(());
     }
-    // Left as they were found. Where there is no gate, none was closed.
+    // The rules stay as they were found, with an open gate. If there is no gate, none was closed.
     if let Err(err) = rules::gate(Gate::Open) {
         tracing::debug!("rules: {err}");
     }
-    // A kernel that does not let them be destroyed makes no bad end of a good one.
+    // The daemon ends successfully even if the kernel cannot destroy the sockets.
     match rules::destroy_leftovers(own) {
         Ok(destroyed) => tracing::info!("rules: left as they are; {destroyed} leftover sockets destroyed"),
         Err(err) => tracing::warn!(

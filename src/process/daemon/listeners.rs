@@ -1,4 +1,4 @@
-//! The listeners of all workers, and what to say when there are none to be had. WIRING.
+//! The listeners of all relay threads, and the errors if they cannot be bound. WIRING.
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use crate::host::kernel::Kernel;
 use crate::session::listener;
 use crate::state::table::header;
 
-/// The listeners of the daemon, a list for each thread of a worker.
+/// The listeners of the daemon: a list for each thread of a worker.
 pub type Listeners = Vec<Vec<Registered<Socket>>>;
 
 /// Binds a list of listeners for each thread of a worker.

@@ -1,6 +1,7 @@
-//! Where operators' commands arrive: the lock's socket, one line in, a few lines out. EFFECT.
+//! The control socket: takes the commands of operators on the lock's socket. A caller sends one line and gets a few
+//! lines back. EFFECT.
 //!
-//! Nobody who comes here can hold the guardian up: it never waits for anybody, and forgets who says nothing.
+//! A caller cannot block the guardian: the guardian never waits for one, and drops those that send no command.
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,26 +16,27 @@ use sys::Registered;
 use crate::host::reserve::Reserve;
 use crate::process::lock::is_trusted;
 
-/// How long somebody may take to say what he wants.
+/// The time within which a caller must send its command.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So many may be about it at once.
+/// The highest number of callers that have not yet sent a command, and of accepts in one call of
+/// [`ControlSocket::answer`].
 const CALLERS: usize = 8;
-/// What fits into a line: a path and a word before it.
+/// The longest line, in bytes: a command word and a path (PATH_MAX is 4096).
 const LINE: usize = 4200;
 
-/// What an operator wants.
+/// A command of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// To be replaced by this program; `None`: by what is now where the running one was started from.
+    /// Upgrade to this program; `None`: to the file at the path that the running program was started from.
     Upgrade(Option<PathBuf>),
-    /// To end when the last session has.
+    /// Drain, and end when the last session has ended.
     Drain,
-    /// To end now.
+    /// End now.
     Stop,
 }
 
 impl Command {
-    /// The line that says so.
+    /// Returns the line that encodes the command.
     pub fn line(&self) -> Vec<u8> {
         let (word, path) = match self {
             Self::Upgrade(path) => ("upgrade ", path.as_deref().map(|path| path.as_os_str().as_bytes())),
@@ -57,65 +59,67 @@ impl Command {
     }
 }
 
-/// Somebody who is being served.
+/// The connection of an operator whose command is being executed.
 #[derive(Debug)]
 pub struct Caller(Registered<UnixStream>);
 
 impl Caller {
-    /// One that was served by another program before.
+    /// Wraps the connection of a caller whose command the previous program has read.
     pub fn resumed(stream: OwnedFd) -> Self {
         Self(Registered::new(stream.into()))
     }
 
-    /// Tells how it goes on.
+    /// Reports progress.
     pub fn say(&mut self, text: &str) {
         self.write("say", text);
     }
 
-    /// The last word: it was done.
+    /// Reports success, as the last line.
     pub fn done(mut self, text: &str) {
         self.write("ok", text);
     }
 
-    /// The last word: it was not.
+    /// Reports failure, as the last line.
     pub fn refuse(mut self, text: &str) {
         self.write("no", text);
     }
 
-    /// Its descriptor, for the program that takes this one's place.
+    /// Returns its descriptor, which the next program inherits.
     pub fn descriptor(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
     fn write(&mut self, word: &str, text: &str) {
         let text = text.replace('\n', " ");
-        // Who does not listen any more has given up.
+        // Ignore write errors: the caller may have disconnected.
         let _ = (&*self.0).write_all(format!("{word} {text}\n").as_bytes());
     }
 }
 
-/// The control connections on which no command has come yet.
+/// The control connections that have not yet sent a command.
 #[derive(Debug, Default)]
 pub struct ControlSocket {
     waiting: Vec<(Registered<UnixStream>, Vec<u8>, Instant)>,
-    /// There was no descriptor for a connection: polling the lock would return at once, again and again.
+    /// The last accept failed, for example because no descriptor was free. Polling the lock would return at once, again
+    /// and again, so it is not polled until [`Self::retry`].
     full: bool,
 }
 
 impl ControlSocket {
-    /// Whether a connection can be accepted: whether to wait for one.
+    /// Returns whether a connection can be accepted, and so whether to poll the lock for one.
     pub fn accepts(&self) -> bool {
         !self.full
     }
 
-    /// Tries to accept again, after there was no descriptor.
+    /// Allows another accept after one has failed.
     pub fn retry(&mut self) {
         self.full = false;
     }
 
-    /// Accepts the connections of callers that are trusted; returns the commands that have come. At the descriptor limit it gives up `reserve`.
+    /// Accepts the connections of trusted callers, and returns the commands that have arrived. At the descriptor limit
+    /// it releases `reserve`.
     pub fn answer(&mut self, lock: BorrowedFd<'_>, reserve: &mut Reserve) -> Vec<(Command, Caller)> {
-        // Whoever comes again and again may not keep everything else waiting.
+        // A caller that connects over and over must not keep the guardian from its other work.
         for _ in 0..CALLERS {
             let accept = || accept_with(lock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
             let accepted = accept().or_else(|err| match err {
@@ -155,7 +159,7 @@ impl ControlSocket {
         asked
     }
 
-    /// Those to wait for.
+    /// Returns the connections to poll for a command.
     pub fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.waiting.iter().map(|(stream, ..)| stream.as_fd())
     }

@@ -1,11 +1,11 @@
-//! How often workers die, and whether theirs go on. PURE.
+//! Counts the deaths of workers, detects hung threads, and computes the pause between failed starts. PURE.
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What is too often is counted over this time.
+/// The time over which deaths are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The deaths of the last minute.
+/// The deaths of the last minute, and how many of them are allowed.
 #[derive(Debug)]
 pub struct Crashes {
     at_most: u32,
@@ -13,13 +13,13 @@ pub struct Crashes {
 }
 
 impl Crashes {
-    /// None yet; more than `at_most` in a minute are too many.
+    /// Starts without a death; more than `at_most` in a minute are too many.
     pub fn new(at_most: u32) -> Self {
         Self { at_most, times: VecDeque::new() }
     }
 
-    /// One more, at `now` on a clock that only goes forward. Whether that is too many.
-    #[must_use = "who goes on for ever keeps new connections from being routed"]
+    /// Counts a death at `now`, on a monotonic clock. Returns whether the last minute had too many.
+    #[must_use = "a guardian that never gives up keeps new connections from being routed"]
     pub fn too_many(&mut self, now: Duration) -> bool {
         self.times.push_back(now);
         while self.times.front().is_some_and(|first| now.saturating_sub(*first) >= MINUTE) {
@@ -29,16 +29,15 @@ impl Crashes {
     }
 }
 
-/// Whether the threads of a worker are alive, from the heartbeats that the guardian reads at every tick. A machine that stands still for a
-/// while stands still for both.
+/// Detects hung threads of a worker by the heartbeats that the guardian reads at every tick. If the whole machine
+/// stands still for a while, ticks and heartbeats stop together.
 #[derive(Debug, Default)]
 pub struct Pulse {
     threads: Vec<(u64, u32)>,
 }
 
 impl Pulse {
-    /// Takes the heartbeats of one tick: those of each thread, and whether it may miss more of them than others. Returns whether a thread
-    /// hangs.
+    /// Takes the heartbeat counter of each thread, and its patience, once per tick. Returns whether a thread hangs.
     #[must_use = "a hung thread holds up connections"]
     pub fn is_lost(&mut self, heartbeats: impl IntoIterator<Item = (u64, Patience)>) -> bool {
         let before = std::mem::take(&mut self.threads);
@@ -59,13 +58,13 @@ impl Pulse {
 /// The number of ticks without a heartbeat after which a thread counts as hung.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// A thread that carries sessions, or the control thread: nothing in them blocks for long.
+    /// A relay thread or the control thread: neither blocks for long.
     Prompt = 10,
     /// The thread that changes the host: it waits for `nft` and for netlink, several times in a row.
     Host = 120,
 }
 
-/// The pause before a worker is started again that has failed to start: it doubles with each failure in a row.
+/// The pause before the next start of a worker after one has failed to start. It doubles with each failure in a row.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 
@@ -79,7 +78,7 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(5);
 
-    /// The pause after one more failure.
+    /// Returns the pause after one more failure.
     pub fn next(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(Self::LONGEST);
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_in_a_minute_are_borne_and_no_more() {
+    fn more_deaths_in_a_minute_than_allowed_are_too_many() {
         let mut crashes = Crashes::new(3);
         let at = |secs| Duration::from_secs(secs);
         assert!([0, 10, 20].into_iter().all(|secs| !crashes.too_many(at(secs))));
@@ -109,7 +108,7 @@ mod tests {
         assert!((0..100).all(|n| !pulse.is_lost([(n, Prompt), (n, Prompt)])));
         let lost = (100..).position(|n| pulse.is_lost([(n, Prompt), (99, Prompt)])).unwrap();
         assert_eq!(lost, 9);
-        assert!(!pulse.is_lost([(0, Prompt), (0, Prompt)]), "another worker counts from where it likes");
+        assert!(!pulse.is_lost([(0, Prompt), (0, Prompt)]), "another worker may count from any number");
     }
 
     #[test]
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_does_not_start_is_tried_less_and_less_often() {
+    fn the_pause_doubles_with_each_failed_start_up_to_five_seconds() {
         let mut backoff = Backoff::default();
         let pauses: Vec<_> = (0..8).map(|_| backoff.next().as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);

@@ -1,4 +1,4 @@
-//! What the guardian does when something has happened. WIRING.
+//! The guardian's reactions to events: signals, commands, timers, and the progress of an upgrade. WIRING.
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,12 +18,12 @@ use crate::process::daemon::{interception, os};
 use crate::process::worker::{Message, StartReason};
 
 impl Guardian {
-    /// Waits until something happens, or something is due.
+    /// Waits until an event arrives or a timer is due.
     pub(super) fn wait(&self) {
         let next = self.next.as_ref().map(|(at, ..)| *at);
         let state = match &self.state {
             State::Quiescing { until, .. } | State::Stopping { until } => Some(*until),
-            // The end of a trial comes as a signal.
+            // The end of a trial arrives as SIGCHLD.
             State::Watching | State::Trying(_) => None,
         };
         let until = [next, state].into_iter().flatten().fold(self.tick, Instant::min);
@@ -35,20 +35,20 @@ impl Guardian {
             [self.resources.signals.as_fd(), self.resources.own.channel.guardian().as_fd()].into_iter();
         let awaited = awaited.chain(control_socket).chain(self.control_socket.waiting());
         let mut fds: Vec<_> = awaited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        // Whatever it says, everything is looked at.
+        // The result does not matter: `step` checks every source.
         let _ = poll(&mut fds, Some(&left));
     }
 
     pub(super) fn signal(&mut self, signal: i32) {
         match signal {
             super::INT => self.stop("SIGINT"),
-            // Whoever asks again wants it now.
+            // While the daemon drains, a second SIGTERM stops it.
             super::TERM if self.setup.config.stop.sigterm == Sigterm::Drain && self.draining.is_none() => {
                 self.drain("SIGTERM");
             }
             super::TERM => self.stop("SIGTERM"),
             super::USR2 => self.upgrade(None, None),
-            // The terminal is gone, and with it whoever looked.
+            // Without a log file to reopen and without a service manager, SIGHUP means that the terminal was closed.
             super::HUP if !self.setup.reopens_log && std::env::var_os("NOTIFY_SOCKET").is_none() => {
                 self.stop("SIGHUP");
             }
@@ -97,7 +97,7 @@ impl Guardian {
         }
         self.abandon_upgrade("the daemon drains");
         let deadline = Instant::now().checked_add(self.setup.config.stop.drain_deadline);
-        // What ends beyond what a clock can say never does.
+        // A deadline that the clock cannot represent becomes one in 136 years.
         self.draining =
             Some(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(u32::MAX.into())));
         self.resources.own.channel.tell(&Message::Drain(why.to_owned()));
@@ -117,7 +117,7 @@ impl Guardian {
         let binary = match binary.map_or_else(upgrade::own_path, Ok) {
             Ok(binary) => binary,
             Err(err) => {
-                return not_upgraded(&format!("it is not known where this program is: {err}"), caller);
+                return not_upgraded(&format!("cannot find the path of this program: {err}"), caller);
             }
         };
         let handover = self.handover(None);
@@ -157,14 +157,14 @@ impl Guardian {
         }
     }
 
-    /// What goes on by itself.
+    /// Continues what is under way: a trial, or the rest or end of the worker.
     pub(super) fn advance(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Watching) {
             State::Watching => {}
             State::Trying(mut trial) => match trial.outcome() {
                 None => self.state = State::Trying(trial),
                 Some(Ok(fit)) => {
-                    tracing::info!("{} is fit to go on: {fit}", trial.binary.display());
+                    tracing::info!("the trial of {} succeeded: {fit}", trial.binary.display());
                     self.resources.own.channel.tell(&Message::Quiesce);
                     self.state = State::Quiescing { trial, until: Instant::now() + TO_QUIESCE };
                 }
@@ -174,7 +174,7 @@ impl Guardian {
             State::Stopping { .. } if self.worker.is_none() => return Step::End,
             waiting @ (State::Quiescing { until, .. } | State::Stopping { until }) => {
                 if Instant::now() >= until {
-                    tracing::error!("the worker has not done as it was told, and is killed");
+                    tracing::error!("the worker has not stopped in time, and is killed");
                     self.kill();
                 }
                 self.state = waiting;
@@ -183,11 +183,12 @@ impl Guardian {
         Step::Continue
     }
 
-    /// There is no worker: another program takes this one's place.
+    /// Replaces this program with the one that was tried. There is no worker at this point.
     fn replace(&mut self, mut trial: Trial) {
         let caller = trial.caller.take();
         let handover = self.handover(caller.as_ref().map(Caller::descriptor));
-        // The new program finds room for its first steps in a full descriptor table: what it does not get is closed by execve().
+        // The handover itself needs a descriptor. The new program then finds room for its first steps in a full
+        // descriptor table: execve() closes the descriptors that it does not inherit.
         self.resources.own.reserve.release();
         let err = replace(&trial.binary, &own_arguments(), &handover);
         not_upgraded(&format!("{} cannot be run: {err}", trial.binary.display()), caller);
@@ -222,9 +223,9 @@ impl Guardian {
         self.last_status = status;
     }
 
-    /// Ends it all: nothing stays open, and nothing of ours stays on the host.
+    /// Ends the daemon: closes every descriptor, and removes from the host what belongs to the daemon.
     pub(super) fn end(mut self, result: Result<(), Fatal>) -> Result<(), Fatal> {
-        // A worker that still runs would have its descriptors closed.
+        // A running worker shares the descriptor table, and would lose its descriptors.
         self.end_worker();
         let Self { setup, resources, control_socket, state, callers, service_manager, .. } = self;
         let Resources { lock, table_file, listeners, signals: _signals, log, ours, own, .. } = resources;
@@ -232,11 +233,11 @@ impl Guardian {
             tracing::error!("{fatal}");
         }
         drop((own, control_socket, state, table_file, listeners, service_manager));
-        // The sockets of the sessions are closed here, and that resets both ends.
+        // Closing the sockets of the sessions resets both ends.
         let closed = sys::close_unregistered().map_err(os("closing the sockets of the sessions"));
         let undone = in_child(log.log(), || interception::undo(&setup.config, ours).map(|()| true));
         let ended = result.and(closed).and(undone.map(drop));
-        // Another daemon may start when the callers have their answer.
+        // The lock is released before the callers get their answer, so that they can start another daemon at once.
         drop((lock, log));
         for caller in callers {
             match &ended {

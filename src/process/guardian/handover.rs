@@ -1,4 +1,4 @@
-//! What one program hands over to the next when it is replaced while it runs: descriptors, and what is known of them. EFFECT.
+//! The handover from one program to the next in an upgrade: descriptors, and a description of them. EFFECT.
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -13,37 +13,37 @@ use sys::{Registered, Unowned};
 
 use crate::exit::{Exit, Fatal};
 
-/// The variable of the environment that says where it is.
+/// The environment variable that holds the descriptor number of the handover.
 pub const VARIABLE: &str = "TCP_INTERCEPT_HANDOVER";
 
-/// All of it.
+/// The description of what a program hands over, passed as JSON in a memfd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handover {
-    /// The version that hands over.
+    /// The version of the program that hands over.
     pub version: String,
-    /// It is only tried: nothing may be changed, and what is said goes to standard output.
+    /// This is a trial: the new program must change nothing, and reports to standard output.
     pub trial: bool,
-    /// The configuration file as it was read; `None`: there was none.
+    /// The configuration file as it was read; `None` if there was none.
     pub config: Option<String>,
-    /// The lock.
+    /// The descriptor of the lock.
     pub lock: RawFd,
-    /// The table of sessions.
+    /// The descriptor of the session table.
     pub table: RawFd,
     /// The listeners of each thread.
     pub listeners: Vec<Vec<RawFd>>,
-    /// Somebody who waits for the outcome.
+    /// The connection of an operator who waits for the outcome.
     pub caller: Option<RawFd>,
-    /// The most sessions.
+    /// The highest number of sessions.
     pub limit: u32,
-    /// Whether the rules go with the daemon.
+    /// Whether the daemon removes the rules when it ends.
     pub ours: bool,
-    /// The processes that write the log of this program and of those before it. They end by themselves.
+    /// The process numbers of the log writers of this program and of earlier ones. They end by themselves.
     #[serde(default)]
     pub log_writers: Vec<i32>,
-    /// The program that hands over, to return to if this one fails before its first worker is ready.
+    /// The program that hands over. It runs again if the new one fails before its first worker is ready.
     #[serde(default)]
     pub previous: Option<Previous>,
-    /// Why a newer program has failed and hands back.
+    /// Why a newer program has failed; set when that program hands back.
     #[serde(default)]
     pub failed: Option<String>,
 }
@@ -51,24 +51,24 @@ pub struct Handover {
 /// A program that can be run again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Previous {
-    /// Its executable file, which may have no name any more.
+    /// The descriptor of its executable file, which may have been deleted.
     pub binary: RawFd,
-    /// What it was called with.
+    /// Its command-line arguments, without the program's name.
     pub arguments: Vec<OsString>,
 }
 
 impl Handover {
-    /// The descriptors that stay open over execve(2) besides those of the sessions.
+    /// Returns the descriptors that stay open across execve(2), besides those of the sessions.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let listeners = self.listeners.iter().flatten().copied();
         let previous = self.previous.as_ref().map(|previous| previous.binary);
         [self.lock, self.table].into_iter().chain(listeners).chain(self.caller).chain(previous).collect()
     }
 
-    /// Writes it down where another program will find it.
+    /// Writes the handover to a memfd, for the next program.
     ///
     /// # Errors
-    /// When there is no memory or descriptor for it.
+    /// Fails if there is no memory or descriptor for it.
     pub fn write(&self) -> io::Result<File> {
         let mut file = File::from(memfd_create("tcp-intercept-handover", MemfdFlags::CLOEXEC)?);
         file.write_all(&serde_json::to_vec(self)?)?;
@@ -77,8 +77,8 @@ impl Handover {
     }
 }
 
-/// Runs `binary` in this process's place, with the descriptors of `handover` and all that this process does not own. Returns only when that
-/// fails.
+/// Replaces the program of this process with `binary`, which inherits the descriptors of `handover` and all descriptors
+/// that this process does not own. Returns only if that fails.
 pub fn replace(binary: &Path, arguments: &[OsString], handover: &Handover) -> io::Error {
     let replaced = || -> io::Result<io::Error> {
         let file = Registered::new(handover.write()?);
@@ -92,12 +92,13 @@ pub fn replace(binary: &Path, arguments: &[OsString], handover: &Handover) -> io
     replaced().unwrap_or_else(|err| err)
 }
 
-/// What this program was called with.
+/// Returns the command-line arguments of this program, without its name.
 pub fn own_arguments() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-/// The program `binary`, called as this one was, but for its `arguments`; it finds what it is handed over in the descriptor `handover`.
+/// Returns a command that runs `binary` with `arguments`, under this program's name (`argv[0]`). `handover` is the
+/// descriptor from which it reads its handover.
 pub fn command(binary: &Path, arguments: &[OsString], handover: RawFd) -> Command {
     let mut command = Command::new(binary);
     command.args(arguments).env(VARIABLE, handover.to_string());
@@ -107,26 +108,26 @@ pub fn command(binary: &Path, arguments: &[OsString], handover: RawFd) -> Comman
     command
 }
 
-/// What was handed over to this program.
+/// A handover that this program has received.
 pub struct Inherited {
-    /// What is known of it.
+    /// Its description.
     pub handover: Handover,
-    /// All of it, by number.
+    /// The inherited descriptors, by number.
     pub open: Unowned,
 }
 
 impl Inherited {
-    /// What the environment says was handed over to this program; `None`: nothing. To be called before anything else.
+    /// Reads the handover that the environment names; `None` if it names none. Must be called before anything else.
     ///
     /// # Errors
-    /// When it says so, and it cannot be read.
+    /// Fails if the environment names a handover that cannot be read.
     pub fn find() -> Result<Option<Self>, Fatal> {
         let Some(number) = std::env::var_os(VARIABLE) else { return Ok(None) };
         let failed = |err: &dyn std::fmt::Display| {
             Fatal::new(
                 Exit::Unavailable,
                 format!(
-                    "{VARIABLE}={}: what a running daemon hands over cannot be read: {err}; \
+                    "{VARIABLE}={}: cannot read the handover of the running daemon: {err}; \
                      only that daemon sets this variable",
                     number.display()
                 ),
@@ -134,7 +135,7 @@ impl Inherited {
         };
         let mut open = Unowned::list().map_err(|err| failed(&err))?;
         let file = number.to_str().and_then(|number| open.take(number.parse().ok()?));
-        let mut file = File::from(file.ok_or_else(|| failed(&"it is no open descriptor"))?);
+        let mut file = File::from(file.ok_or_else(|| failed(&"it is not an open descriptor"))?);
         let mut text = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut text)).map_err(|err| failed(&err))?;
         let handover: Handover = serde_json::from_slice(&text).map_err(|err| failed(&err))?;
@@ -143,18 +144,18 @@ impl Inherited {
         Ok(Some(Self { handover, open }))
     }
 
-    /// Borrows one of the descriptors.
+    /// Borrows one of the inherited descriptors.
     ///
     /// # Errors
-    /// When it is not there.
+    /// Fails if the descriptor was not inherited.
     pub fn get(&self, number: RawFd) -> Result<BorrowedFd<'_>, Fatal> {
         self.open.get(number).ok_or_else(|| missing(number))
     }
 
-    /// Takes possession of one of them.
+    /// Takes ownership of one of the inherited descriptors.
     ///
     /// # Errors
-    /// When it is not there.
+    /// Fails if the descriptor was not inherited.
     pub fn take(&mut self, number: RawFd) -> Result<OwnedFd, Fatal> {
         self.open.take(number).ok_or_else(|| missing(number))
     }

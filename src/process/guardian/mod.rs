@@ -1,8 +1,8 @@
-//! The small process that outlives crashes and upgrades. It opens what outlives a worker, begins one, looks after it, and begins
-//! another when it is gone. WIRING.
+//! The guardian: a small process that outlives crashes and upgrades. It opens the resources that outlive a worker,
+//! starts a worker and watches it, and starts another one when it has died. WIRING.
 //!
-//! It has one thread, no runtime and no connection, and waits for nobody. What has to be done on the host is done by processes that it
-//! starts for that.
+//! It has one thread, no runtime and no connection, and waits for no other program while a worker runs. Changes to the
+//! host are made by processes that it starts for them.
 pub mod control_socket;
 mod crashes;
 mod events;
@@ -35,14 +35,15 @@ const INT: i32 = Signal::INT.as_raw();
 const TERM: i32 = Signal::TERM.as_raw();
 const USR2: i32 = Signal::USR2.as_raw();
 
-/// How often it looks after the worker.
+/// The interval at which the guardian checks the worker.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a worker may take to come to rest: what it does not finish, the next one does.
+/// The time that a worker has to come to rest. The next worker does what it leaves unfinished.
 const TO_QUIESCE: Duration = Duration::from_secs(1);
-/// How long it may take to end: for the handshakes that are under way, and for nine thousand close records.
+/// The time that a worker has to end: for the handshakes under way, and for nine thousand close records.
 const TO_STOP: Duration = Duration::from_secs(15);
 
-/// Finds what a running daemon hands over to this program; `None`: nothing. To be called before anything else.
+/// Returns the handover of a running daemon to this program; `None` if there is none. Must be called before anything
+/// else.
 ///
 /// # Errors
 /// Those of [`Inherited::find`].
@@ -56,10 +57,12 @@ pub fn inherited() -> Result<Option<Inherited>, Fatal> {
     Ok(inherited)
 }
 
-/// Runs the daemon, as the successor of the one that `inherited` is from, until it is told to end; calls `started` when it takes connections. Returns the text for standard output.
+/// Runs the daemon until it is told to end. With `inherited` it succeeds the daemon that handed over. Calls `started`
+/// when it accepts connections. Returns the text for standard output.
 ///
 /// # Errors
-/// Whatever keeps it from starting, `started` too, and then nothing is left behind; later, that its workers die too often.
+/// Fails if the daemon cannot start, or if `started` fails; then nothing is left behind. Fails later if its workers die
+/// too often.
 pub fn run(
     setup: Setup,
     inherited: Option<Inherited>,
@@ -92,7 +95,7 @@ pub fn run(
     guardian.end(ended).map(|()| String::new())
 }
 
-/// What comes behind one step.
+/// Whether the main loop continues after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Continue,
@@ -105,37 +108,39 @@ struct Guardian {
     control_socket: ControlSocket,
     service_manager: ServiceManager,
     worker: Option<Pid>,
-    /// The worker takes connections.
+    /// The worker accepts connections.
     ready: bool,
     pulse: Pulse,
     hung: bool,
+    /// A worker was killed from outside before this program's first one was ready.
+    killed_before_ready: bool,
     crashes: Crashes,
-    /// The pauses between workers that fail to start.
+    /// The pause before the next start of a worker, if workers fail to start.
     backoff: Backoff,
-    /// Since when there is no worker that takes connections, if there was one before.
+    /// When the guardian saw a worker end, if none has been ready since.
     without_worker: Option<Instant>,
-    /// When another worker is started, why, and since when there is none.
+    /// When to start the next worker, why, and since when there has been none.
     next: Option<(Instant, StartReason, Instant)>,
     state: State,
     draining: Option<Instant>,
-    /// Those who want it to drain or to stop.
+    /// The operators who wait for the daemon to drain or to stop.
     callers: Vec<Caller>,
-    /// What it was before.
+    /// The upgrade that started this program, until its outcome has been reported.
     upgraded: Option<Upgraded>,
     tick: Instant,
     last_status: String,
 }
 
-/// What it is about.
+/// The current activity of the guardian.
 enum State {
     Watching,
     Trying(Trial),
-    /// A worker comes to rest, so that another program can take over.
+    /// The worker comes to rest, so that another program can take over.
     Quiescing {
         trial: Trial,
         until: Instant,
     },
-    /// The worker ends, and so does it.
+    /// The worker ends, and then the daemon.
     Stopping {
         until: Instant,
     },
@@ -159,6 +164,7 @@ impl Guardian {
             ready: false,
             pulse: Pulse::default(),
             hung: false,
+            killed_before_ready: false,
             crashes,
             backoff: Backoff::default(),
             without_worker: None,
@@ -172,7 +178,7 @@ impl Guardian {
         }
     }
 
-    /// Waits until something happens, and does what is to be done then.
+    /// Waits for events and handles them.
     fn step(&mut self, started: &mut Option<impl FnOnce() -> Result<(), Fatal>>) -> Result<Step, Fatal> {
         self.begin_worker()?;
         self.wait();
@@ -234,13 +240,13 @@ impl Guardian {
     }
 }
 
-/// How a process ended that is about to, or has.
+/// Waits until `child` has ended, and returns its status.
 fn reap(child: Pid) -> Option<WaitStatus> {
     let status = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
     status.ok().flatten().map(|(_, status)| status)
 }
 
-/// How it ended, if it has.
+/// Returns the status of `child` if it has ended.
 fn reap_if_ended(child: Pid) -> Option<WaitStatus> {
     waitpid(Some(child), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
 }

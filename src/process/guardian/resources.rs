@@ -1,4 +1,4 @@
-//! What the guardian holds: all that a worker needs and that outlives it. WIRING.
+//! The resources of the guardian: everything that a worker needs and that outlives it. WIRING.
 use std::io::{Read, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use crate::process::lock::{Displaced, Lock};
 use crate::process::worker::Channel;
 use crate::state::table::{Table, TableError};
 
-/// The program that this one has replaced, or that has failed to replace it.
+/// The other program of an upgrade: the one that this one has replaced, or a newer one that has failed.
 pub struct Upgraded {
     /// Its version.
     pub version: String,
-    /// Why it has failed to replace this one; `None`: this program has replaced it.
+    /// Why it has failed to replace this program; `None` if this program has replaced it.
     pub failed: Option<String>,
-    /// An operator who waits for the outcome.
+    /// The operator who waits for the outcome.
     pub caller: Option<Caller>,
 }
 
-/// The guardian's resources: all that outlives a worker.
+/// The guardian's resources, which outlive a worker.
 pub struct Resources {
     pub lock: Lock,
     pub table: Table,
@@ -48,19 +48,19 @@ pub struct Resources {
     pub own: OwnResources,
 }
 
-/// What a guardian makes for itself and hands to no other program.
+/// The resources that a guardian makes for itself and does not hand over.
 pub struct OwnResources {
     pub channel: Channel,
-    /// Its process.
+    /// The pidfd of the guardian.
     pub process: Registered<OwnedFd>,
-    /// Its executable file, to be run again when an upgrade fails.
+    /// The guardian's executable file, which runs again if an upgrade fails.
     pub binary: Registered<OwnedFd>,
-    /// Given up for the start of a worker and for an upgrade.
+    /// Descriptors that are released for the start of a worker and for an upgrade.
     pub reserve: Reserve,
 }
 
 impl OwnResources {
-    /// Makes them.
+    /// Opens the resources.
     pub fn new() -> Result<Self, Fatal> {
         let channel = Channel::new().map_err(os("making the worker's channel"))?;
         let process = pidfd_open(getpid(), PidfdFlags::empty()).map_err(os("opening its own process"))?;
@@ -72,7 +72,7 @@ impl OwnResources {
 }
 
 impl Resources {
-    /// Makes everything for a daemon that starts.
+    /// Makes the resources of a daemon that starts.
     pub fn new(setup: &Setup) -> Result<Self, Fatal> {
         let lock = Lock::take()?;
         let config = &setup.config;
@@ -81,7 +81,7 @@ impl Resources {
         let listeners = listeners::bind_all(setup, &kernel)?;
         let (table, table_file) = Table::new(descriptors)?;
         let table_file = Registered::new(table_file);
-        // The log writer inherits that signals are blocked: Ctrl-C in a terminal does not end it.
+        // The log writer inherits the blocked signals, so that Ctrl-C in a terminal does not end it.
         let signals = watch_signals()?;
         let log = log::start(&config.log)?;
         for degraded in &kernel.degraded {
@@ -94,21 +94,21 @@ impl Resources {
         }
         let own = OwnResources::new()?;
         let ours = in_child(log.log(), || {
-            // It is of no use to anybody if the guardian is gone before it has begun.
+            // Without a guardian nothing would use the rules, so the child ends with it.
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(os("being bound to the guardian"))?;
             interception::begin(config, setup.interception)
         })?;
         Ok(Self { lock, table, table_file, listeners, signals, log, kernel, limit, ours, own })
     }
 
-    /// Makes what a program needs that replaces another one, and takes over what that has handed over. As long as anything can fail it owns
-    /// nothing of that: the previous program may need it again.
+    /// Takes over the resources of the program that this one replaces, and makes the rest. It takes ownership only when
+    /// nothing can fail any more: until then the previous program may need its resources again.
     pub fn from(setup: &Setup, mut inherited: Inherited) -> Result<(Self, Upgraded), Fatal> {
         let handover = inherited.handover.clone();
-        // After execve() from /proc/self/fd it has another name.
+        // After execve() of /proc/self/fd/N the process has another name.
         let _ = set_name(c"tcp-intercept");
         for number in handover.descriptors() {
-            // The fallback has that of the previous program already.
+            // The fallback already owns the executable file of the previous program.
             if handover.previous.as_ref().is_none_or(|previous| previous.binary != number) {
                 inherited.get(number)?;
             }
@@ -118,6 +118,11 @@ impl Resources {
         let signals = watch_signals()?;
         let log = log::resume(&setup.config.log, &handover.log_writers)?;
         fallback::set_log_writers(log.process_numbers());
+        if handover.previous.is_some() && !fallback::is_armed() {
+            tracing::warn!(
+                "the previous program did not hand its executable file over: this upgrade has no way back"
+            );
+        }
         let own = OwnResources::new()?;
 
         let lock = Lock::held(inherited.take(handover.lock)?);
@@ -136,11 +141,11 @@ fn watch_signals() -> Result<Signals, Fatal> {
     Signals::watch(&[CHILD, HUP, INT, TERM, USR2]).map_err(os("watching for signals"))
 }
 
-/// Does `work` in a process of its own, with copies of everything: it may block, have threads and a runtime, and fail as it likes. It
-/// answers yes or no, or says why it cannot.
+/// Does `work` in a child process with copies of everything. There it may block, start threads and a runtime, and fail.
+/// `work` answers yes or no, or returns an error.
 ///
 /// # Errors
-/// What `work` came to; that it could not be done at all.
+/// The error of `work`, or the failure to run it in a child process.
 pub fn in_child(log: &log::Log, work: impl FnOnce() -> Result<bool, Fatal>) -> Result<bool, Fatal> {
     let (mut answer, mut tell) = std::io::pipe().map_err(os("making a pipe"))?;
     match sys::fork().map_err(os("making a process for the rules"))? {
@@ -164,7 +169,7 @@ pub fn in_child(log: &log::Log, work: impl FnOnce() -> Result<bool, Fatal>) -> R
                 Some(exit) => Err(Fatal::new(exit, text)),
                 None => Err(Fatal::new(
                     Exit::Software,
-                    format!("the process that sees to the rules ended badly ({status:?})"),
+                    format!("the process that changes the rules ended abnormally ({status:?})"),
                 )),
             }
         }

@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)), without waiting for it. EFFECT.
+//! Messages to the service manager (sd_notify(3)), sent without waiting for it. EFFECT.
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
@@ -9,36 +9,36 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use sd_notify::NotifyState;
 use sys::Registered;
 
-/// The variable of the environment that names the service manager's socket.
+/// The environment variable that names the service manager's socket.
 const VARIABLE: &str = "NOTIFY_SOCKET";
-/// Messages that are kept for a service manager that does not read. Of more, the oldest are forgotten.
+/// The highest number of messages kept for a service manager that does not read. Beyond it the oldest is dropped.
 const KEPT: usize = 64;
 
-/// The service manager; nothing is sent where there is none.
+/// The service manager. If there is none, nothing is sent.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
-    /// One socket for all messages: a process at its descriptor limit gets no other.
+    /// One socket for all messages: at its descriptor limit the process cannot open another one.
     socket: Option<(Registered<UnixDatagram>, SocketAddr)>,
     /// Messages that must arrive, in order.
     waiting: VecDeque<String>,
-    /// The latest status that was not sent.
+    /// The latest status, if it has not been sent.
     status: Option<String>,
-    /// The latest message could not be sent, which was logged.
+    /// The latest attempt to send has failed, and the failure was logged.
     failed: bool,
 }
 
-/// What became of a message.
+/// The result of an attempt to send a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Sent {
     Yes,
-    /// It may be possible later.
+    /// The message may be sent later.
     NotNow,
-    /// It will never be sent.
+    /// The message can never be sent.
     Never,
 }
 
 impl ServiceManager {
-    /// The one that the environment names.
+    /// Connects to the service manager that the environment names.
     pub fn from_environment() -> Self {
         let name = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
         let mut manager = Self::default();
@@ -49,30 +49,31 @@ impl ServiceManager {
         manager
     }
 
-    /// It takes connections, or has reloaded.
+    /// Reports that the daemon accepts connections, or has reloaded.
     pub fn ready(&mut self) {
         self.tell(&[NotifyState::Ready]);
     }
 
-    /// It opens the log again; [`ready`](Self::ready) ends that.
+    /// Reports that the daemon reopens its log; [`ready`](Self::ready) ends the reload.
     pub fn reloading(&mut self) {
-        // Without the clock's time systemd takes a reload for failed (Type=notify-reload).
+        // Without the time, systemd considers the reload failed (Type=notify-reload).
         let now = NotifyState::monotonic_usec_now().ok();
         self.tell(&[Some(NotifyState::Reloading), now].into_iter().flatten().collect::<Vec<_>>());
     }
 
-    /// It is about to end.
+    /// Reports that the daemon is about to end.
     pub fn stopping(&mut self) {
         self.tell(&[NotifyState::Stopping]);
     }
 
-    /// What `systemctl status` shows from now on.
+    /// Sets the text that `systemctl status` shows.
     pub fn status(&mut self, status: &str) {
         self.status = self.socket.is_some().then(|| text(&[NotifyState::Status(status)]));
         self.send_waiting();
     }
 
-    /// Sends what could not be sent before; if it is `alive`, the watchdog hears so. To be called once a second.
+    /// Sends the waiting messages. If none is left and the daemon is `alive`, it also feeds the watchdog. Must be
+    /// called once a second.
     pub fn tick(&mut self, alive: bool) {
         if self.send_waiting() && alive {
             self.send(&text(&[NotifyState::Watchdog]));
@@ -90,7 +91,7 @@ impl ServiceManager {
         self.send_waiting();
     }
 
-    /// Whether nothing waits any more.
+    /// Sends the waiting messages; returns whether none is left.
     fn send_waiting(&mut self) -> bool {
         while let Some(message) = self.waiting.pop_front() {
             if self.send(&message) == Sent::NotNow {
@@ -110,7 +111,7 @@ impl ServiceManager {
     fn send(&mut self, message: &str) -> Sent {
         let Some((socket, address)) = &self.socket else { return Sent::Never };
         let mut sent = socket.send(message.as_bytes());
-        // The service manager may have a new socket under the old name.
+        // The service manager may have made a new socket under the old name.
         if sent.as_ref().is_err_and(is_disconnected) {
             sent = socket.connect_addr(address).and_then(|()| socket.send(message.as_bytes()));
         }
@@ -122,7 +123,7 @@ impl ServiceManager {
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Sent::NotNow,
             Err(err) => {
                 self.fail(&err);
-                // A message that the kernel does not take as it is must not hold up others.
+                // A message that is too long for the kernel must not hold up others.
                 if err.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) {
                     Sent::Never
                 } else {
@@ -135,12 +136,12 @@ impl ServiceManager {
     fn fail(&mut self, err: &io::Error) {
         if !std::mem::replace(&mut self.failed, true) {
             let name = std::env::var_os(VARIABLE).unwrap_or_default();
-            tracing::warn!("cannot tell the service manager ({VARIABLE}={}): {err}", name.display());
+            tracing::warn!("cannot notify the service manager ({VARIABLE}={}): {err}", name.display());
         }
     }
 }
 
-/// A socket for the service manager at `name`: a path, or with `@` an abstract name.
+/// Returns a socket for the service manager at `name`: a path, or with `@` an abstract name.
 fn socket_for(name: &OsStr) -> io::Result<(Registered<UnixDatagram>, SocketAddr)> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -148,7 +149,7 @@ fn socket_for(name: &OsStr) -> io::Result<(Registered<UnixDatagram>, SocketAddr)
     };
     let socket = Registered::new(UnixDatagram::unbound()?);
     socket.set_nonblocking(true)?;
-    // One that cannot be reached yet may be when there is something to say.
+    // Ignore the error: the service manager may be reachable when the first message is sent.
     let _ = socket.connect_addr(&address);
     Ok((socket, address))
 }

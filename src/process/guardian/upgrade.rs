@@ -1,4 +1,4 @@
-//! The program is replaced while it runs: first another is tried, then it is run in this one's place. WIRING.
+//! Upgrades: a new program is tried in a child process, and then replaces this one. WIRING.
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, RawFd};
@@ -25,12 +25,13 @@ use crate::session::listener;
 use crate::session::shared::Shared;
 use crate::state::table::Table;
 
-/// How long a trial may take.
+/// The longest time that a trial may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a program says that can go on: nothing else says so by chance.
+/// The start of the line with which a program reports a successful trial. Other programs do not print it by chance. The
+/// two programs may have different versions, so it must not change.
 const FIT: &str = "fit to go on with the sessions of tcp-intercept:";
 
-/// A program that is being tried.
+/// The trial of a program.
 pub struct Trial {
     pub binary: PathBuf,
     pub caller: Option<Caller>,
@@ -40,10 +41,10 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Starts `binary` as it would be started, with copies of all descriptors, and a word that it is not in earnest.
+    /// Starts `binary` as an upgrade would, with copies of all descriptors, and tells it that this is a trial.
     ///
     /// # Errors
-    /// When it cannot be started, with `caller` to be told.
+    /// Fails if it cannot be started. Returns `caller`, who must be told.
     pub fn start(
         binary: PathBuf,
         handover: &Handover,
@@ -54,7 +55,7 @@ impl Trial {
             let output = File::from(memfd_create("tcp-intercept-trial", MemfdFlags::CLOEXEC)?);
             let mut command = command(&binary, &own_arguments(), file.as_raw_fd());
             command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
-            // The copies on the child's side of what this process opened for it go with the others.
+            // The list includes what this process has just opened for the child, so the child inherits that, too.
             let child = sys::inherit(&mut command, sys::open_descriptors()?).spawn()?;
             Ok((child, output))
         };
@@ -66,7 +67,7 @@ impl Trial {
         }
     }
 
-    /// What it has come to; `None`: it is still being tried.
+    /// Returns the outcome; `None` while the trial runs.
     pub fn outcome(&mut self) -> Option<Result<String, String>> {
         let name = self.binary.display();
         let status = match self.child.try_wait() {
@@ -82,7 +83,7 @@ impl Trial {
         Some(match fit {
             Some(fit) if status.success() => Ok(fit.trim().to_owned()),
             _ => Err(format!(
-                "{name} cannot go on ({status}): {}",
+                "the trial of {name} failed ({status}): {}",
                 if output.trim().is_empty() { "it said nothing" } else { output.trim() }
             )),
         })
@@ -90,27 +91,29 @@ impl Trial {
 }
 
 impl Drop for Trial {
-    /// It has copies of every socket: nobody who waits for a connection's end may have to wait for this.
+    /// Kills the child and waits for its end. It has copies of every socket, and a connection ends only when its last
+    /// copy is closed.
     fn drop(&mut self) {
-        // One that has ended takes no signal, and needs none.
+        // Ignore the error: a child that has ended cannot be killed.
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
-/// Where this program was started from; another may be there by now.
+/// Returns the path that this program was started from. Another program may be at that path by now.
 ///
 /// # Errors
-/// When /proc is not there.
+/// Fails if /proc is not mounted.
 pub fn own_path() -> io::Result<PathBuf> {
     let path = std::fs::read_link("/proc/self/exe")?.into_os_string();
     let path = path.as_bytes().strip_suffix(b" (deleted)").unwrap_or(path.as_bytes()).to_vec();
     Ok(std::ffi::OsString::from_vec(path).into())
 }
 
-/// What a program does that is being tried: all that it would do in earnest, with copies. The text is for standard output.
+/// Does in a trial what an upgrade would do, with copies of the descriptors and of the table. Returns the text for
+/// standard output.
 ///
 /// # Errors
-/// Whatever would keep it from going on.
+/// Fails on anything that would keep the program from taking over.
 pub fn rehearse(setup: &Setup, mut inherited: Inherited) -> Result<String, Fatal> {
     let handover = inherited.handover.clone();
     let table = Table::rehearsed(inherited.get(handover.table)?)?;
@@ -129,11 +132,11 @@ pub fn rehearse(setup: &Setup, mut inherited: Inherited) -> Result<String, Fatal
     let found = inventory.take_over(Death::None, &at);
     drop(prepared);
     let (sessions, known) = (found.sessions.len(), table.header().sessions());
-    // Some begin and some end meanwhile.
+    // Sessions begin and end during the trial, so the numbers need not be equal.
     if known > 8 && (sessions as u64) < known / 2 {
         return Err(Fatal::new(
             Exit::Software,
-            format!("of {known} sessions it finds only {sessions} that it could go on with"),
+            format!("found only {sessions} of {known} sessions that it could resume"),
         ));
     }
     Ok(format!("{FIT} version {}, {sessions} sessions\n", env!("CARGO_PKG_VERSION")))

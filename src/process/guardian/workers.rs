@@ -1,4 +1,4 @@
-//! How the guardian starts its workers, watches them, and what it does when one ends. WIRING.
+//! The start, the supervision and the end of the guardian's workers. WIRING.
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use crate::process::takeover::Death;
 use crate::process::worker::{self, StartReason, WorkerConfig};
 use crate::state::table::now;
 
-/// While a worker fails to start for longer than this, new connections are routed.
+/// The time without a worker after which new connections are routed.
 const WITHOUT_WORKER: Duration = Duration::from_secs(1);
 
 impl Guardian {
-    /// Starts another worker, if it is time.
+    /// Starts the next worker if it is due.
     pub(super) fn begin_worker(&mut self) -> Result<(), Fatal> {
         let ending = matches!(self.state, State::Stopping { .. } | State::Quiescing { .. });
         let due = self.next.take_if(|(at, ..)| !ending && Instant::now() >= *at);
         let Some((_, reason, since)) = due else { return Ok(()) };
-        // In a full descriptor table the worker finds room for its first steps.
+        // The worker needs free descriptors for its first steps, even in a full descriptor table.
         self.resources.own.reserve.release();
         self.resources.own.channel.clear();
         self.resources.table.header().begin_generation();
@@ -46,23 +46,24 @@ impl Guardian {
                 self.pulse = Pulse::default();
                 Ok(())
             }
-            // The sessions stay as they are; there may be room for a process in a moment.
+            // The sessions stay as they are. The kernel may be able to make a process in a moment.
             Err(err) => {
                 let reason = config.reason;
-                tracing::error!("another worker cannot be started: {err}; it is tried again");
+                tracing::error!("another worker cannot be started: {err}; retrying");
                 self.start_later(reason, Instant::now(), since)
             }
         }
     }
 
-    /// A worker has failed to start: another one is tried after a pause.
+    /// Schedules another start after a pause, because a worker has failed to start.
     fn start_later(&mut self, reason: StartReason, now: Instant, since: Instant) -> Result<(), Fatal> {
         let pause = self.backoff.next();
-        // Somebody may have lowered the limit below the descriptors in use: then even to close some gives no room.
+        // The limit may have been lowered below the number of open descriptors. Then closing some of them frees no
+        // room.
         raise_descriptor_limit();
         if since.elapsed() + pause > WITHOUT_WORKER {
-            // Nobody would accept what comes. A listener that is shut no longer listens, so that new connections are routed; the next
-            // worker has it listen again.
+            // No worker accepts connections. A listener that is shut down no longer listens, so new connections are
+            // routed. The next worker listens again.
             self.resources
                 .listeners
                 .iter()
@@ -87,7 +88,7 @@ impl Guardian {
         }
     }
 
-    /// Ends the worker, if there is one.
+    /// Kills the worker, if there is one, and waits for its end.
     pub(super) fn end_worker(&mut self) {
         self.kill();
         self.worker.take().map(super::reap);
@@ -95,12 +96,12 @@ impl Guardian {
 
     pub(super) fn kill(&self) {
         if let Some(worker) = self.worker {
-            // It may be gone by now, and is seen to be.
+            // Ignore the error: the worker may have ended, and `reap_worker` notices that.
             let _ = kill_process(worker, Signal::KILL);
         }
     }
 
-    /// If the worker has ended, what comes behind it.
+    /// Handles the end of the worker, if it has ended.
     pub(super) fn reap_worker(&mut self) -> Result<(), Fatal> {
         let Some(status) = self.worker.and_then(super::reap_if_ended) else { return Ok(()) };
         let seen = Instant::now();
@@ -111,17 +112,19 @@ impl Guardian {
             return Ok(());
         }
         let (death, how) = judge(status, self.hung);
-        if !was_ready && (self.resources.table.header().generation() == 1 || fallback::is_armed()) {
+        let killed = status.terminating_signal().is_some() && death == Death::Blameless;
+        // A new program is not to blame for a first worker that is killed from outside, unless that happens again.
+        let retry = killed && !std::mem::replace(&mut self.killed_before_ready, true);
+        if !was_ready && (self.resources.table.header().generation() == 1 || fallback::is_armed() && !retry) {
             let exit = status.exit_status().and_then(Exit::from_status).unwrap_or(Exit::Software);
             return Err(Fatal::new(exit, format!("the first worker {how} before it was ready")));
         }
-        let killed = status.terminating_signal().is_some() && death == Death::Blameless;
         let reason = StartReason::Died(death, how);
         if was_ready || killed {
             self.next = Some((seen, reason, since));
             return self.died_too_often();
         }
-        tracing::error!("a worker has failed to start; it is tried again");
+        tracing::error!("a worker has failed to start; retrying");
         self.start_later(reason, seen, since)
     }
 
@@ -133,14 +136,14 @@ impl Guardian {
         Err(Fatal::new(
             Exit::Software,
             format!(
-                "more than {at_most} workers have died within a minute (limits.crashes): it lets go, and connections are routed \
-                 past it from now on; the log says how they died"
+                "more than {at_most} workers have died within a minute (limits.crashes): the daemon ends, and \
+                 connections are routed past it from now on; the log says how the workers died"
             ),
         ))
     }
 }
 
-/// What a worker died of, and how to say it.
+/// Returns how a worker died, and the text for the log.
 fn judge(status: WaitStatus, hung: bool) -> (Death, String) {
     if hung {
         return (Death::Crashed, "hung, and was killed".to_owned());
@@ -160,7 +163,7 @@ fn judge(status: WaitStatus, hung: bool) -> (Death, String) {
             let death = if own { Death::Crashed } else { Death::Blameless };
             (death, format!("died of signal {signal}"))
         }
-        // It has said why in the log. That is no session's fault.
+        // The worker has logged the reason. No session is to blame.
         (None, code) => (Death::Blameless, format!("ended with status {}", code.unwrap_or(-1))),
     }
 }

@@ -11,22 +11,22 @@ use sys::Peer;
 
 use super::NAME;
 
-/// The Unix sockets of this network namespace: proc_net_unix(5).
+/// The list of the Unix sockets of this network namespace: proc_net_unix(5).
 const SOCKETS: &str = "/proc/net/unix";
 
 /// A process that holds a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number, if it can be told.
+    /// Its process number, if known.
     pub pid: Option<i32>,
-    /// Its user, if it can be told.
+    /// Its uid, if known.
     pub uid: Option<u32>,
-    /// It can be an instance that matters: its user is root, or the one of this process.
+    /// It may be an instance: its user is root, or the user of this process.
     pub trusted: bool,
 }
 
 impl Holder {
-    /// One that keeps its name and does not say who it is: no instance does so for long.
+    /// A holder that keeps its name but cannot be identified. An instance is not in this state for long.
     pub const UNKNOWN: Self = Self { pid: None, uid: None, trusted: false };
 }
 
@@ -40,10 +40,10 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Whether the process at the other end of `socket` runs as root or as the user of this process.
+/// Returns whether the process at the other end of `socket` runs as root or as the user of this process.
 ///
-/// A user that the user namespace of this process does not map has the overflow uid (65534), which is neither. A process that
-/// runs as that user itself cannot tell them apart.
+/// A user that the user namespace of this process does not map has the overflow uid (65534), which is neither. A
+/// process that itself runs as that user cannot distinguish the two.
 pub fn is_trusted(socket: impl AsFd) -> bool {
     sys::peer(socket.as_fd()).is_ok_and(|peer| is_trusted_uid(peer.uid))
 }
@@ -52,17 +52,17 @@ fn is_trusted_uid(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
-/// What came of looking at a name.
+/// The result of looking at a name.
 pub enum Look {
-    /// This process holds it; a connection to it.
+    /// This process holds the name; the descriptor is a connection to it.
     Held(Holder, OwnedFd),
-    /// Nobody listens.
+    /// No process listens on the name.
     Refused,
-    /// Too many connections wait there already.
+    /// The holder's queue of connections is full.
     Full,
 }
 
-/// Connects to `name`, without waiting, to see the process that holds it.
+/// Connects to `name` without waiting, to identify the process that holds it.
 pub fn look(name: &str) -> Look {
     let connected = || -> io::Result<_> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -80,7 +80,7 @@ pub fn look(name: &str) -> Look {
     }
 }
 
-/// The name of the first choice, and all others that an instance may hold.
+/// Returns the preferred name, and all other names that an instance may hold.
 pub fn names() -> Vec<String> {
     let mut names: Vec<_> = listed().into_iter().map(|(name, _)| name).collect();
     names.push(NAME.to_owned());
@@ -89,14 +89,14 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// The processes that hold `names`, found by their descriptors: for names that take no connection.
+/// Returns the processes that hold `names`, found by their descriptors. For names to which no connection is possible.
 pub fn holders_of(names: &[String]) -> Vec<Holder> {
     let sockets = listed().into_iter().filter(|(name, _)| names.contains(name));
     let mut holders: BTreeMap<String, Vec<Holder>> =
         sockets.map(|(_, inode)| (format!("socket:[{inode}]"), Vec::new())).collect();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Other users' descriptors can be seen by root alone.
+        // Only root can see the descriptors of other users.
         for descriptor in fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten() {
             let link = fs::read_link(descriptor.path()).unwrap_or_default();
             if let Some(holders) = link.to_str().and_then(|link| holders.get_mut(link)) {
@@ -104,7 +104,7 @@ pub fn holders_of(names: &[String]) -> Vec<Holder> {
             }
         }
     }
-    // A stranger may have handed its socket to a program with more rights.
+    // An untrusted process may have passed its socket to a program with more rights. So an untrusted holder wins.
     let strangest = |holders: Vec<Holder>| holders.into_iter().min_by_key(|holder| holder.trusted);
     holders.into_values().map(|holders| strangest(holders).unwrap_or(Holder::UNKNOWN)).collect()
 }
@@ -119,13 +119,13 @@ impl Holder {
     }
 }
 
-/// Names that look like an instance's, each with the inode of its socket.
+/// Returns the names that look like an instance's, each with the inode of its socket.
 fn listed() -> Vec<(String, u64)> {
     let sockets = fs::read(SOCKETS).unwrap_or_default();
     String::from_utf8_lossy(&sockets).lines().filter_map(parse).collect()
 }
 
-/// Reads a line of /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`.
+/// Parses a line of /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`.
 fn parse(line: &str) -> Option<(String, u64)> {
     let mut fields = line.split_ascii_whitespace().skip(6);
     let (inode, path) = (fields.next()?.parse().ok()?, fields.next()?);

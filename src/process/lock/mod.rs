@@ -1,8 +1,10 @@
-//! One instance per network namespace: SO_REUSEPORT would let a second one bind, and each would get half of the connections. EFFECT.
+//! The lock: one instance per network namespace. SO_REUSEPORT would let a second one bind, and each would get half of
+//! the connections. EFFECT.
 //!
-//! An instance holds a name in the abstract namespace of Unix sockets, which belongs to the network namespace and vanishes with the
-//! process. Such a name has no permissions: any local user can take it first. So the process that holds a name only counts if
-//! [it is trusted](is_trusted), and an instance whose name a stranger holds takes one that cannot be guessed.
+//! An instance holds a name in the abstract namespace of Unix sockets. That belongs to the network namespace, and a
+//! name vanishes with its process. Such a name has no permissions: any local user can take it first. So the holder of a
+//! name counts only if [it is trusted](is_trusted). If an untrusted process holds the preferred name, the instance
+//! takes one that cannot be guessed.
 mod holder;
 
 use std::io;
@@ -21,43 +23,43 @@ use crate::exit::{Exit, Fatal};
 pub use self::holder::{Holder, is_trusted};
 use self::holder::{Look, holders_of, look, names};
 
-/// The name of the first choice; one that cannot be guessed has `-` and 16 hex digits behind it.
+/// The preferred name. A name that cannot be guessed has `-` and 16 hex digits after it.
 const NAME: &str = "tcp-intercept";
-/// Operators and second instances that wait to be heard.
+/// The queue for operators and second instances.
 const BACKLOG: i32 = 16;
-/// How often a name is tried whose holder cannot be told, and how long to wait between two tries.
+/// The number of attempts at a name whose holder is unknown, and the pause between two attempts.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Held as long as the instance lives.
+/// The lock, held for the life of the instance.
 #[derive(Debug)]
 pub struct Lock {
     socket: Registered<OwnedFd>,
     displaced: Option<Displaced>,
 }
 
-/// A stranger holds the name of the first choice.
+/// The report that an untrusted process holds the preferred name.
 #[derive(Debug)]
 pub struct Displaced {
-    /// The stranger.
+    /// The untrusted process.
     pub by: Holder,
     /// The name that the instance has taken instead.
     pub name: String,
 }
 
-/// Why the lock is not ours.
+/// Why the lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another instance holds the lock.
     #[error(
         "another tcp-intercept{} runs in this network namespace: stop it first",
         pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
     )]
     Held {
-        /// The other's process, if it can be told.
+        /// The other's process number, if known.
         pid: Option<i32>,
     },
-    /// No socket.
+    /// A socket cannot be made.
     #[error("cannot make the lock of this network namespace (the abstract socket @tcp-intercept): {0}")]
     Socket(io::Error),
 }
@@ -72,7 +74,7 @@ impl Lock {
     /// Takes the lock.
     ///
     /// # Errors
-    /// When another instance of this network namespace holds it.
+    /// Fails if another instance holds the lock of this network namespace, or if a socket cannot be made.
     pub fn take() -> Result<Self, LockError> {
         let (socket, displaced) = match take_first_choice()? {
             Ok(socket) => (socket, None),
@@ -83,7 +85,8 @@ impl Lock {
             }
         };
         let own = displaced.as_ref().map_or(NAME, |displaced| &displaced.name);
-        // Another instance may have had another name at its start. Each listens before it looks, so one of two sees the other.
+        // An earlier instance may have taken a different name. Each listens before it looks, so at least one of two
+        // sees the other.
         let others = names().into_iter().filter(|name| name != own).collect();
         let holders = survey(others, |_| false);
         match holders.into_iter().find(|holder| holder.trusted) {
@@ -92,12 +95,12 @@ impl Lock {
         }
     }
 
-    /// The one that this socket is, which a program before this one has taken.
+    /// Adopts the socket of a lock that the previous program has taken.
     pub fn held(socket: OwnedFd) -> Self {
         Self { socket: Registered::new(socket), displaced: None }
     }
 
-    /// The stranger that holds the name of the first choice, to be told to the operator.
+    /// Returns the untrusted process that holds the preferred name, for a warning to the operator.
     pub fn displaced(&self) -> Option<&Displaced> {
         self.displaced.as_ref()
     }
@@ -109,7 +112,7 @@ impl AsFd for Lock {
     }
 }
 
-/// Takes the name of the first choice, or gives the stranger that holds it.
+/// Takes the preferred name, or returns the untrusted process that holds it.
 fn take_first_choice() -> Result<Result<OwnedFd, Holder>, LockError> {
     for _ in 0..TRIES {
         if let Some(socket) = take(NAME)? {
@@ -118,7 +121,8 @@ fn take_first_choice() -> Result<Result<OwnedFd, Holder>, LockError> {
         match look(NAME) {
             Look::Held(holder, _) if holder.trusted => return Err(LockError::Held { pid: holder.pid }),
             Look::Held(holder, _) => return Ok(Err(holder)),
-            // An instance that has just bound its name may not listen yet, or may have to accept some callers first.
+            // An instance that has just bound its name may not listen yet. A busy one may have to accept some callers
+            // first.
             Look::Refused | Look::Full => sleep(PAUSE),
         }
     }
@@ -128,12 +132,12 @@ fn take_first_choice() -> Result<Result<OwnedFd, Holder>, LockError> {
     }
 }
 
-/// Takes `name`; `None`: somebody else has it.
+/// Takes `name`; `None` if another process has it.
 fn take(name: &str) -> Result<Option<OwnedFd>, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?) {
-        // Whoever is refused can ask a listening socket for the process that holds it.
+        // A socket that listens lets others connect and identify the process that holds the name.
         Ok(()) => listen(&socket, BACKLOG).map(|()| Some(socket)),
         Err(Errno::ADDRINUSE) => Ok(None),
         Err(err) => Err(err),
@@ -146,8 +150,8 @@ fn unguessable() -> Result<String, Errno> {
     Ok(format!("{NAME}-{:016x}", u64::from_ne_bytes(bytes)))
 }
 
-/// Looks at the holders of `names` until `found` takes a connection; gives those that are known then. A name whose queue is full is
-/// looked at again for a while: a daemon that is busy makes room.
+/// Connects to the holders of `names` until `found` takes a connection, and returns the holders seen so far. Retries a
+/// name whose queue is full for half a second: a busy daemon makes room.
 fn survey(mut names: Vec<String>, mut found: impl FnMut(Option<OwnedFd>) -> bool) -> Vec<Holder> {
     let mut holders = Vec::new();
     for _ in 0..TRIES {
@@ -175,21 +179,21 @@ fn survey(mut names: Vec<String>, mut found: impl FnMut(Option<OwnedFd>) -> bool
     holders
 }
 
-/// What came of looking for the daemon.
+/// The result of looking for the daemon.
 #[derive(Debug)]
 pub enum Call {
-    /// A connection to it.
+    /// A connection to the daemon.
     Daemon(UnixStream),
-    /// None runs in this network namespace.
+    /// No daemon runs in this network namespace.
     Nobody,
-    /// A process that this user does not trust holds its name.
+    /// A process that this user does not trust holds the daemon's name.
     Stranger(Holder),
 }
 
 /// Connects to the daemon that holds the lock of this network namespace.
 ///
 /// # Errors
-/// When it lets nobody in, as it must be busy for long.
+/// Fails if the daemon takes no connection for half a second, because it is busy.
 pub fn call() -> io::Result<Call> {
     let mut connection = None;
     let holders = survey(names(), |found| {

@@ -1,5 +1,5 @@
-//! The thread that changes the host while the daemon runs: the gate, the WAN routes, the MPTCP paths. It may block on `nft` and netlink;
-//! no other thread waits for it. WIRING.
+//! The host thread, which changes the host while the daemon runs: the gate, the WAN routes, the MPTCP paths. It may
+//! block on `nft` and netlink; no other thread waits for it. WIRING.
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -17,7 +17,7 @@ use crate::process::daemon::{Interception, interception};
 use crate::session::shared::Shared;
 use crate::state::crash::{self, Point};
 
-/// The running thread.
+/// The running host thread.
 pub struct Host {
     handle: JoinHandle<()>,
     start: Sender<Start>,
@@ -33,7 +33,7 @@ impl Host {
     /// Starts the thread, which waits for [`Self::start`].
     ///
     /// # Errors
-    /// When the kernel refuses a thread, a descriptor or memory.
+    /// Fails if the kernel refuses a thread, a descriptor or memory.
     pub fn prepare(shared: &Arc<Shared>, ordered: &watch::Receiver<Order>) -> io::Result<Self> {
         let (start, started) = channel::<Start>();
         let (shared, ordered) = (Arc::clone(shared), ordered.clone());
@@ -47,15 +47,16 @@ impl Host {
         Ok(Self { handle, start })
     }
 
-    /// Has it do its work, until the worker's threads are ordered to end. The result comes when the host has been looked at once.
+    /// Lets the thread work until the worker's threads are ordered to end. The receiver resolves after the first look
+    /// at the host.
     pub fn start(&self, interception: Interception, first: bool) -> oneshot::Receiver<()> {
         let (done, looked) = oneshot::channel();
-        // A thread that has panicked has ended the process.
+        // Ignore the error: the thread can only have panicked, and a panic ends the process.
         let _ = self.start.send(Start { interception, first, done });
         looked
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the thread.
     pub fn end(self) {
         let _ = self.handle.join();
     }
@@ -72,7 +73,7 @@ fn work(runtime: &Runtime, shared: &Arc<Shared>, start: Start, mut ordered: watc
         mirror.map(|mirror| tokio::spawn(mirror.follow()));
         paths.map(|paths| tokio::spawn(paths.follow()));
         let _ = done.send(());
-        // The previous worker may have left the gate where it should not be.
+        // The previous worker may have left the gate in the wrong position.
         let unsure = !first && interception != Interception::Foreign;
         let guard = if unsure { Guard::unsure() } else { Guard::new() };
         tokio::select! {
@@ -93,7 +94,8 @@ async fn watch_gate(shared: &Shared, mut guard: Guard) {
     }
 }
 
-/// Has new connections routed and waits for handshakes that are under way, on a thread of its own. The result comes when that is done.
+/// Closes the gate and waits for the handshakes under way, on a thread of its own. The receiver resolves when that is
+/// done.
 pub fn admit_no_more(shared: &Arc<Shared>) -> oneshot::Receiver<()> {
     let (done, admitted) = oneshot::channel();
     let copy = Arc::clone(shared);
@@ -102,7 +104,7 @@ pub fn admit_no_more(shared: &Arc<Shared>) -> oneshot::Receiver<()> {
         let _ = done.send(());
     };
     if let Err(err) = thread::Builder::new().name("admit".into()).spawn(work) {
-        // The sender is gone with the closure: nobody waits for it.
+        // The closure is gone, and the sender with it, so the receiver resolves at once.
         tracing::debug!("connections may come until the listeners are closed: {err}");
     }
     admitted

@@ -1,5 +1,5 @@
-//! The process that does the work. The guardian starts it and shares its descriptor table with it; it resumes the sessions of the previous
-//! worker, and may die at any time. WIRING.
+//! The worker process, which carries the sessions. The guardian starts it and shares its descriptor table with it. The
+//! worker resumes the sessions of the previous one, and may die at any time. WIRING.
 mod host;
 mod orders;
 mod prepared;
@@ -28,40 +28,41 @@ use crate::state::table::Table;
 pub use orders::{Channel, Message, Order, Report};
 pub use prepared::Prepared;
 
-/// What the guardian gives a worker. It belongs to the guardian; the worker has a copy in its memory and must not drop anything of it.
+/// What the guardian passes to a worker. It belongs to the guardian: the worker has a copy in its memory, and must drop
+/// nothing of it.
 pub struct WorkerConfig<'a> {
-    /// What the daemon is to do.
+    /// The setup of the daemon.
     pub setup: &'a Setup,
-    /// What the kernel can do.
+    /// The features of the kernel.
     pub kernel: &'a Arc<Kernel>,
-    /// One list of listeners for each thread.
+    /// The listeners: one list for each thread.
     pub listeners: &'a Listeners,
-    /// The sessions.
+    /// The session table.
     pub table: Table,
     /// The highest number of sessions.
     pub limit: u32,
     /// Connects the worker with the guardian.
     pub channel: &'a Channel,
-    /// The guardian's process: readable when it has ended.
+    /// The pidfd of the guardian: readable when the guardian has ended.
     pub guardian: &'a Registered<OwnedFd>,
-    /// Takes the log lines.
+    /// The log.
     pub log: &'a Log,
     /// Whether the daemon removes the rules when it ends.
     pub ours: bool,
-    /// New connections are routed already.
+    /// The daemon drains: new connections are routed already.
     pub draining: bool,
     /// Why the worker starts.
     pub reason: StartReason,
-    /// When the guardian saw the end of the previous worker.
+    /// When the guardian saw the previous worker end.
     pub since: Instant,
 }
 
 /// Why a worker starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartReason {
-    /// It is the daemon's first.
+    /// The worker is the daemon's first one.
     Start,
-    /// The previous one has died, as described.
+    /// The previous worker has died; the text describes how.
     Died(Death, String),
     /// The program was upgraded from this version.
     Upgraded(String),
@@ -78,12 +79,12 @@ impl StartReason {
     }
 }
 
-/// The name of the process.
+/// The name of a worker's process.
 const NAME: &std::ffi::CStr = c"tcp-int-worker";
-/// How often a worker reports that it is alive.
+/// The interval of a worker's heartbeats.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Runs a worker until it is told to end; returns its exit status. Nothing that it owns is dropped at its end: sessions are ended on
+/// Runs a worker until it is told to end; returns its exit status. It drops nothing that it owns: sessions end on
 /// purpose, or not at all.
 pub fn run(config: &WorkerConfig<'_>) -> u8 {
     let exit = work(config).unwrap_or_else(|fatal| {
@@ -97,7 +98,7 @@ pub fn run(config: &WorkerConfig<'_>) -> u8 {
 fn work(config: &WorkerConfig<'_>) -> Result<Exit, Fatal> {
     let WorkerConfig { setup, table, ref reason, .. } = *config;
     let own_mark = setup.config.rules.own_mark;
-    // For ps(1) and pgrep(1). Without the name it works all the same.
+    // The name is for ps(1) and pgrep(1). The worker also runs without it.
     let _ = set_name(NAME);
     crash::arm(table.header().crash_points(), *reason == StartReason::Start);
     crash::at(Point::Start);
@@ -107,7 +108,7 @@ fn work(config: &WorkerConfig<'_>) -> Result<Exit, Fatal> {
     let prepared = Prepared::new(&shared, config.listeners, config.channel, config.guardian)?;
     let own: Vec<SocketAddr> =
         config.listeners.iter().flatten().filter_map(|listener| listener::address(listener).ok()).collect();
-    // From here on the worker owns sessions, and nothing fails: to drop them would reset every one.
+    // From here on the worker owns sessions, and no step may fail: dropping the sessions would reset all of them.
     let found = inventory.take_over(reason.death(), &own);
     crash::at(Point::TakenOver);
     let resumed = Resumed::of(&found, config);

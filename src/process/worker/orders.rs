@@ -1,4 +1,4 @@
-//! What the guardian tells the worker and hears from it, and what the worker does besides its sessions. WIRING.
+//! The messages between guardian and worker, and the control thread of the worker. WIRING.
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,49 +17,49 @@ use crate::process::daemon::listeners::Listeners;
 use crate::session::shared::Shared;
 use crate::state::crash::{self, Point};
 
-/// How often a worker that drains looks whether it is done.
+/// The interval at which a draining worker checks whether it is done.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often it says how many are left.
+/// The interval at which it logs how many sessions are left.
 const SAY: Duration = Duration::from_secs(10);
-/// The longest that the end of a worker waits for the gate and for handshakes: more than these take where `nft` works.
+/// The longest time that a stopping worker waits for the gate and for handshakes. Where `nft` works, they take less.
 const TO_ADMIT: Duration = Duration::from_secs(5);
 
-/// Datagrams each way. Both ends are in the table that guardian and worker share, so neither ever reads as ended; one channel serves all
-/// workers, one after the other.
+/// A pair of datagram sockets. Guardian and worker share a descriptor table with both ends, so neither end ever reads
+/// end of file. One channel serves all workers, one after the other.
 #[derive(Debug)]
 pub struct Channel {
     guardian: Registered<UnixDatagram>,
     worker: Registered<UnixDatagram>,
 }
 
-/// What the threads of a worker hear.
+/// An order to the threads of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Nothing.
+    /// Continue.
     Continue,
-    /// Every session is to end, now.
+    /// End every session now.
     Stop,
-    /// Everything stays as it is, and nobody touches it.
+    /// Leave everything as it is, and touch nothing.
     Quiesce,
 }
 
-/// What a worker has to tell.
+/// A report of the worker to the guardian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// It takes connections.
+    /// The worker accepts connections.
     Ready,
-    /// It drains, and the last session has ended.
+    /// The worker drains, and the last session has ended.
     Drained,
 }
 
-/// What the guardian tells.
+/// A message of the guardian to the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// End, for this reason.
     Stop(String),
-    /// Let new connections be routed, for this reason, and say when none is left.
+    /// Drain, for this reason, and report when no session is left.
     Drain(String),
-    /// Rest.
+    /// Come to rest.
     Quiesce,
 }
 
@@ -67,45 +67,45 @@ impl Channel {
     /// Makes a channel.
     ///
     /// # Errors
-    /// EMFILE, ENFILE.
+    /// Fails with EMFILE or ENFILE if no descriptor is free.
     pub fn new() -> io::Result<Self> {
         let (guardian, worker) = UnixDatagram::pair()?;
         [&guardian, &worker].into_iter().try_for_each(|end| end.set_nonblocking(true))?;
         Ok(Self { guardian: Registered::new(guardian), worker: Registered::new(worker) })
     }
 
-    /// Discards what is on its way, for another worker.
+    /// Discards the messages in transit, before another worker uses the channel.
     pub fn clear(&self) {
         for end in [&self.guardian, &self.worker] {
             while end.recv(&mut [0]).is_ok() {}
         }
     }
 
-    /// The guardian's end, to wait for.
+    /// Returns the guardian's end, to wait for reports.
     pub fn guardian(&self) -> &UnixDatagram {
         &self.guardian
     }
 
-    /// A copy of the worker's end, to wait for.
+    /// Returns a copy of the worker's end, to wait for messages.
     ///
     /// # Errors
-    /// EMFILE.
+    /// Fails with EMFILE if no descriptor is free.
     pub fn worker_end(&self) -> io::Result<OwnedFd> {
         self.worker.as_fd().try_clone_to_owned()
     }
 
-    /// The guardian tells the worker.
+    /// Sends a message to the worker.
     pub fn tell(&self, word: &Message) {
         let text = match word {
             Message::Stop(why) => format!("stop {why}"),
             Message::Drain(why) => format!("drain {why}"),
             Message::Quiesce => "rest ".to_owned(),
         };
-        // A worker that hears nothing is noticed by what it does not do.
+        // Ignore the error: the guardian notices if the worker does not act on the message.
         let _ = self.guardian.send(text.as_bytes());
     }
 
-    /// What the worker has reported, if anything.
+    /// Returns the next report of the worker, if there is one.
     pub fn reported(&self) -> Option<Report> {
         let mut text = [0; 16];
         match self.guardian.recv(&mut text).ok().map(|len| &text[..len])? {
@@ -137,25 +137,25 @@ impl Channel {
     }
 }
 
-/// How a worker came to its end.
+/// The end of a worker.
 pub struct End {
-    /// What its threads are to do.
+    /// The order to its threads.
     pub order: Order,
-    /// There is no guardian any more: whatever has to be undone on the host is this process's to do.
+    /// The guardian is gone: this process must undo the changes to the host.
     pub orphan: bool,
 }
 
-/// What connects the control thread with the guardian.
+/// The control thread's connections to the guardian.
 pub struct Control<'a> {
     /// The channel.
     pub channel: &'a Channel,
-    /// Readable when a message has come.
+    /// Readable when a message has arrived.
     pub messages: AsyncFd<OwnedFd>,
     /// Readable when the guardian has ended.
     pub guardian: AsyncFd<OwnedFd>,
 }
 
-/// Moves the gate and follows the guardian's messages, until the worker is to end.
+/// Follows the guardian's messages, and drains if the guardian ends, until the worker has to end.
 pub async fn until_the_end(
     shared: &Arc<Shared>,
     Control { channel, messages, guardian }: Control<'_>,
@@ -176,7 +176,8 @@ pub async fn until_the_end(
                     match word {
                         Message::Stop(why) => {
                             tracing::info!("{why}: stopping");
-                            // The gate is closed here, for good: the host thread finds it where it should be.
+                            // The gate is closed here, for good. Because it is recorded as closed, the host thread does
+                            // not move it.
                             shared.occupancy.drain();
                             shared.occupancy.moved(true);
                             let _ = timeout(TO_ADMIT, host::admit_no_more(shared)).await;
@@ -204,7 +205,7 @@ pub async fn until_the_end(
     }
 }
 
-/// The drain of a worker, once it is told to drain or has lost its guardian.
+/// The drain of a worker. It starts with a message, or when the guardian ends.
 pub struct Drain<'a> {
     draining: Option<Draining>,
     orphan: bool,
@@ -217,23 +218,23 @@ struct Draining {
     empty: bool,
     reported: bool,
     deadline: Option<Instant>,
-    /// Comes when no handshake is under way any more.
+    /// Resolves when no handshake is under way any more.
     admitted: Option<oneshot::Receiver<()>>,
 }
 
 impl<'a> Drain<'a> {
-    /// Not started.
+    /// Returns a drain that has not started.
     pub fn new(listeners: &'a Listeners) -> Self {
         Self { draining: None, orphan: false, listeners }
     }
 
-    /// Has new connections routed.
+    /// Starts to drain: new connections are routed.
     pub fn start(&mut self, shared: &Arc<Shared>, why: &str) {
         if self.draining.is_some() {
             return;
         }
         let left = shared.occupancy.sessions();
-        tracing::info!("{why}: draining: new connections are routed past us, {left} sessions go on");
+        tracing::info!("{why}: draining: new connections are routed past us, {left} sessions continue");
         shared.occupancy.drain();
         shared.gate.notify_one();
         self.draining = Some(Draining {
@@ -246,7 +247,7 @@ impl<'a> Drain<'a> {
         });
     }
 
-    /// Nobody would start another worker any more: new connections are routed.
+    /// Drains because the guardian is gone: nothing would start another worker.
     async fn orphaned(&mut self, shared: &Arc<Shared>) {
         self.start(shared, "the guardian is gone");
         self.orphan = true;
@@ -257,12 +258,13 @@ impl<'a> Drain<'a> {
             draining.deadline = Instant::now().checked_add(shared.config.stop.drain_deadline);
             draining.reported = false;
         }
-        // A listener that is shut no longer listens, however many descriptors of it there are.
+        // A listener that is shut down no longer listens, however many descriptors refer to it.
         self.listeners.iter().flatten().for_each(|listener| drop(listener.shutdown(Shutdown::Read)));
     }
 }
 
-/// Waits until the last session has ended, and counts down in the log. Without a drain it waits for ever.
+/// Waits until the last session has ended or the deadline has passed, and counts down in the log. Without a drain it
+/// waits forever.
 async fn drained(draining: &mut Option<Draining>, shared: &Shared) {
     let Some(draining) = draining else { return std::future::pending().await };
     if let Some(admitted) = &mut draining.admitted {
@@ -279,7 +281,8 @@ impl Draining {
         if self.reported {
             return false;
         }
-        // What was accepted by the kernel before the gate was closed may come a moment later.
+        // Connections that the kernel took before the gate was closed may arrive a moment later. So two checks in a row
+        // must find no session.
         let over = left == 0 && std::mem::replace(&mut self.empty, left == 0);
         self.empty = left == 0;
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);

@@ -1,4 +1,4 @@
-//! Everything of a worker that can fail, made before it owns a session. WIRING.
+//! The parts of a worker that can fail, made before it owns a session. WIRING.
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::process::takeover::Found;
 use crate::session::shared::Shared;
 use crate::state::crash::{self, Point};
 
-/// Threads, runtimes and registrations of a worker that has no sessions yet. Dropping it closes nothing but its own.
+/// The threads, runtimes and registrations of a worker that has no sessions yet. Dropping it closes only its own
+/// descriptors.
 pub struct Prepared {
     runtime: Runtime,
     orders: watch::Sender<Order>,
@@ -35,7 +36,7 @@ impl Prepared {
     /// Starts the threads, which wait for their sessions, and registers what the control thread waits for.
     ///
     /// # Errors
-    /// When the kernel refuses a thread, a descriptor or memory.
+    /// Fails if the kernel refuses a thread, a descriptor or memory.
     pub fn new(
         shared: &Arc<Shared>,
         listeners: &Listeners,
@@ -63,7 +64,7 @@ impl Prepared {
         Ok(Self { runtime, orders, host, threads, messages, guardian })
     }
 
-    /// Hands out what was `found`, and runs until the worker is told to end.
+    /// Distributes the sessions that were `found`, and runs until the worker is told to end.
     pub(super) fn serve(
         self,
         shared: &Arc<Shared>,
@@ -80,7 +81,8 @@ impl Prepared {
             let first = resumed.reason == StartReason::Start;
             let looked = host.start(config.setup.interception, first);
             if first {
-                // A daemon that is ready has its routes and paths. The sessions of a previous worker had them before.
+                // A daemon reports that it is ready only when its routes and paths exist. The sessions of a previous
+                // worker had them before.
                 let _ = looked.await;
             }
             let mut drain = Drain::new(config.listeners);
@@ -92,7 +94,7 @@ impl Prepared {
             let _ = orders.send(end.order);
             threads.into_iter().for_each(Thread::end);
             if end.orphan {
-                // What it may be about to make would stay behind.
+                // Otherwise a change that the host thread is making could stay behind.
                 host.end();
             }
             if end.order == Order::Stop {

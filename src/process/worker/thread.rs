@@ -1,4 +1,5 @@
-//! One thread with its own listeners, pipes and sessions; threads share counters and nothing else that is hot. WIRING.
+//! A relay thread with its own listeners, pipes and sessions. Threads share counters, and nothing else that is hot.
+//! WIRING.
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -26,7 +27,8 @@ use crate::state::crash::{self, Point};
 use crate::state::flow::{Flow, Side};
 use crate::state::table::{header, now};
 
-/// A runtime looks for new events after so many tasks: low, so that a bulk flow's turns do not hold up an interactive one.
+/// The number of tasks after which a runtime polls for events. It is low, so that bulk flows do not delay interactive
+/// ones.
 const TASKS_BETWEEN_EVENTS: u32 = 16;
 
 /// The sessions that a thread starts with.
@@ -38,37 +40,37 @@ pub struct ThreadAssignment {
     pub unregistered: Vec<(Socket, Flow)>,
 }
 
-/// A running thread.
+/// A running relay thread.
 pub struct Thread {
     handle: JoinHandle<()>,
     start: Option<Sender<ThreadAssignment>>,
 }
 
-/// What a thread has made before it gets its sessions.
+/// What a thread prepares before it gets its sessions.
 struct Ready {
     rt: LocalRuntime,
     listeners: Vec<Listener>,
 }
 
 impl Thread {
-    /// Starts a thread that has its runtime and copies of `listeners`, and waits for [`Self::start`].
+    /// Starts a thread, which makes its runtime, registers copies of `listeners`, and waits for [`Self::start`].
     ///
     /// # Errors
-    /// When the kernel refuses a thread, a descriptor or memory.
+    /// Fails if the kernel refuses a thread, a descriptor or memory.
     pub fn prepare(
         n: usize,
         listeners: &[Registered<Socket>],
         shared: &Arc<Shared>,
         ordered: &watch::Receiver<Order>,
     ) -> io::Result<Self> {
-        // The thread closes them when it ends: they are copies.
+        // The thread closes its listeners when it ends, so it gets copies.
         let listeners = listeners.iter().map(|own| own.try_clone()).collect::<io::Result<Vec<_>>>()?;
         let (shared, ordered) = (Arc::clone(shared), ordered.clone());
         let (start, assignment) = channel();
         let (report, prepared) = channel();
         let work = move || match Ready::new(listeners) {
             Ok(ready) => {
-                // The other ends are gone where the worker could not start: then there is nothing to do.
+                // Ignore the error: if the worker could not start, the receiver is gone, and there is nothing to do.
                 let _ = report.send(Ok(()));
                 if let Ok(assignment) = assignment.recv() {
                     ready.work(n, shared, assignment, ordered);
@@ -82,25 +84,26 @@ impl Thread {
         Ok(Self { handle, start: Some(start) })
     }
 
-    /// Has it run the sessions of `share`, and take what arrives at its listeners, until it is ordered otherwise.
+    /// Hands the thread its sessions. It runs them, and accepts connections, until it gets another order.
     pub fn start(&mut self, assignment: ThreadAssignment) {
         let handed = self.start.take().map(|start| start.send(assignment));
         if !matches!(handed, Some(Ok(()))) {
-            // To return would drop the sessions, and reset them. The guardian starts another worker.
+            // Returning would drop the sessions and reset them. After the abort the guardian starts another worker.
             std::process::abort();
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the thread.
     pub fn end(self) {
-        // It can only panic, and then the process is gone.
+        // Ignore the error: the thread can only have panicked, and a panic ends the process.
         let _ = self.handle.join();
     }
 }
 
 impl Ready {
     fn new(listeners: Vec<Socket>) -> io::Result<Self> {
-        // The guardian has shut them if there was no worker for long; those that listen already stay as they are.
+        // If there was no worker for long, the guardian has shut the listeners down. Those that still listen stay as
+        // they are.
         listeners.iter().try_for_each(listener::listen)?;
         let mut builder = Builder::new_current_thread();
         builder.enable_all().event_interval(TASKS_BETWEEN_EVENTS);
@@ -125,11 +128,11 @@ impl Ready {
         begin(&rt, &worker, listeners, assignment);
         let order = rt.block_on(async {
             let changed = ordered.wait_for(|order| *order != Order::Continue).await;
-            // Only an order to stop ends the sessions.
+            // If the sender is gone, the sessions stay as they are: only an order to stop ends them.
             changed.map_or(Order::Quiesce, |order| *order)
         });
         match order {
-            // The sessions stay as they are, for the next worker.
+            // The sessions stay as they are for the next worker.
             Order::Quiesce | Order::Continue => std::mem::forget(rt),
             // Dropping the runtime ends every session with a reset and its close record.
             Order::Stop => drop(rt),
@@ -148,7 +151,7 @@ fn begin(rt: &LocalRuntime, worker: &Rc<Worker>, listeners: Vec<Listener>, assig
     let ThreadAssignment { sessions, unregistered } = assignment;
     let one = Rc::clone(worker);
     rt.spawn_local(async move {
-        // Each has a task of its own: one that waits for memory holds up no other.
+        // Each session has a task of its own, so that one that waits for memory does not hold up the others.
         for session in sessions {
             let (worker, permit) = (Rc::clone(&one), SessionPermit::take(&one.shared));
             tokio::task::spawn_local(async move { worker.resume_session(session, permit).await });
@@ -201,7 +204,8 @@ impl Worker {
         let number = client.socket().as_raw_fd();
         let (Some(slot), Ok(cookie)) = (self.shared.table.slot(number), socket_cookie(client.socket()))
         else {
-            // The limit of descriptors was raised from outside: nobody could go on with it.
+            // The descriptor limit was raised from outside, so the table has no slot for this descriptor. Another
+            // worker could not resume the session.
             return self.take(Arrival::Shed(1));
         };
         slot.accepted(cookie, &flow, now());
@@ -210,7 +214,7 @@ impl Worker {
         self.drive(Session { flow, client, slot, resumed: Cell::new(None) }, permit);
     }
 
-    /// Begins with a connection that another worker has accepted and not written down.
+    /// Starts the session of a connection that another worker accepted and did not record.
     async fn adopt(self: Rc<Self>, socket: Socket, flow: Flow, permit: SessionPermit) {
         let kernel = &self.shared.kernel;
         let out_of_resources = |err: &io::Error| self.shared.out_of_resources(err);
@@ -225,7 +229,7 @@ impl Worker {
         }
     }
 
-    /// Goes on with a session of another worker.
+    /// Resumes a session of another worker.
     async fn resume_session(self: Rc<Self>, session: OrphanedSession, permit: SessionPermit) {
         match session.revive(&self.shared.kernel, &|err| self.shared.out_of_resources(err)).await {
             Ok((Accepted { flow, client }, slot, server, directions)) => {
@@ -233,7 +237,7 @@ impl Worker {
                 self.drive(Session { flow, client, slot, resumed }, permit);
             }
             Err(err) => warn_seldom(&self.shared.counters.not_taken_up, || {
-                format!("a session could not be gone on with: {err}")
+                format!("a session could not be resumed: {err}")
             }),
         }
     }
@@ -246,7 +250,8 @@ impl Worker {
             {
                 let env = Env { shared: &worker.shared, pool: &worker.pool };
                 let mut run = pin!(session::run(&session, &env));
-                // Whoever dies says so of what it died.
+                // Records the session that is being driven: if the worker crashes, the next one knows which session to
+                // suspect.
                 poll_fn(|cx| {
                     worker.own.set_current_session(Some(number));
                     crash::driving(port);
@@ -261,7 +266,7 @@ impl Worker {
     }
 }
 
-/// One session's place among those that the limit allows; free again when it is dropped.
+/// A session's place within the session limit. Dropping it frees the place.
 struct SessionPermit(Arc<Shared>);
 
 impl SessionPermit {

@@ -1,17 +1,19 @@
-//! What fails with which servers: the SYNs of Fast Open, and Multipath TCP. PURE: a table of fixed size, whatever peers do; the
-//! time comes from outside.
+//! The servers with which Fast Open or Multipath TCP fails. PURE: a table of fixed size, whatever peers do; the
+//! caller passes the time.
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How many are remembered. Two with the same place displace each other, and what is forgotten is tried again.
+/// Number of entries. Two servers with the same place displace each other; a forgotten server is tried again.
 const PLACES: usize = 4096;
-/// Where it has worked, one failure is most likely a lost packet: so many in a row are not.
+/// Failures in a row after which a server that has worked before is avoided. A single failure is most likely a lost
+/// packet.
 const STRIKES: u32 = 3;
-/// How long it is then avoided; after each further failure twice as long, up to [`Kind::longest_pause`].
+/// Time for which a server is then avoided. It doubles with each further failure, up to [`Kind::longest_pause`].
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What is tried with a server. The two SYNs of Fast Open are two: what loses one may let the other pass.
+/// The feature that is tried with a server. Fast Open has two kinds of SYN: a middlebox that drops one may pass the
+/// other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A SYN with Fast Open's option and no data.
@@ -23,8 +25,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// A SYN that is lost costs its connection a second. One try of Multipath TCP in vain costs next to nothing, and a far box that
-    /// is back at work is to be used soon.
+    /// Returns the longest time to avoid a server. A lost SYN delays its connection by a second. A failed attempt of
+    /// Multipath TCP costs almost nothing, and a far box that works again should be used soon.
     const fn longest_pause(self) -> Duration {
         match self {
             Self::Empty | Self::Data => Duration::from_secs(3600),
@@ -33,7 +35,7 @@ impl Kind {
     }
 }
 
-/// What is remembered of servers.
+/// The results that are remembered, by server and kind.
 #[derive(Debug)]
 pub struct Destinations<S = RandomState> {
     places: Vec<Option<Entry>>,
@@ -45,13 +47,13 @@ struct Entry {
     server: IpAddr,
     kind: Kind,
     has_worked: bool,
-    /// Failures since it worked last.
+    /// Failures since the last success.
     strikes: u32,
     avoided_until: Option<Instant>,
 }
 
 impl Default for Destinations {
-    /// Nothing is known of any. Peers cannot know which share a place.
+    /// Returns an empty table. The hash is random, so peers cannot know which servers share a place.
     fn default() -> Self {
         Self::with(PLACES, RandomState::new())
     }
@@ -62,17 +64,17 @@ impl<S: BuildHasher> Destinations<S> {
         Self { places: vec![None; places], hasher }
     }
 
-    /// Whether `server` is to be spared it.
+    /// Returns whether `kind` should not be tried with `server` now.
     pub fn avoids(&self, server: IpAddr, kind: Kind, now: Instant) -> bool {
         self.entry(server, kind).is_some_and(|entry| entry.is_avoided(now))
     }
 
-    /// It went as it should: a SYN was answered, and its data taken; a connection was Multipath TCP to its end.
+    /// Records a success: the SYN was answered and its data accepted, or a connection used Multipath TCP to its end.
     pub fn worked(&mut self, server: IpAddr, kind: Kind) {
         self.put(Entry { has_worked: true, ..Entry::new(server, kind) });
     }
 
-    /// It did not.
+    /// Records a failure.
     pub fn failed(&mut self, server: IpAddr, kind: Kind, now: Instant) {
         let mut entry = self.entry(server, kind).copied().unwrap_or(Entry::new(server, kind));
         entry.strike(now);
@@ -105,7 +107,7 @@ impl Entry {
 
     fn strike(&mut self, now: Instant) {
         if self.is_avoided(now) {
-            // It was dialled before: many at once that fail are one failure.
+            // This dial began before the pause did: simultaneous failures count as one.
             return;
         }
         self.strikes = self.strikes.saturating_add(1);
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_with_data_that_fails_says_nothing_of_one_without() {
+    fn a_failed_syn_with_data_does_not_affect_empty_syns() {
         let (mut known, now) = (Destinations::default(), Instant::now());
         known.failed(SERVER, Kind::Data, now);
         assert!(known.avoids(SERVER, Kind::Data, now) && !known.avoids(SERVER, Kind::Empty, now));
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_shares_a_place_is_forgotten_and_tried_again() {
+    fn a_server_displaced_from_its_place_is_tried_again() {
         let (mut known, now) = (Destinations::with(1, RandomState::new()), Instant::now());
         let other = IpAddr::from([192, 0, 2, 2]);
         known.failed(SERVER, Kind::Data, now);
@@ -198,7 +200,7 @@ mod tests {
         assert_eq!(known.places.len(), 1);
     }
 
-    /// The naive model: all that ever happened with one server, judged from the beginning each time.
+    /// The naive model: evaluates the whole history of one server from the beginning each time.
     fn judge(history: &[(bool, Instant)], now: Instant) -> bool {
         let (mut patience, mut failures, mut until) = (1, 0, None);
         for &(worked, at) in history {
@@ -219,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_said_follows_from_what_happened(
+        fn avoidance_agrees_with_the_naive_model(
             events in proptest::collection::vec((0_u8..5, any::<bool>(), any::<bool>(), 0_u64..400), 0..200),
         ) {
             let mut known = Destinations::with(10, Spread);
@@ -236,7 +238,7 @@ mod tests {
         }
     }
 
-    /// A hash by which the ten of the test have ten places.
+    /// A hash that gives the ten keys of the test ten different places.
     #[derive(Clone, Copy)]
     struct Spread;
     struct Sum(u64);

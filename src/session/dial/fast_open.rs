@@ -1,4 +1,6 @@
-//! TCP Fast Open towards the server (RFC 7413): the SYN waits for the client's first bytes, and what became of it is remembered. EFFECT.
+//! TCP Fast Open towards the server (RFC 7413). EFFECT.
+//!
+//! The SYN waits for the client's first bytes, and its result is remembered for the next dial.
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -17,10 +19,11 @@ use crate::session::leg::Leg;
 use crate::session::relay::first::FirstBytes;
 use crate::state::record::Opening;
 
-/// The second SYN goes out after a second (TCP_TIMEOUT_INIT in include/net/tcp.h), and may take as long to be answered.
+/// A shorter timeout leaves no time for an ordinary SYN. The kernel sends the second SYN after 1 s (TCP_TIMEOUT_INIT
+/// in include/net/tcp.h), and its answer may take another.
 const BEFORE_AN_ORDINARY_SYN: Duration = Duration::from_secs(2);
 
-/// How one session's server leg is opened: holds what becomes of its SYN while the ladder is climbed.
+/// The way to open one session's server leg, and the kind of the last SYN, kept across retries.
 pub struct SynPlan<'a> {
     server: SocketAddr,
     mode: FastOpen,
@@ -31,43 +34,43 @@ pub struct SynPlan<'a> {
     memory: &'a Memory,
 }
 
-/// Where a SYN is after connect().
+/// The state of the SYN after connect().
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syn {
-    /// On its way.
+    /// The kernel has sent it.
     Sent,
-    /// Put off until [`SynPlan::send`].
+    /// It is deferred until [`SynPlan::send`].
     Due,
 }
 
 impl<'a> SynPlan<'a> {
-    /// Towards `server` as `mode` says, as far as that is not known to fail there.
+    /// Plans a SYN to `server` by `mode`, without the kinds that are known to fail with that server.
     pub fn new(server: SocketAddr, mode: FastOpen, first: FirstBytes<'a>, memory: &'a Memory) -> Self {
         let may = |kind| mode != FastOpen::Off && !memory.known().avoids(server.ip(), kind, Instant::now());
         let (may_be_empty, may_have_data) = (may(Kind::Empty), may(Kind::Data));
         Self { server, mode, may_be_empty, may_have_data, sent: Cell::new(Opening::Ordinary), first, memory }
     }
 
-    /// Remembers what a SYN that was sent as `sent` has come to.
+    /// Remembers the result `became` of a SYN of kind `sent`.
     fn learn(&self, sent: Opening, became: Opening) {
         let kind = if sent == Opening::Data { Kind::Data } else { Kind::Empty };
         let (server, mut known) = (self.server.ip(), self.memory.known());
         match became {
             Opening::Asked | Opening::Empty | Opening::Data => known.worked(server, kind),
             Opening::Lost => known.failed(server, kind, Instant::now()),
-            // Behind a cookie it means that the cookie was outdated, and that a new one has come.
+            // With a cookie, ignored data means that the cookie was outdated; the server has sent a new one.
             Opening::Ignored if self.mode == FastOpen::NoCookie => known.failed(server, kind, Instant::now()),
             Opening::Ignored | Opening::Ordinary | Opening::Avoided => {}
         }
     }
 
-    /// connect(). Where the SYN can carry the client's first bytes, it is put off and they are waited for.
+    /// Connects the socket. If the SYN can carry the client's first bytes, it is deferred and waits for them.
     pub(super) async fn connect(&self, socket: &Socket) -> Result<Syn, DialError> {
         match self.mode {
             FastOpen::Off => self.ordinary(socket, Opening::Ordinary),
             FastOpen::NoCookie if self.take().await? => self.fast(socket, true),
-            // With neither cookie nor data it would be an ordinary SYN. So it asks for a cookie, which makes a far end that wants
-            // none accept at once: tcp_try_fastopen() in net/ipv4/tcp_fastopen.c.
+            // A SYN with neither cookie nor data would be an ordinary one, so it asks for a cookie. A far box that
+            // requires none then accepts at once: tcp_try_fastopen() in net/ipv4/tcp_fastopen.c.
             FastOpen::NoCookie if self.may_be_empty => self.fast(socket, false),
             FastOpen::Cookie if self.may_be_empty => {
                 let syn = self.fast(socket, false)?;
@@ -103,26 +106,26 @@ impl<'a> SynPlan<'a> {
         Ok(Syn::Sent)
     }
 
-    /// Sends a SYN that was put off.
+    /// Sends a deferred SYN.
     pub(super) fn send(&self, leg: &Leg) -> Result<(), DialError> {
         let with_data = self.first.give(leg).map_err(DialError::Connect)?;
         self.sent.set(if with_data { Opening::Data } else { Opening::Empty });
         Ok(())
     }
 
-    /// A SYN was sent by somebody else.
+    /// Records that a previous worker has sent the SYN.
     pub(super) fn resumed(&self) {
         if self.first.gone() {
             self.sent.set(Opening::Data);
         }
     }
 
-    /// Whether another connection can still take this one's place: not when a SYN has taken bytes along.
+    /// Returns whether another connection can still replace this one. It cannot once a SYN has carried data.
     pub(super) fn may_try_again(&self) -> bool {
         !self.first.gone()
     }
 
-    /// What became of it, remembered for the next dial.
+    /// Returns the result of the SYN, and remembers it for the next dial.
     pub(super) fn conclude(&self, dialled: Result<&Leg, &DialError>) -> Opening {
         let sent = self.sent.get();
         if !matches!(sent, Opening::Asked | Opening::Empty | Opening::Data) {
@@ -138,7 +141,8 @@ impl<'a> SynPlan<'a> {
     }
 }
 
-/// Whether it returned at once: the SYN is put off, or the server is this host and has answered.
+/// Connects the socket and returns whether that completed at once: the SYN is deferred, or the server is this host
+/// and has answered.
 fn connect(socket: &Socket, server: SocketAddr) -> Result<bool, DialError> {
     match socket.connect(&server.into()) {
         Ok(()) => Ok(true),
@@ -147,7 +151,8 @@ fn connect(socket: &Socket, server: SocketAddr) -> Result<bool, DialError> {
     }
 }
 
-/// Whether an ordinary SYN might have fared better: not when the kernel has sent some in vain, as it does from the second on.
+/// Returns whether an ordinary SYN might have succeeded. From the second SYN on the kernel sends ordinary ones. If
+/// those had time and no answer, Fast Open is not the cause.
 fn blames_fast_open(err: &DialError) -> bool {
     match err {
         DialError::TimedOut { after } => *after < BEFORE_AN_ORDINARY_SYN,
@@ -158,7 +163,7 @@ fn blames_fast_open(err: &DialError) -> bool {
 fn prepare(socket: &Socket, without_cookie: bool) -> io::Result<()> {
     match sys::set_fast_open_connect(socket.as_fd()) {
         Ok(()) if without_cookie => sys::set_fast_open_no_cookie(socket.as_fd()),
-        // Somebody has switched it off since we started: the SYN is an ordinary one.
+        // Fast Open was switched off in the kernel after the start: the SYN is an ordinary one.
         Err(err) if Errno::from_io_error(&err) == Some(Errno::OPNOTSUPP) => Ok(()),
         other => other,
     }
@@ -169,7 +174,7 @@ fn judge(sent: Opening, how: Handshake) -> Opening {
         (_, DataInSyn::Taken) => Opening::Data,
         (_, DataInSyn::Ignored) => Opening::Ignored,
         (_, DataInSyn::Lost) => Opening::Lost,
-        // Nothing else has been sent by now that could have been sent again.
+        // Only the SYN can have been retransmitted: nothing else has been sent yet.
         (Opening::Asked | Opening::Empty, DataInSyn::None) if how.retransmits > 0 => Opening::Lost,
         (sent, DataInSyn::None) => sent,
     }

@@ -1,4 +1,4 @@
-//! What all workers know of the servers that were dialled. EFFECT.
+//! The results of earlier dials, shared by all threads. EFFECT.
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::destinations::{Destinations, Kind};
 use crate::state::record::Mptcp;
 
-/// Which servers Fast Open and Multipath TCP fail with.
+/// The servers with which Fast Open or Multipath TCP fails.
 #[derive(Debug, Default)]
 pub struct Memory(Mutex<Destinations>);
 
@@ -15,8 +15,8 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What Multipath TCP had become when a session with `server` ended. That it works is known only then: something on the way can
-    /// let the handshake pass and not the data (RFC 8684, section 3.7).
+    /// Records the state of Multipath TCP at the end of a session with `server`. Success is known only then: a
+    /// middlebox can pass the handshake and not the data (RFC 8684, section 3.7).
     pub fn ended(&self, server: IpAddr, became: Mptcp) {
         match became {
             Mptcp::Yes => self.known().worked(server, Kind::Mptcp),

@@ -1,4 +1,4 @@
-//! The server leg: dialled from the address that the server is to see. EFFECT.
+//! The server leg: dialled from the source address that the configuration requires. EFFECT.
 mod destinations;
 mod fast_open;
 mod memory;
@@ -28,7 +28,7 @@ pub use self::fast_open::SynPlan;
 pub use self::memory::Memory;
 pub use self::multipath::Multipath;
 
-/// The waits before the same address and port are tried again, a second in all when descriptors or memory have run out.
+/// Waits before each retry from the same address and port: 1 s in all when descriptors or memory have run out.
 const WAITS: [Duration; 9] = [
     Duration::from_millis(2),
     Duration::from_millis(4),
@@ -40,34 +40,34 @@ const WAITS: [Duration; 9] = [
     Duration::from_millis(256),
     Duration::from_millis(512),
 ];
-/// So many of them for an address that is taken: a session that just ends frees it within milliseconds, one in TIME_WAIT does
-/// not for a minute.
+/// Number of these waits for an address in use: 62 ms in all. A session that is ending frees it within milliseconds;
+/// one in TIME_WAIT keeps it for a minute.
 const WAITS_FOR_AN_ADDRESS: usize = 5;
 
-/// Which step of dialling failed.
+/// The step of dialling that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// No socket, or an option that every socket takes was refused.
+    /// No socket could be created, or the kernel refused an option that every socket accepts.
     #[error("making the socket: {0}")]
     Socket(io::Error),
-    /// The kernel had no memory to watch the socket, for a second.
+    /// For a second, the kernel had no memory to register the socket.
     #[error("registering the socket: {0}")]
     Register(io::Error),
-    /// The source address could not be had.
+    /// The kernel refused to bind the source address.
     #[error("binding to {addr}: {err}")]
     BindSource {
         /// The address.
         addr: SocketAddr,
-        /// The kernel's answer.
+        /// The error of bind(2).
         err: io::Error,
     },
-    /// The server refused, or cannot be reached.
+    /// The server refused the connection, or cannot be reached.
     #[error("connecting: {0}")]
     Connect(io::Error),
-    /// The client failed while its first bytes were waited for.
-    #[error("reading what the client said first: {0}")]
+    /// The client leg failed while the dial waited for its first bytes.
+    #[error("reading the client's first bytes: {0}")]
     Client(io::Error),
-    /// `server.connect-timeout`
+    /// `server.connect-timeout` has expired.
     #[error("no answer within {after:?}")]
     TimedOut {
         /// The timeout.
@@ -76,7 +76,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// What it means for the session.
+    /// Returns the session's end that this error causes.
     pub fn end(&self) -> End {
         match self {
             Self::Socket(err) | Self::Register(err) | Self::BindSource { err, .. } | Self::Connect(err) => {
@@ -87,17 +87,18 @@ impl DialError {
         }
     }
 
-    /// Somebody has this address and port already: at bind() any socket, at connect() one to the same server.
+    /// Returns whether the address and port are in use: by any socket at bind(), by a connection to the same server
+    /// at connect().
     fn address_taken(&self) -> bool {
         matches!(self.errno(), Some(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL))
     }
 
-    /// The kernel has nothing left for one more socket just now, and another try may find something.
+    /// Returns the error if the kernel was out of descriptors or memory; another attempt may then succeed.
     fn lack(&self) -> Option<&io::Error> {
         self.io().filter(|err| is_out_of_resources(err))
     }
 
-    /// The kernel's answer to a step that another attempt would repeat.
+    /// Returns the kernel's error in a step that another attempt would repeat.
     fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Socket(err) | Self::BindSource { err, .. } | Self::Connect(err) => Some(err),
@@ -110,41 +111,41 @@ impl DialError {
     }
 }
 
-/// What it takes to dial for one session.
+/// The parameters of the dial for one session.
 pub struct DialRequest<'a> {
-    /// From whom, to whom.
+    /// Client and original destination.
     pub flow: &'a Flow,
-    /// Where it is written down with which socket.
+    /// The session's table entry, which records the socket.
     pub slot: &'a Slot,
-    /// How.
+    /// The configuration of server legs.
     pub config: &'a ServerLeg,
     /// The mark of server legs.
     pub own_mark: u32,
-    /// What the kernel can do.
+    /// The features of this kernel.
     pub kernel: &'a Kernel,
-    /// Multipath TCP.
+    /// Whether to ask for Multipath TCP.
     pub multipath: Multipath<'a>,
-    /// Fast Open.
+    /// How to use Fast Open.
     pub syn_plan: SynPlan<'a>,
-    /// Told when there is no descriptor or memory for it.
+    /// Called when the kernel has no descriptor or memory for the socket.
     pub out_of_resources: &'a dyn Fn(&io::Error),
 }
 
-/// A server leg, and how it came about.
+/// A server leg, and how it was dialled.
 pub struct Dialed {
-    /// The leg.
+    /// The connected leg.
     pub leg: Leg,
-    /// The step of the ladder.
+    /// The attempt that succeeded.
     pub dialled: Dialled,
-    /// Fast Open.
+    /// The result of Fast Open.
     pub opening: Opening,
 }
 
-/// Dials the flow's original destination, as the configuration says where from; first of all waits for a leg that is `dialling`
-/// already.
+/// Dials the flow's original destination from the configured source. If a leg is already `dialling`, waits for that
+/// one first.
 ///
 /// # Errors
-/// When the last step of the ladder failed; the client is then to be reset.
+/// The last attempt failed; the caller then resets the client.
 pub async fn connect(request: &DialRequest<'_>, dialling: Option<Box<Leg>>) -> Result<Dialed, DialError> {
     let timeout =
         request.config.connect_timeout.map(|after| (after, time_left(request, dialling.as_deref(), after)));
@@ -167,16 +168,17 @@ pub async fn connect(request: &DialRequest<'_>, dialling: Option<Box<Leg>>) -> R
     result.map(|(leg, dialled)| Dialed { leg, dialled, opening })
 }
 
-/// What is left of the connect timeout `after`, which runs from accept and goes on when another worker takes the session over.
+/// Returns the rest of the connect timeout `after`. It runs from accept, and a takeover does not restart it.
 fn time_left(request: &DialRequest<'_>, dialling: Option<&Leg>, after: Duration) -> Duration {
     let unanswered = dialling.is_none_or(|leg| {
-        // A server that answered while there was no worker is not late.
+        // A server that answered while no worker ran is not late.
         sys::connection(leg.as_fd()).is_ok_and(|leg| leg.stage == Stage::SynSent)
     });
     if unanswered { after.saturating_sub(now().saturating_sub(request.slot.accepted_at())) } else { after }
 }
 
-/// Somebody else has sent this leg's SYN. Only where that has taken bytes along, another connection cannot take its place.
+/// Waits for a leg whose SYN a previous worker has sent. If it fails, dials again, unless that SYN carried data: no
+/// other connection can carry those bytes.
 async fn resumed(request: &DialRequest<'_>, leg: Leg) -> Result<(Leg, Dialled), DialError> {
     request.syn_plan.resumed();
     match finish(request, leg).await {
@@ -210,7 +212,7 @@ async fn dial_with_retries(request: &DialRequest<'_>) -> Result<(Leg, Dialled), 
     }
 }
 
-/// The address to dial from; `None`: the kernel's choice.
+/// Returns the address to dial from; `None` lets the kernel choose.
 fn source(flow: &Flow, source: Source) -> Option<SocketAddr> {
     match source {
         Source::Client => Some(flow.client),
@@ -232,7 +234,8 @@ async fn attempt(request: &DialRequest<'_>, source: Option<SocketAddr>) -> Resul
     request.slot.dialling(socket.as_raw_fd(), cookie);
     crash::at(Point::Socket);
     let syn = request.syn_plan.connect(&socket).await?;
-    // From here to send() nothing waits: a socket whose SYN is due reads as writable, and connected() would believe it.
+    // connected() must not be called before send(): a socket with a deferred SYN polls as writable, so it would count
+    // as connected.
     let leg = Leg::register(socket, Side::Server, &request.kernel.server, request.out_of_resources);
     let leg = leg.await.map_err(DialError::Register)?;
     if syn == Syn::Due {
@@ -262,7 +265,8 @@ fn bind(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     if addr.port() == 0 {
         sys::set_bind_address_no_port(socket.as_fd())?;
     } else {
-        // One client port to several servers: each of the sockets must have this set.
+        // One client port may serve connections to several servers, and then each of the sockets must have this
+        // option.
         socket.set_reuse_address(true)?;
     }
     socket.bind(&addr.into())

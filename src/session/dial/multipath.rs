@@ -1,4 +1,6 @@
-//! Multipath TCP towards the server (RFC 8684): asked for where it is not known to fail, and what came of it is remembered. EFFECT.
+//! Multipath TCP towards the server (RFC 8684). EFFECT.
+//!
+//! A leg asks for it unless it is known to fail with that server, and the result is remembered.
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -9,11 +11,11 @@ use super::memory::Memory;
 use crate::session::leg::Leg;
 use crate::state::record::Mptcp;
 
-/// The SYNs of the first three seconds have the option, as `net.mptcp.syn_retrans_before_tcp_fallback` is 2; the next may take a second to
-/// be answered.
+/// A shorter timeout leaves no time for an ordinary SYN. `net.mptcp.syn_retrans_before_tcp_fallback` is 2, so the
+/// SYNs of the first 3 s carry the option. The answer to the next may take another second.
 const BEFORE_AN_ORDINARY_SYN: Duration = Duration::from_secs(4);
 
-/// Whether one session's server leg asks for Multipath TCP.
+/// The decision whether one session's server leg asks for Multipath TCP.
 pub struct Multipath<'a> {
     server: IpAddr,
     wanted: bool,
@@ -22,25 +24,27 @@ pub struct Multipath<'a> {
 }
 
 impl<'a> Multipath<'a> {
-    /// Towards `server`, if it is `wanted` and not known to fail there.
+    /// Decides for `server`: ask if Multipath TCP is `wanted` and not known to fail there.
     pub fn new(server: IpAddr, wanted: bool, memory: &'a Memory) -> Self {
         let avoided = wanted && memory.known().avoids(server, Kind::Mptcp, Instant::now());
         Self { server, wanted, avoided, memory }
     }
 
-    /// Whether the leg is to be an MPTCP socket. One that falls back stays one, and has its costs; a TCP socket has not.
+    /// Returns whether to create an MPTCP socket. A socket that falls back stays an MPTCP socket with its costs; a
+    /// TCP socket has none.
     pub(super) fn asks(&self) -> bool {
         self.wanted && !self.avoided
     }
 
-    /// What came of it, now that `leg` is connected; a failure is remembered for the next dial.
+    /// Records the result on the connected `leg`, and remembers a failure for the next dial.
     pub(super) fn conclude(&self, leg: &Leg) {
         let became = match leg.is_mptcp_socket() {
             _ if !self.wanted => return,
             _ if self.avoided => Mptcp::Avoided,
             false => Mptcp::Refused,
             true if leg.mptcp() == Mptcp::Yes => return,
-            // The kernel itself leaves the option out of a later SYN: mptcp_active_detect_blackhole() in net/mptcp/ctrl.c.
+            // The kernel itself omits the option from later SYNs: mptcp_active_detect_blackhole() in
+            // net/mptcp/ctrl.c.
             true if sys::handshake(leg.as_fd()).is_ok_and(|how| how.retransmits > 0) => Mptcp::Lost,
             true => Mptcp::Fallback,
         };
@@ -50,7 +54,8 @@ impl<'a> Multipath<'a> {
         }
     }
 
-    /// No leg came about. It is remembered if an ordinary SYN might have fared better: when our timeout left it no time.
+    /// Records that the dial failed. It counts as a failure of Multipath TCP if our timeout left no time for an
+    /// ordinary SYN.
     pub(super) fn conclude_without(&self, err: &DialError) {
         if self.asks() && matches!(err, DialError::TimedOut { after } if *after < BEFORE_AN_ORDINARY_SYN) {
             self.failed();

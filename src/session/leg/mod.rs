@@ -1,4 +1,4 @@
-//! One socket of a session, as the relay sees it. EFFECT.
+//! One socket of a session, as the relay uses it. EFFECT.
 mod multipath;
 mod register;
 
@@ -24,35 +24,39 @@ use crate::state::record::{LegFacts, Opening};
 use self::multipath::Multipath;
 pub use self::register::{PATIENCE, PAUSE};
 
-/// What is asked of a sink whose write side is closed: the write will say why.
+/// Room in bytes that is assumed when the kernel reports no exact room, or when the write side is closed. In that
+/// case the write returns the reason.
 const ONE_PAGE: usize = 4096;
-/// With so much room left the kernel need not be asked again.
+/// Room in bytes above which the kernel is not asked again.
 const ENOUGH_ROOM: u32 = 16 << 10;
-/// More than the kernel adds to what one call sends: sizeof(struct sk_buff) and a small head.
+/// Bytes of send buffer charged to each call besides the payload. The kernel adds less: sizeof(struct sk_buff) and a
+/// small header.
 const OVERHEAD: u32 = 2048;
 
-/// A connected socket that resets its peer when it is dropped: whatever happens to this process, a cut connection does not
-/// look like a complete one. Only [`Leg::end_in_order`] changes that.
+/// A connected socket that resets its peer when it is dropped. Even if this process dies, the peer cannot mistake a
+/// cut connection for a complete one. Only [`Leg::end_in_order`] changes that.
 #[derive(Debug)]
 pub struct Leg {
     io: AsyncFd<Socket>,
     side: Side,
     multipath: Multipath,
-    /// The kernel reports an error once and reads as EOF ever after: what was reported is kept here.
+    /// The first error of the leg: the kernel reports an error once, and afterwards the socket reads as EOF.
     error: Cell<Option<NonZeroI32>>,
     urgent: Cell<bool>,
-    /// It was accepted at its SYN, and the handshake has not ended yet.
+    /// Fast Open accepted the connection at its SYN, and the handshake has not ended yet.
     half_open: Cell<bool>,
     notsent_lowat: u32,
-    /// What surely fits into the send buffer still: what did when the kernel was last asked, less what was sent since.
+    /// Bytes that certainly fit into the send buffer: the room that the kernel last reported, less the bytes sent
+    /// since.
     room: Cell<u32>,
 }
 
 impl Leg {
-    /// Takes over a non-blocking socket that was given `options`.
+    /// Takes ownership of a non-blocking socket on which `options` are set.
     ///
     /// # Errors
-    /// When it cannot be registered with this thread's runtime (ENOMEM, ENOSPC: `fs.epoll.max_user_watches`); gives the socket back.
+    /// ENOMEM, ENOSPC (`fs.epoll.max_user_watches`): the socket cannot be registered with this thread's runtime. The
+    /// error returns the socket.
     pub fn new(socket: Socket, side: Side, options: &LegOptions) -> Result<Self, Unregistered> {
         let multipath = match Multipath::of(&socket, options) {
             Ok(multipath) => multipath,
@@ -72,29 +76,30 @@ impl Leg {
         })
     }
 
-    /// Which of the session's two it is.
+    /// Returns which of the session's two legs it is.
     pub fn side(&self) -> Side {
         self.side
     }
 
-    /// The socket.
+    /// Returns the socket.
     pub fn socket(&self) -> &Socket {
         self.io.get_ref()
     }
 
-    /// Waits until a connect() that is under way has come to its end.
+    /// Waits until a pending connect() has succeeded or failed.
     pub async fn connected(&self) -> io::Result<()> {
-        // The guard is dropped and nothing cleared: the socket is writable now, or has failed.
+        // The guard is dropped and the readiness stays set: the socket is writable now, or has failed.
         drop(self.io.ready(Interest::WRITABLE).await?);
         self.take_error().map_or(Ok(()), Err)
     }
 
-    /// Waits until there may be something to read: data, an urgent byte, FIN, or an error.
+    /// Waits until the socket may be readable: data, an urgent byte, a FIN or an error.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.urgent.get() { Poll::Ready(Ok(())) } else { self.io.poll_read_ready(cx).map_ok(drop) }
     }
 
-    /// Nothing was there to read: the next wait is for news. Says whether more will come: an ended source stays readable.
+    /// Clears the readiness after a read found no data, so that the next wait is for new data. Returns `false` for an
+    /// ended source, which stays readable.
     pub fn clear_readable(&self, cx: &mut Context<'_>) -> bool {
         self.urgent.set(false);
         match self.io.poll_read_ready(cx) {
@@ -106,12 +111,12 @@ impl Leg {
         }
     }
 
-    /// Whether an urgent byte has come that has not been passed on: reading stops there.
+    /// Returns whether an urgent byte has arrived and has not been passed on. Reading stops at it.
     pub fn is_urgent(&self) -> bool {
         self.urgent.get()
     }
 
-    /// Waits until `write` does not say that there is no room.
+    /// Calls `write` until it returns a result, and waits for room whenever it returns `None`.
     pub fn poll_write<T>(
         &self,
         cx: &mut Context<'_>,
@@ -125,8 +130,8 @@ impl Leg {
         }
     }
 
-    /// Waits for room in the send buffer and says how many bytes surely fit. It keeps a quarter back for what the kernel adds
-    /// to each segment, so that what was taken for this sink need not wait in a pipe.
+    /// Waits for room in the send buffer and returns the number of bytes that certainly fit. It reserves a quarter
+    /// for what the kernel adds to each segment. Bytes read for this sink therefore need not wait in a pipe.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.room.get() >= ENOUGH_ROOM {
             return Poll::Ready(Ok(self.room.get() as usize));
@@ -143,7 +148,7 @@ impl Leg {
         }
     }
 
-    /// So many bytes were sent: they and what the kernel adds to them have taken of the room.
+    /// Subtracts `len` sent bytes, and what the kernel adds to them, from the known room.
     pub fn sent(&self, len: usize) {
         let taken = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(OVERHEAD);
         self.room.set(self.room.get().saturating_sub(taken));
@@ -153,8 +158,8 @@ impl Leg {
         let memory = sys::mem_info(self.as_fd())?;
         let unsent = sys::unsent(self.as_fd())?;
         let free = memory.send_buffer.saturating_sub(memory.queued);
-        // The kernel calls a stream writable while a third of its buffer is free and less than half of TCP_NOTSENT_LOWAT is
-        // unsent: sk_stream_is_writeable() in include/net/sock.h.
+        // The kernel reports a stream as writable while a third of its buffer is free and less than half of
+        // TCP_NOTSENT_LOWAT is unsent: sk_stream_is_writeable() in include/net/sock.h.
         if free > memory.queued / 2 && unsent < self.notsent_lowat / 2 {
             self.room.set((free / 4 * 3).min(self.notsent_lowat - unsent));
             return Ok(Some(self.room.get() as usize));
@@ -165,7 +170,7 @@ impl Leg {
         Ok(writable.then_some(ONE_PAGE))
     }
 
-    /// Waits until the leg fails, and notices urgent bytes meanwhile.
+    /// Waits until the leg fails, and records urgent bytes meanwhile.
     pub async fn failure(&self) -> io::Error {
         let mut interest = Interest::ERROR | Interest::PRIORITY;
         loop {
@@ -177,7 +182,8 @@ impl Leg {
                 self.urgent.set(true);
             }
             if ready.ready().is_read_closed() {
-                // To be ready for urgent bytes is to be ready for an end, too, and that stays.
+                // Interest in urgent bytes includes the end of the stream, which stays ready: stop watching, or this
+                // loop spins.
                 interest = Interest::ERROR;
             }
             if ready.ready().is_error()
@@ -186,12 +192,12 @@ impl Leg {
                 return err;
             }
             ready.clear_ready_matching(Ready::ERROR | Ready::PRIORITY);
-            // Whoever reads from this leg is to have another look.
+            // Yield, so that the direction that reads from this leg polls again.
             tokio::task::yield_now().await;
         }
     }
 
-    /// The error that the kernel reported before, if any: behind it an EOF is none.
+    /// Returns the error that the kernel reported before, if any. After an error an EOF does not mean a FIN.
     pub fn failed(&self) -> Option<io::Error> {
         self.error.get().map(|errno| io::Error::from_raw_os_error(errno.get()))
     }
@@ -203,7 +209,8 @@ impl Leg {
         }
     }
 
-    /// Remembers that the leg has failed: from now on its EOF is none. What the kernel lacks for a moment is no failure of it.
+    /// Remembers that the leg has failed: from then on its EOF does not mean a FIN. A temporary lack of resources is
+    /// not a failure of the leg.
     pub fn keep(&self, err: io::Error) -> io::Error {
         let err = if self.lost_its_paths(&err) { Errno::TIMEDOUT.into() } else { err };
         if self.error.get().is_none() && !is_out_of_resources(&err) {
@@ -212,37 +219,38 @@ impl Leg {
         err
     }
 
-    /// Passes a FIN on.
+    /// Shuts the write side, which sends a FIN.
     pub fn shut_write(&self) -> io::Result<()> {
         self.remember_paths();
         match self.socket().shutdown(std::net::Shutdown::Write) {
-            // Both FINs went before, as a session that is taken over can find it; or a reset came, and then there is an error.
+            // ENOTCONN: both FINs went before, which is possible after a takeover. Or a reset came, and then the
+            // socket has an error.
             Err(err) if err.kind() == io::ErrorKind::NotConnected => self.take_error().map_or(Ok(()), Err),
             Err(err) => Err(self.keep(err)),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Asks the kernel whether the handshake is still under way, as it is when Fast Open has accepted at the SYN. Until it has
-    /// ended, what is written has to be [pushed](Self::push).
+    /// Asks the kernel whether the handshake is still in progress, as it is when Fast Open has accepted at the SYN.
+    /// Until it ends, written data must be [pushed](Self::push).
     pub fn look_whether_half_open(&self) {
         self.half_open.set(sys::handshake(self.as_fd()).is_ok_and(|how| how.under_way));
     }
 
-    /// What [`Self::look_whether_half_open`] found.
+    /// Returns the result of the last [`Self::look_whether_half_open`].
     pub fn is_half_open(&self) -> bool {
         self.half_open.get()
     }
 
-    /// Sends what pacing has put off. In SYN_RECV the kernel forgets to: the timer of pacing leads to tcp_tsq_handler(), which
-    /// passes over that state (net/ipv4/tcp_output.c), and the rest of a first flight would wait for the client's ACK.
+    /// Sends data that pacing has delayed. In SYN_RECV the kernel does not: the pacing timer calls tcp_tsq_handler(),
+    /// which skips that state (net/ipv4/tcp_output.c). The rest of a first flight would wait for the client's ACK.
     pub fn push(&self) {
         self.look_whether_half_open();
-        // To take the cork out pushes, whether it was in or not.
+        // Clearing TCP_CORK pushes pending data, even if the cork was not set.
         let _ = set_tcp_cork(self, false);
     }
 
-    /// What the close record says of it.
+    /// Returns the fields of the leg for the close record.
     pub fn facts(&self) -> LegFacts {
         let name = self.socket().tcp_congestion().unwrap_or_default();
         let name: Vec<u8> = name.into_iter().take_while(|&b| b != 0).collect();
@@ -250,7 +258,7 @@ impl Leg {
         LegFacts { congestion_control, mptcp: self.mptcp(), paths: self.paths() }
     }
 
-    /// How the peer's SYN was taken; asks the kernel.
+    /// Asks the kernel how the peer's SYN was accepted.
     pub fn taken(&self) -> Opening {
         match sys::handshake(self.as_fd()) {
             Ok(how) if how.data == sys::DataInSyn::Taken => Opening::Data,
@@ -259,9 +267,9 @@ impl Leg {
         }
     }
 
-    /// Both directions have ended: when it is dropped now, what is still queued is delivered, then the FIN.
+    /// Ends the leg in order: when it is dropped, the kernel delivers queued data and then a FIN.
     pub fn end_in_order(&self) {
-        // Should this fail, the peer sees a reset instead of an end, which is the safe side to err on.
+        // If this fails, the peer sees a reset instead of a FIN, which is the safer error.
         let _ = self.socket().set_linger(None);
     }
 }
@@ -272,7 +280,7 @@ impl AsFd for Leg {
     }
 }
 
-/// Makes `socket` reset its peer when it is closed, also by the end of the process.
+/// Makes `socket` reset its peer when it is closed, also when the process dies.
 ///
 /// # Errors
 /// Those of setsockopt(2); none are known for a valid socket.
@@ -280,7 +288,7 @@ pub fn reset_on_close(socket: &Socket) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))
 }
 
-/// Whether `err` says that the kernel has no descriptor or memory left just now (ENOSPC: `fs.epoll.max_user_watches`).
+/// Returns whether `err` means that the kernel is out of descriptors or memory (ENOSPC: `fs.epoll.max_user_watches`).
 pub fn is_out_of_resources(err: &io::Error) -> bool {
     let lack = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC];
     Errno::from_io_error(err).is_some_and(|errno| lack.contains(&errno))

@@ -1,4 +1,4 @@
-//! What Multipath TCP (RFC 8684) comes to on a leg. EFFECT.
+//! The state of Multipath TCP (RFC 8684) on a leg. EFFECT.
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::os::fd::AsFd;
@@ -11,10 +11,10 @@ use crate::host::kernel::LegOptions;
 use crate::log;
 use crate::state::record::{Mptcp, Path, Paths};
 
-/// What a leg knows of it.
+/// The state of Multipath TCP on one leg.
 #[derive(Debug)]
 pub(super) struct Multipath {
-    /// It is an MPTCP socket, be it fallen back or not.
+    /// Whether it is an MPTCP socket, even one that has fallen back to TCP.
     socket: bool,
     became: Cell<Mptcp>,
     seen: OnceCell<Box<Paths>>,
@@ -33,18 +33,19 @@ impl Multipath {
 }
 
 impl Leg {
-    /// An MPTCP socket, be it fallen back or not: reading from it costs memory for the length asked for.
+    /// Returns whether it is an MPTCP socket, even one that has fallen back to TCP. Reading from one costs memory for
+    /// the requested length.
     pub fn is_mptcp_socket(&self) -> bool {
         self.multipath.socket
     }
 
-    /// The time for which sent data may stay unacknowledged on this leg, where the kernel does not watch that itself: MPTCP sockets refuse
-    /// TCP_USER_TIMEOUT.
+    /// Returns how long sent data may stay unacknowledged on this leg, if the kernel does not enforce it. MPTCP
+    /// sockets refuse TCP_USER_TIMEOUT.
     pub fn stall_limit(&self, options: &LegOptions) -> Option<Duration> {
         options.stall_on_mptcp.filter(|_| self.is_mptcp_socket())
     }
 
-    /// What has become of Multipath TCP so far; asks the kernel only where it is in use.
+    /// Returns the present state of Multipath TCP. It asks the kernel only while Multipath TCP is in use.
     pub fn mptcp(&self) -> Mptcp {
         match self.multipath.became.get() {
             Mptcp::Yes if sys::is_mptcp(self.as_fd()).is_ok_and(|yes| !yes) => Mptcp::Broken,
@@ -52,26 +53,26 @@ impl Leg {
         }
     }
 
-    /// Why it is TCP, as its dialling has shown.
+    /// Records why the leg uses TCP, as the dial has shown.
     pub fn mptcp_became(&self, what: Mptcp) {
         self.multipath.became.set(what);
     }
 
-    /// Each path has timed out, and no other came for `net.mptcp.close_timeout`: the kernel says no more of it than that it is not
-    /// connected (mptcp_worker() in net/mptcp/protocol.c).
+    /// Returns whether every path has timed out and no new one came within `net.mptcp.close_timeout`. The kernel then
+    /// reports only ENOTCONN (mptcp_worker() in net/mptcp/protocol.c).
     pub(super) fn lost_its_paths(&self, err: &io::Error) -> bool {
         self.multipath.socket && err.kind() == io::ErrorKind::NotConnected
     }
 
-    /// Its paths: those that there are, or those that there were before the kernel closed them. A closed one is gone or has lost
-    /// its counts.
+    /// Returns the paths: the present ones, or those remembered before the kernel closed them. A closed path has
+    /// disappeared or has lost its byte counts.
     pub(super) fn paths(&self) -> Option<Paths> {
         let seen = self.multipath.seen.get().map(|seen| Paths::clone(seen));
         [seen, self.paths_now()].into_iter().flatten().max_by_key(Paths::carried)
     }
 
-    /// Keeps what is known of its paths: with its last FIN the kernel closes them, and where a round trip is shorter than our next
-    /// step it has forgotten them before the record is written.
+    /// Remembers the present paths. The kernel closes them with its last FIN. If a round trip is shorter than our
+    /// next step, it has forgotten them before the close record is written.
     pub(super) fn remember_paths(&self) {
         if log::recording()
             && let Some(paths) = self.paths_now()

@@ -1,4 +1,4 @@
-//! Registers a socket with the runtime, and tries again while the kernel has no memory for that. EFFECT.
+//! Registration of a socket with the runtime, with retries while the kernel has no memory for it. EFFECT.
 use std::io;
 use std::time::Duration;
 
@@ -10,16 +10,18 @@ use super::{Leg, is_out_of_resources};
 use crate::host::kernel::LegOptions;
 use crate::state::flow::Side;
 
-/// How long to wait when descriptors or memory have run out, before another try.
+/// Pause before the next attempt when descriptors or memory have run out.
 pub const PAUSE: Duration = Duration::from_millis(50);
-/// After so many pauses (a second) a connection that waits is reset: the gate is closed, and its next try is routed.
+/// Number of pauses (1 s in all) after which a waiting connection is reset. The gate is closed by then, so the
+/// client's next attempt is routed.
 pub const PATIENCE: u32 = 20;
 
 impl Leg {
-    /// As [`Leg::new`], but tries again for a second while the kernel lacks memory; tells `lacking` each time.
+    /// Works like [`Leg::new`], but retries for a second while the kernel is out of memory. Calls `out_of_resources`
+    /// with the error before each retry.
     ///
     /// # Errors
-    /// Those of the last try; the socket is then closed.
+    /// Those of the last attempt; the socket is then closed.
     pub async fn register(
         mut socket: Socket,
         side: Side,

@@ -1,4 +1,4 @@
-//! One direction of a session: where it stands, and the pipe with what its sink has not yet taken. EFFECT.
+//! One direction of a session: its state, and the pipe with the bytes that the sink has not taken yet. EFFECT.
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -17,7 +17,8 @@ use crate::state::crash::{self, Point};
 use crate::state::flow::Side;
 use crate::state::table::slot::{Journal, ObservedDirection, Slot, Urgent};
 
-/// One direction. Whatever another process needs to go on with it is in its journal before it is done.
+/// One direction. Its journal records each step before the step happens, so that another process can resume the
+/// direction.
 pub struct Direction {
     pub(super) state: Cell<DirectionState>,
     pub(super) pipe: Cell<Option<Pipe>>,
@@ -46,7 +47,8 @@ impl Direction {
         }
     }
 
-    /// A direction that goes on where it was left: `pipe` with the bytes that are in it, behind `passed_on` others.
+    /// Resumes a direction: `pipe` and the bytes in it come after the `passed_on` bytes that the sink has already
+    /// taken.
     pub fn resume(journal: Journal, pipe: Option<(Pipe, usize)>, passed_on: u64, urgent: Option<u8>) -> Self {
         let (pipe, len) = pipe.unzip();
         let state = DirectionState::resume(len.unwrap_or(0), passed_on);
@@ -60,7 +62,7 @@ impl Direction {
         Self { state: state.into(), pipe: pipe.into(), urgent: urgent.into(), ..Self::new(journal) }
     }
 
-    /// A pipe to be filled.
+    /// Takes a pipe from the pool and records it in the journal before it is filled.
     ///
     /// # Errors
     /// Those of [`Pool::take`].
@@ -71,14 +73,15 @@ impl Direction {
         Ok(pipe)
     }
 
-    /// Gives an empty pipe back.
+    /// Returns an empty pipe to the pool.
     pub(super) fn give_pipe(&self, pool: &Pool, pipe: Pipe) {
         self.journal.no_pipe();
         crash::at(Point::Returned);
         pool.give(pipe);
     }
 
-    /// Moves what the sink takes; `None`: it takes nothing now. The pipe goes back as soon as it is empty.
+    /// Moves bytes from the pipe to the sink; `None` if the sink has no room. An empty pipe goes back to the pool at
+    /// once.
     pub(super) fn drain(&self, sink: &Leg, pool: &Pool) -> io::Result<Option<()>> {
         let (Step::Drain(len), Some(pipe)) = (self.state.get().step(), self.pipe.take()) else {
             return Ok(Some(()));
@@ -95,17 +98,18 @@ impl Direction {
         drained.map(|n| n.map(drop))
     }
 
-    /// Payload bytes that were passed on.
+    /// Returns the number of payload bytes that were passed on to the sink.
     pub fn passed_on(&self) -> u64 {
         self.state.get().passed_on()
     }
 
-    /// Whether it holds a pipe: only while its sink has not yet taken all that it had room for when it was asked.
+    /// Returns whether it holds a pipe. It does only while its sink has taken less than the room that it had
+    /// reported.
     pub fn holds_pipe(&self) -> bool {
         self.state.get().in_pipe() > 0
     }
 
-    /// Has an urgent byte wait, or none.
+    /// Sets or clears the urgent byte that waits for the sink, and records the change in the journal.
     pub(super) fn urgent(&self, byte: Option<u8>) {
         if byte != self.urgent.replace(byte) {
             self.journal.urgent(byte.map(Urgent::Taken));
@@ -137,12 +141,12 @@ impl Direction {
 }
 
 impl Directions {
-    /// Of a session that begins, which is written down in `slot`.
+    /// Returns the directions of a new session, whose table entry is `slot`.
     pub fn new(slot: Slot) -> Self {
         Self::resume(Direction::new(slot.up()), Direction::new(slot.down()))
     }
 
-    /// A session that goes on where it was left.
+    /// Returns the directions of a resumed session.
     pub fn resume(up: Direction, down: Direction) -> Self {
         Self { up, down, first_eof: Cell::new(None) }
     }

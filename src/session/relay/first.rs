@@ -1,4 +1,4 @@
-//! The first bytes of a direction, moved into a SYN before the sink is connected (RFC 7413). EFFECT.
+//! The first bytes of a direction, sent in the SYN before the sink is connected (RFC 7413). EFFECT.
 use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
@@ -12,35 +12,35 @@ use super::{Direction, splice};
 use crate::session::leg::Leg;
 use crate::state::crash::{self, Point};
 
-/// How long a SYN waits for them. A client that speaks first has its bytes right behind the ACK that let us accept it; one that
-/// waits for the server's is to lose no more than this.
+/// Longest time that a SYN waits for the first bytes. A client that speaks first sends them right after the ACK that
+/// completes its handshake. A client that waits for the server loses no more than this time.
 const PATIENCE: Duration = Duration::from_millis(3);
-/// What surely fits beside the options into a SYN of 1500 bytes, be it IPv6; tcp_send_syn_data() in net/ipv4/tcp_output.c.
-/// More would wait in the pipe for a round trip, and is as well off in the source.
+/// Payload bytes that fit into a SYN of 1500 bytes with all options, also over IPv6: tcp_send_syn_data() in
+/// net/ipv4/tcp_output.c. More bytes would wait in the pipe for a round trip; they can wait in the source as well.
 const MOST: usize = 1400;
 
-/// Where a session's first bytes come from, and where the direction stands that they belong to.
+/// The source of a session's first bytes, and the state of their direction.
 #[derive(Clone, Copy)]
 pub struct FirstBytes<'a> {
-    /// The leg that may have said something.
+    /// The leg that the first bytes come from.
     pub source: &'a Leg,
-    /// Its direction; whatever is taken here, the relay goes on from there.
+    /// Its direction, which the relay continues from the state that is left here.
     pub direction: &'a Direction,
-    /// The worker's pipes.
+    /// The thread's pipes.
     pub pool: &'a Pool,
 }
 
 impl FirstBytes<'_> {
-    /// Waits for them, but not for long.
+    /// Waits up to 3 ms for the first bytes.
     pub async fn wait(&self) {
         if !self.direction.holds_pipe() {
             let readable = poll_fn(|cx| self.source.poll_readable(cx));
-            // A failure of the source shows itself when it is read.
+            // An error of the source is reported by the next read.
             let _ = tokio::time::timeout(PATIENCE, readable).await;
         }
     }
 
-    /// Takes what there is into a pipe and says whether that is anything. Its end is left for the relay to find.
+    /// Moves available bytes into a pipe and returns whether there are any. A FIN is left for the relay to read.
     ///
     /// # Errors
     /// The source has failed.
@@ -49,7 +49,7 @@ impl FirstBytes<'_> {
         if direction.holds_pipe() {
             return Ok(true);
         }
-        // Without a pipe the SYN goes out empty.
+        // Without a pipe the SYN carries no data.
         let Ok(pipe) = direction.take_pipe(pool) else { return Ok(false) };
         match splice::fill(source, &pipe, MOST) {
             Ok((_, moved @ Moved::Bytes(_))) => {
@@ -64,11 +64,11 @@ impl FirstBytes<'_> {
         }
     }
 
-    /// Sends the SYN that `sink` has put off, with what was taken, and says whether there was any. What did not fit stays in the
-    /// pipe.
+    /// Sends the deferred SYN of `sink` with the bytes from the pipe, and returns whether it carried any. Bytes that
+    /// did not fit stay in the pipe.
     ///
     /// # Errors
-    /// The SYN did not go out; what was taken is still there.
+    /// The SYN was not sent; the bytes are still in the pipe.
     pub fn give(&self, sink: &Leg) -> io::Result<bool> {
         let before = self.direction.passed_on();
         self.direction.drain(sink, self.pool)?;
@@ -76,14 +76,14 @@ impl FirstBytes<'_> {
             crash::at(Point::SynData);
             return Ok(true);
         }
-        // Before Linux 6.5 splice() sends no SYN: do_tcp_sendpages() waits for the connection first.
+        // Before Linux 6.5 splice() does not send the SYN: do_tcp_sendpages() waits for the connection first.
         match send(sink, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) | Err(Errno::INPROGRESS | Errno::AGAIN) => Ok(false),
             Err(err) => Err(sink.keep(err.into())),
         }
     }
 
-    /// Whether any has left for the server: then no other connection can carry them.
+    /// Returns whether bytes have been sent to the server. If so, no other connection can carry them.
     pub fn gone(&self) -> bool {
         self.direction.passed_on() > 0
     }

@@ -1,31 +1,32 @@
-//! One direction of a session, as a machine that is told what happened and says what is next. PURE: no descriptor, no clock.
+//! One direction of a session as a state machine: it is told the result of each step and returns the next one. PURE:
+//! no descriptor, no clock.
 use std::num::NonZeroUsize;
 
-/// What a splice came to.
+/// The result of a splice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// So many bytes were moved.
+    /// This number of bytes was moved.
     Bytes(NonZeroUsize),
-    /// The source's FIN was reached: nothing comes behind it.
+    /// The source's FIN was reached: no data follows.
     Eof,
     /// Nothing to read, or no room to write.
     NotReady,
 }
 
-/// What is to be done next.
+/// The next step of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Move bytes from the source into the (empty) pipe.
+    /// Move bytes from the source into the empty pipe.
     Fill,
-    /// Move so many bytes from the pipe to the sink.
+    /// Move this number of bytes from the pipe to the sink.
     Drain(NonZeroUsize),
     /// Pass the FIN on: shut the sink's write side.
     Shut,
-    /// Nothing more, ever.
+    /// Nothing: the direction has ended.
     Done,
 }
 
-/// Where a direction stands: plain, so that another process can take it up from here.
+/// The state of a direction: plain values, so that another process can resume it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DirectionState {
     in_pipe: usize,
@@ -42,13 +43,13 @@ enum Stage {
 }
 
 impl DirectionState {
-    /// A direction that goes on where another process left it: `in_pipe` bytes in its pipe, `passed_on` bytes before them.
-    /// What had ended shows itself again: a source at its EOF reads as EOF.
+    /// Resumes a direction that another process left with `in_pipe` bytes in its pipe, after `passed_on` bytes that
+    /// the sink has taken. The state does not record an EOF: a source at its end reads as EOF again.
     pub const fn resume(in_pipe: usize, passed_on: u64) -> Self {
         Self { in_pipe, stage: Stage::Open, passed_on }
     }
 
-    /// What is next. The order is the fidelity: the pipe before anything that comes behind it, all bytes before the FIN.
+    /// Returns the next step. The pipe is drained before anything else is read, and the FIN follows the last byte.
     pub fn step(&self) -> Step {
         match (NonZeroUsize::new(self.in_pipe), self.stage) {
             (Some(len), _) => Step::Drain(len),
@@ -58,7 +59,7 @@ impl DirectionState {
         }
     }
 
-    /// A [`Step::Fill`] came to this.
+    /// Records the result of a [`Step::Fill`].
     pub fn filled(&mut self, moved: Moved) {
         match moved {
             Moved::Bytes(n) => self.in_pipe += n.get(),
@@ -67,34 +68,34 @@ impl DirectionState {
         }
     }
 
-    /// A [`Step::Drain`] moved `n` bytes.
+    /// Records that a [`Step::Drain`] moved `n` bytes.
     pub fn drained(&mut self, n: NonZeroUsize) {
-        // The kernel moves no more than it was asked for; should it say so, the pipe is empty and no more.
+        // The kernel moves no more than was requested. If it ever reports more, the pipe counts as empty.
         self.in_pipe = self.in_pipe.saturating_sub(n.get());
         self.passed_on += n.get() as u64;
     }
 
-    /// One urgent byte went past the pipe (which was empty), from source to sink.
+    /// Records that one urgent byte was passed on without the pipe, which was empty.
     pub fn passed_urgent(&mut self) {
         self.passed_on += 1;
     }
 
-    /// The sink's write side is shut.
+    /// Records that the sink's write side is shut.
     pub fn shut(&mut self) {
         self.stage = Stage::SinkShut;
     }
 
-    /// The source's FIN has been read.
+    /// Returns whether the source's FIN has been read.
     pub fn source_ended(&self) -> bool {
         self.stage != Stage::Open
     }
 
-    /// Bytes that wait in the pipe.
+    /// Returns the number of bytes in the pipe.
     pub fn in_pipe(&self) -> usize {
         self.in_pipe
     }
 
-    /// Payload bytes that the sink's kernel has taken.
+    /// Returns the number of payload bytes that the sink's kernel has taken.
     pub fn passed_on(&self) -> u64 {
         self.passed_on
     }
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!((half.step(), half.passed_on()), (Step::Drain(NonZeroUsize::new(7).unwrap()), 100));
     }
 
-    /// The naive model: a source that is a list of bytes with a FIN behind, a pipe, and what the sink was given.
+    /// The naive model: a source as a list of bytes and a FIN, a pipe, and the bytes that the sink has received.
     #[derive(Default)]
     struct Model {
         source: VecDeque<u32>,
@@ -158,7 +159,7 @@ mod tests {
     }
 
     impl Model {
-        /// Does what `half` says, as far as the kernel lets it.
+        /// Executes the next step of `half` with the readiness that the arguments allow.
         fn turn(&mut self, half: &mut DirectionState, readable: usize, writable: usize) {
             match half.step() {
                 Step::Fill => {
@@ -194,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_byte_in_order_once_and_the_fin_behind_the_last(ops in proptest::collection::vec(op(), 0..200)) {
+        fn every_byte_arrives_once_and_in_order_before_the_fin(ops in proptest::collection::vec(op(), 0..200)) {
             let (mut model, mut half, mut sent) = (Model::default(), DirectionState::default(), 0_u32);
             for op in ops {
                 match op {

@@ -1,4 +1,4 @@
-//! Both directions of a session, from any state to their end. EFFECT.
+//! The relay of both directions of a session, from any state to the end. EFFECT.
 mod direction;
 pub mod first;
 pub mod half;
@@ -26,14 +26,14 @@ use crate::state::record::{End, Phase};
 use crate::state::table::slot::Urgent;
 use futures_util::future::{Either, select};
 
-/// After so many bytes or steps a direction lets the other sessions of its worker have a turn.
+/// Bytes or steps after which a direction yields to the other sessions of its thread.
 const TURN_BYTES: usize = 1 << 20;
 const TURN_STEPS: u32 = 64;
-/// A source is readable and gives nothing: when to try again.
+/// Pause before the next attempt when a source polls as readable but returns no data.
 const PAUSE: Duration = Duration::from_millis(10);
-/// What was written to a sink whose handshake has not ended is pushed after this time: more than pacing puts a first flight off.
+/// Time after which data is pushed to a sink whose handshake has not ended: longer than pacing delays a first flight.
 const HALF_OPEN: Duration = Duration::from_millis(1);
-/// No pipe or no memory is to be had, perhaps for thousands of sessions at once: when to try again.
+/// Pause before the next attempt when no pipe or no memory is available, possibly for thousands of sessions at once.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
 struct Failed {
@@ -41,8 +41,8 @@ struct Failed {
     err: io::Error,
 }
 
-/// Relays until both directions have ended, a leg fails, or one of the session's clocks strikes. Whatever `way` says has
-/// happened before is taken up from there. It leaves closing the legs to its caller, as the returned end demands.
+/// Relays until both directions have ended, a leg fails, or a timer of the session expires. The relay continues from
+/// the state in `directions`. The caller closes the legs as the returned end requires.
 pub fn run<'a>(
     client: &'a Leg,
     server: &'a Leg,
@@ -51,7 +51,7 @@ pub fn run<'a>(
     pool: &'a Pool,
 ) -> impl Future<Output = End> {
     let session = Session { client, server, directions, pool };
-    // Most sessions have none, and need no room for it.
+    // Most sessions have no timers, so their future reserves no room for one.
     let struck = watch.map(|watch| Box::pin(watch.strikes(client, server, directions)));
     async move {
         let relayed = match struck {
@@ -68,7 +68,8 @@ pub fn run<'a>(
     }
 }
 
-/// What both directions need. Each session keeps what is here as long as it lives: 9,000 of them are to be cheap.
+/// The data that both directions need. Each session keeps it for its whole life. It must stay small, as 9,000 sessions
+/// must be cheap.
 struct Session<'a> {
     client: &'a Leg,
     server: &'a Leg,
@@ -95,14 +96,14 @@ async fn both(session: &Session<'_>) -> Result<(), Failed> {
             },
         };
         crash::at(Point::Failed);
-        // A last turn for both: what came before the reset and has a place to go is still passed on.
+        // Poll both directions once more: data that arrived before the reset is passed on if the other side has room.
         let _ = (up.poll(cx), down.poll(cx));
         Poll::Ready(Err(first))
     })
     .await
 }
 
-/// Drives one direction. All that is to be remembered between two polls is in `way`.
+/// Drives one direction. All state that must survive between two polls is in `direction`.
 struct DirectionRelay<'a> {
     direction: &'a Direction,
     source: &'a Leg,
@@ -144,7 +145,7 @@ impl DirectionRelay<'_> {
         Poll::Pending
     }
 
-    /// Waits for something to read and for a place where it can go, holding no pipe meanwhile, and moves it into one.
+    /// Waits for data in the source and room in the sink, without a pipe, and then moves the data into a pipe.
     fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Failed>> {
         let Self { direction, source, sink, pool, .. } = *self;
         ready!(self.poll_give_urgent(cx))?;
@@ -166,7 +167,8 @@ impl DirectionRelay<'_> {
         match moved {
             Moved::Bytes(n) => {
                 crash::at(Point::Filled);
-                // A short answer that no lack of pipe buffers and no urgent byte explains has emptied the source.
+                // The source is empty if it returned less than requested, and neither the pipe's buffers nor an
+                // urgent byte is the reason.
                 if n.get() < asked.min(pipe.slots()) && !source.is_urgent() {
                     source.clear_readable(cx);
                 }
@@ -186,7 +188,7 @@ impl DirectionRelay<'_> {
         Poll::Ready(Ok(0))
     }
 
-    /// What the kernel lacks for a moment is waited for (`None`); everything else is the failure of `leg`.
+    /// Returns `None` and pauses if the kernel is out of resources. Any other error is a failure of `leg`.
     fn settle<T>(&self, leg: &Leg, result: io::Result<T>) -> Result<Option<T>, Failed> {
         match result {
             Ok(done) => Ok(Some(done)),
@@ -198,7 +200,8 @@ impl DirectionRelay<'_> {
         }
     }
 
-    /// Nothing could be read: splice() stops at an urgent byte, which is taken another way; else it is time to wait for news.
+    /// Handles a read that returned no data: takes the urgent byte at which splice() stops, or else waits for new
+    /// readiness.
     fn look_for_urgent(&self, cx: &mut Context<'_>) -> Result<(), Failed> {
         let Self { direction, source, .. } = *self;
         let seen = |byte| {
@@ -225,7 +228,8 @@ impl DirectionRelay<'_> {
                 return Poll::Pending;
             }
             crash::at(Point::UrgentGiven);
-            // In this order: whoever takes over asks the sink how much it was given, but could not tell this byte from the next.
+            // Keep this order. A worker that takes over asks the sink how many bytes it was given. It cannot tell
+            // this byte from the next.
             direction.urgent(None);
             direction.update(DirectionState::passed_urgent);
         }

@@ -1,5 +1,6 @@
-//! Pipes: where bytes are on their way from one socket to the other. A worker needs one, and one more for each direction whose
-//! sink took less than it promised. EFFECT.
+//! The pool of pipes, which hold bytes between two sockets. EFFECT.
+//!
+//! A thread needs one pipe, and one more for each direction whose sink took less than the room that it had reported.
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,20 +8,21 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
-/// The most that pays (design decision 1); the sizes below are tried where an ordinary user's budget ends
-/// (`fs.pipe-user-pages-soft`), and the kernel's own choice stays when none is granted.
+/// Pipe sizes in bytes, largest first; more than the first brings no gain (design decision 1). The kernel refuses the
+/// larger ones beyond an unprivileged user's budget (`fs.pipe-user-pages-soft`). If it grants none, its default size
+/// stays.
 const SIZES: [usize; 3] = [1 << 20, 1 << 18, 1 << 16];
-/// How many idle pipes a worker keeps for the next need.
+/// Number of idle pipes that a thread keeps.
 const KEPT: usize = 4;
-/// The least that one of a pipe's buffers holds is one byte of a segment; the most is a page.
+/// Bytes of a page: the most that one buffer of a pipe holds. The least is one byte of a segment.
 const PAGE: usize = 4096;
 
 /// An empty or filled pipe.
 #[derive(Debug)]
 pub struct Pipe {
-    /// Where bytes come out.
+    /// The read end.
     pub read: OwnedFd,
-    /// Where bytes go in.
+    /// The write end.
     pub write: OwnedFd,
     capacity: usize,
 }
@@ -33,10 +35,10 @@ impl Pipe {
         Ok(Self { read, write, capacity })
     }
 
-    /// One that is there already.
+    /// Wraps a pipe that already exists.
     ///
     /// # Errors
-    /// When the two are not the ends of one pipe.
+    /// `InvalidInput`: the two descriptors are not the ends of one pipe.
     pub fn found(read: OwnedFd, write: OwnedFd) -> io::Result<Self> {
         let (one, other) = (fstat(&read)?, fstat(&write)?);
         let is_pipe = |mode| FileType::from_raw_mode(mode) == FileType::Fifo;
@@ -48,39 +50,39 @@ impl Pipe {
         Ok(Self { read, write, capacity })
     }
 
-    /// Bytes that it is meant to hold; it may hold more, as the kernel moves whole buffers.
+    /// Returns the nominal capacity in bytes. The pipe may hold more, as the kernel moves whole buffers.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// So many buffers fit, be they one byte each.
+    /// Returns the number of buffers that fit, even if each holds only one byte.
     pub fn slots(&self) -> usize {
         self.capacity / PAGE
     }
 }
 
-/// The idle pipes of one worker.
+/// The idle pipes of one thread.
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: RefCell<Vec<Pipe>>,
 }
 
 impl Pool {
-    /// With the one pipe that a worker needs, if it is to be had: later there may be no descriptor for it.
+    /// Creates a pool with the one pipe that a thread needs, if possible: later no descriptor may be left for it.
     pub fn with_a_pipe() -> Self {
         Self { idle: RefCell::new(Pipe::new().into_iter().collect()) }
     }
 
-    /// An empty pipe, used before or new.
+    /// Returns an empty pipe: an idle one or a new one.
     ///
     /// # Errors
-    /// EMFILE, ENFILE: no descriptor is left; the caller waits and tries again.
+    /// EMFILE, ENFILE: no descriptor is left; the caller waits and retries.
     pub fn take(&self) -> io::Result<Pipe> {
         let idle = self.idle.borrow_mut().pop();
         idle.map_or_else(Pipe::new, Ok)
     }
 
-    /// Gives a pipe back. It must be empty: what is in it would come out in another session.
+    /// Returns a pipe to the pool. It must be empty: bytes left in it would be sent in another session.
     pub fn give(&self, empty: Pipe) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < KEPT {
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_a_pipe_if_both_are_its_ends() {
+    fn found_accepts_only_the_two_ends_of_one_pipe() {
         let [one, other] = [0, 1].map(|_| Pool::default().take().unwrap());
         let dup = |fd: &OwnedFd| fd.try_clone().unwrap();
         assert!(Pipe::found(dup(&one.read), dup(&other.write)).is_err());

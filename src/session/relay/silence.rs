@@ -1,14 +1,14 @@
-//! When has a session been silent for too long? PURE: it is asked at every tick and looks at byte counts, so that no read or
-//! write on the data path has to look at a clock.
+//! The idle and half-closed timeouts of a session. PURE: they compare byte counts at every tick, so that no read or
+//! write needs a clock.
 use std::time::Duration;
 
 use crate::config::Timeouts;
 use crate::state::record::Timeout;
 
-/// A timeout strikes between its duration and a quarter more: so many ticks fit into the shorter of the two.
+/// Ticks in the shorter timeout. A timeout therefore expires late by at most a quarter of the shorter one.
 const TICKS: u32 = 4;
 
-/// Watches one session.
+/// The timeout state of one session.
 #[derive(Debug)]
 pub struct Silence {
     tick: Duration,
@@ -19,19 +19,20 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// `None` when no timeout is set: then there is nothing to watch.
+    /// Returns `None` if no timeout is set.
     pub fn new(timeouts: &Timeouts) -> Option<Self> {
         let shortest = [timeouts.half_closed, timeouts.idle].into_iter().flatten().min()?;
         let tick = (shortest / TICKS).max(Duration::from_millis(1));
         Some(Self { tick, timeouts: timeouts.clone(), seen: 0, half_closed: false, quiet: 0 })
     }
 
-    /// How long to wait before the next [`Silence::at_tick`].
+    /// Returns the time to wait before the next [`Silence::at_tick`].
     pub fn tick(&self) -> Duration {
         self.tick
     }
 
-    /// One tick has passed: `moved` bytes in all were moved so far, and `half_closed` says that one direction has ended.
+    /// Records a tick and returns the timeout that has expired, if any. `moved` is the number of bytes moved so far;
+    /// `half_closed` says that one direction has ended.
     pub fn at_tick(&mut self, moved: u64, half_closed: bool) -> Option<Timeout> {
         if moved != self.seen || half_closed != self.half_closed {
             (self.seen, self.half_closed, self.quiet) = (moved, half_closed, 0);

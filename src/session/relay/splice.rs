@@ -1,4 +1,4 @@
-//! Moving bytes inside the kernel. EFFECT.
+//! Moving bytes inside the kernel with splice(2). EFFECT.
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
@@ -11,10 +11,12 @@ use super::half::Moved;
 use super::pool::Pipe;
 use crate::session::leg::Leg;
 
-/// Asked of a copying source beyond what is there, so that a short answer means that it is empty.
+/// Bytes requested from an MPTCP source beyond those available, so that a short result means that the source is
+/// empty.
 const BEYOND: usize = 4096;
 
-/// Moves bytes from `source` into the empty `pipe`, at most the `most` that have a place to go; says how many it asked for.
+/// Moves bytes from `source` into the empty `pipe`, at most `most`, the room of the sink. Returns the number of bytes
+/// requested and the result.
 pub fn fill(source: &Leg, pipe: &Pipe, most: usize) -> io::Result<(usize, Moved)> {
     let asked = if source.is_mptcp_socket() { most.min(there(source)?.saturating_add(BEYOND)) } else { most };
     let moved = match moved(source, &pipe.write, asked) {
@@ -32,18 +34,18 @@ fn there(source: &Leg) -> io::Result<usize> {
     Ok(usize::try_from(ioctl_fionread(source)?).unwrap_or(usize::MAX))
 }
 
-/// splice() says 0 at an urgent byte too when the FIN has arrived behind it (tcp_splice_read() in net/ipv4/tcp.c), and behind an
-/// error that was reported before: neither is an end.
+/// Tells an EOF from the other reasons for which splice() returns 0. One is an urgent byte, once the FIN behind it
+/// has arrived (tcp_splice_read() in net/ipv4/tcp.c). The other is an error that the kernel has already reported.
 fn end_or_urgent(source: &Leg) -> io::Result<Moved> {
     match source.failed() {
         Some(err) => Err(err),
-        // MPTCP has no urgent data, and its FIONREAD says 1 at the end (mptcp_inq_hint() in net/mptcp/protocol.c).
+        // MPTCP has no urgent data, and its FIONREAD returns 1 at the end (mptcp_inq_hint() in net/mptcp/protocol.c).
         None if !source.is_mptcp_socket() && there(source)? > 0 => Ok(Moved::NotReady),
         None => Ok(Moved::Eof),
     }
 }
 
-/// Moves at most `len` bytes from `pipe` to `sink`; `None`: no room.
+/// Moves at most `len` bytes from `pipe` to `sink`; `None` if the sink has no room.
 pub fn drain(pipe: &Pipe, sink: &Leg, len: NonZeroUsize) -> io::Result<Option<NonZeroUsize>> {
     match moved(&pipe.read, sink, len.get()) {
         Ok(n) => {
@@ -58,16 +60,17 @@ fn moved(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize>
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     match retry_on_intr(|| splice(&from, None, &to, None, len, flags)) {
         Ok(n) => Ok(Some(n)),
-        // INPROGRESS: the socket was to send its SYN with these bytes, and has sent one without.
+        // EINPROGRESS: the socket was to send its SYN with these bytes, and has sent it without them.
         Err(Errno::AGAIN | Errno::INPROGRESS) => Ok(None),
         Err(err) => Err(err.into()),
     }
 }
 
-/// Takes the urgent byte at which splice() stops, if that is why it stopped: the one payload byte that goes by user memory,
-/// because the kernel offers no other way past it (tcp_read_sock() in net/ipv4/tcp.c).
+/// Takes the urgent byte at which splice() has stopped, if there is one. This is the only payload byte that passes
+/// through user memory: the kernel has no other way past it (tcp_read_sock() in net/ipv4/tcp.c).
 ///
-/// Data may have come since splice() found none: only at the mark is the next byte an urgent one. It is `seen` before it is taken.
+/// Ordinary data may have arrived since splice() found none, so the byte is taken only at the urgent mark. `seen` is
+/// called before the byte is taken.
 pub fn take_urgent(source: &Leg, seen: impl FnOnce(u8)) -> io::Result<Option<u8>> {
     if source.is_mptcp_socket() || !sys::at_urgent_mark(source.as_fd())? {
         return Ok(None);
@@ -87,7 +90,7 @@ fn next_byte(source: &Leg, how: RecvFlags) -> io::Result<Option<u8>> {
     }
 }
 
-/// Passes it on as what it is; `None`: no room.
+/// Sends `byte` to `sink` as urgent data; `None` if the sink has no room.
 pub fn give_urgent(sink: &Leg, byte: u8) -> io::Result<Option<()>> {
     match send(sink, &[byte], SendFlags::OOB | SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(_) => Ok(Some(())),

@@ -1,35 +1,37 @@
-//! When has a peer confirmed nothing for too long? PURE: what TCP_USER_TIMEOUT does, which MPTCP sockets refuse, from byte counts at
-//! every tick, so that nothing on the data path has to look at a clock.
+//! The limit on unacknowledged data of a leg: what TCP_USER_TIMEOUT does, which MPTCP sockets refuse. PURE.
+//!
+//! It compares byte counts at every tick, so that the data path needs no clock.
 use std::time::Duration;
 
-/// It strikes between its limit and a quarter more: so many ticks fit into it.
+/// Ticks in the limit. It therefore expires between its duration and a quarter more.
 const TICKS: u32 = 4;
 
-/// Watches what was given to one leg.
+/// The state of the limit for one leg.
 #[derive(Debug)]
 pub struct Stall {
     tick: Duration,
     limit: Duration,
-    /// What had been confirmed at the last tick, if anything was waiting then.
+    /// The number of bytes acknowledged at the last tick, if any were unacknowledged then.
     confirmed: Option<u64>,
     stalled: u32,
 }
 
 impl Stall {
-    /// Strikes when something waits for so long and nothing is confirmed.
+    /// Creates a limit that expires when data waits for `limit` and the peer acknowledges none of it.
     pub fn new(limit: Duration) -> Self {
         let tick = (limit / TICKS).max(Duration::from_millis(1));
         Self { tick, limit, confirmed: None, stalled: 0 }
     }
 
-    /// How long to wait before the next [`Stall::at_tick`].
+    /// Returns the time to wait before the next [`Stall::at_tick`].
     pub fn tick(&self) -> Duration {
         self.tick
     }
 
-    /// One tick has passed: the leg was given `given` bytes so far, and `waiting` of them its peer has not confirmed.
+    /// Records a tick and returns whether the limit has expired. The leg was given `given` bytes so far, of which the
+    /// peer has not acknowledged `waiting`.
     pub fn at_tick(&mut self, given: u64, waiting: u64) -> bool {
-        // A FIN waits too, and is not among the bytes.
+        // An unacknowledged FIN counts in `waiting`, but not in `given`.
         let confirmed = (waiting > 0).then(|| given.wrapping_sub(waiting));
         if confirmed.is_none() || confirmed != self.confirmed {
             (self.confirmed, self.stalled) = (confirmed, 0);
@@ -49,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn it_strikes_when_something_waits_for_as_long_as_the_limit() {
+    fn it_expires_when_data_is_unacknowledged_for_the_limit() {
         let mut stall = stall();
         assert_eq!(stall.tick(), Duration::from_secs(1));
         let struck = (0..).find(|_| stall.at_tick(100, 10)).unwrap();
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_waits_it_never_strikes_and_waiting_begins_with_the_first_byte() {
+    fn it_expires_only_with_unacknowledged_data_and_counts_from_its_first_byte() {
         let mut stall = stall();
         assert!((0..1000).all(|_| !stall.at_tick(100, 0)));
         assert!((0..4).all(|_| !stall.at_tick(110, 10)));
@@ -65,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_confirms_a_byte_now_and_then_is_not_gone() {
+    fn a_peer_that_acknowledges_a_byte_now_and_then_has_not_stalled() {
         let mut stall = stall();
         for waiting in (1..=100).rev() {
             assert!((0..4).all(|_| !stall.at_tick(1000, waiting)), "{waiting}");
@@ -73,14 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_meanwhile_is_no_progress() {
+    fn newly_sent_data_is_not_progress() {
         let mut stall = stall();
         assert!((0..4).all(|n| !stall.at_tick(100 + n, 10 + n)));
         assert!(stall.at_tick(200, 110));
     }
 
     #[test]
-    fn a_fin_that_is_not_confirmed_is_waited_for_in_vain_too() {
+    fn an_unacknowledged_fin_stalls_too() {
         let mut stall = stall();
         assert!((0..4).all(|_| !stall.at_tick(0, 1)));
         assert!(stall.at_tick(0, 1));

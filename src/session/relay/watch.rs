@@ -1,4 +1,4 @@
-//! What ends a session that would go on: its clocks, which tick beside the relay. EFFECT.
+//! The timers that end a session: they run beside the relay. EFFECT.
 use std::future::pending;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use super::{Direction, Directions};
 use crate::session::leg::Leg;
 use crate::state::record::{End, Phase, Timeout};
 
-/// The clocks of one session.
+/// The timers of one session.
 #[derive(Debug)]
 pub struct Watch {
     silence: Option<Silence>,
@@ -23,7 +23,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `client` and `server` say how long what their leg was given may stay unconfirmed. `None` when there is nothing to watch.
+    /// Creates the timers; `None` if there are none. `client` and `server` limit how long data may stay
+    /// unacknowledged on that leg.
     pub fn new(
         silence: Option<Silence>,
         client: Option<Duration>,
@@ -34,7 +35,7 @@ impl Watch {
         any.then(|| Box::new(Self { silence, client, server }))
     }
 
-    /// Waits until one of them strikes.
+    /// Waits until a timer expires, and returns the end of the session.
     pub(super) async fn strikes(self: Box<Self>, client: &Leg, server: &Leg, directions: &Directions) -> End {
         let Self { silence, client: on_client, server: on_server } = *self;
         let on_client = pin!(stalled(on_client, client, &directions.down));
@@ -57,12 +58,12 @@ async fn too_silent(silence: Option<Silence>, directions: &Directions) -> Timeou
     }
 }
 
-/// Ends as the kernel would end a leg by TCP_USER_TIMEOUT.
+/// Waits until `leg` stalls, and returns the same end as TCP_USER_TIMEOUT would cause.
 async fn stalled(stall: Option<Stall>, leg: &Leg, to: &Direction) -> End {
     let Some(mut stall) = stall else { return pending().await };
     loop {
         tokio::time::sleep(stall.tick()).await;
-        // A leg that cannot say has failed, and the relay finds out.
+        // If the query fails, so has the leg, and the relay reports that.
         let waiting = sys::unconfirmed(leg.as_fd()).unwrap_or(0);
         if stall.at_tick(to.passed_on(), waiting.into()) {
             return End::failed(leg.side(), Phase::Relay, &io::Error::from(Errno::TIMEDOUT));

@@ -1,17 +1,17 @@
-//! What the table says of the whole: its layout, what is counted, and how each thread is. PURE.
+//! The header of the session table: its layout, the counters, and the state of each thread. PURE.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::state::metrics::Counters;
 
 use super::slot::WORDS as SLOT_WORDS;
 
-/// Words before the first slot.
+/// Number of words before the first slot.
 pub const WORDS: usize = 1024;
-/// Threads that have a place here; there are no more workers than that.
+/// Number of threads that have a place in the header; a worker has no more.
 pub const THREADS: usize = 64;
 
-/// Changed whenever a word gets another meaning: a program does not go on with a table that it would misread. New counters at the
-/// end of [`Counters`] change nothing, as unused words are 0.
+/// The version of the layout. Increment it when a word changes its meaning: a program refuses a table that it would
+/// misread. New counters at the end of [`Counters`] need no new version, as unused words are 0.
 pub const LAYOUT: u64 = 1;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"tcp-icpt");
@@ -27,7 +27,7 @@ const CONTROL_HEARTBEAT: usize = 7;
 const HOST_HEARTBEAT: usize = 8;
 const COUNTERS: usize = 64;
 const FIRST_THREAD: usize = 192;
-/// A cache line for each thread, so that none waits for another's.
+/// Words of a thread: a cache line, so that threads do not contend for one.
 const THREAD: usize = 8;
 const HEARTBEAT: usize = 0;
 const CURRENT_SESSION: usize = 1;
@@ -38,31 +38,31 @@ const _: () = assert!(Counters::COUNT <= FIRST_THREAD - COUNTERS && FIRST_THREAD
 #[derive(Debug, Clone, Copy)]
 pub struct Header(&'static [AtomicU64]);
 
-/// What one thread of the worker says of itself.
+/// The state that one thread of the worker publishes.
 #[derive(Debug, Clone, Copy)]
 pub struct Thread(&'static [AtomicU64]);
 
-/// Why a table cannot be used.
+/// The reasons why a table cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Something else.
-    #[error("this is no table of sessions")]
+    /// It is not a session table.
+    #[error("this is not a session table")]
     Foreign,
-    /// Another version.
-    #[error("the table of sessions has layout {0}, and this program knows layout {LAYOUT}")]
+    /// Another version of the program made it.
+    #[error("the session table has layout {0}, and this program knows layout {LAYOUT}")]
     Layout(u64),
-    /// Less than it says.
-    #[error("the table of sessions is shorter than it says")]
+    /// It is shorter than its header says.
+    #[error("the session table is shorter than its header says")]
     Short,
 }
 
 impl Header {
-    /// Of a table whose words these are.
+    /// Returns the header in these words.
     pub fn new(words: &'static [AtomicU64]) -> Self {
         Self(words)
     }
 
-    /// Says what a new table is.
+    /// Initialises the header of a new table.
     pub fn begin(&self, slots: usize) {
         self.set(LAYOUT_WORD, LAYOUT);
         self.set(SLOTS, slots as u64);
@@ -70,10 +70,10 @@ impl Header {
         self.set(KIND, MAGIC);
     }
 
-    /// The number of slots, if this program can read them.
+    /// Returns the number of slots.
     ///
     /// # Errors
-    /// When it cannot.
+    /// This program cannot read the table.
     pub fn slots(&self) -> Result<usize, Unreadable> {
         let layout = self.get(LAYOUT_WORD);
         match (self.get(KIND), layout, self.get(SLOT_SIZE)) {
@@ -85,59 +85,59 @@ impl Header {
         }
     }
 
-    /// Another worker begins; gives its number, from 1 on.
+    /// Starts the next worker's generation and returns its number, from 1.
     pub fn begin_generation(&self) -> u64 {
         self.set(GENERATION, self.generation() + 1);
         self.generation()
     }
 
-    /// The number of the present worker.
+    /// Returns the number of the present worker.
     pub fn generation(&self) -> u64 {
         self.get(GENERATION)
     }
 
-    /// How many sessions there are, as the worker last said.
+    /// Returns the number of sessions that the worker last stored.
     pub fn sessions(&self) -> u64 {
         self.get(SESSIONS)
     }
 
-    /// So many sessions there are.
+    /// Stores the number of sessions.
     pub fn set_sessions(&self, sessions: u32) {
         self.set(SESSIONS, sessions.into());
     }
 
-    /// The worker's control thread is alive.
+    /// Increments the heartbeat of the worker's control thread.
     pub fn control_heartbeat(&self) {
         self.0[CONTROL_HEARTBEAT].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often the control threads of all workers have said so.
+    /// Returns the heartbeats of the control threads of all workers.
     pub fn control_heartbeats(&self) -> u64 {
         self.get(CONTROL_HEARTBEAT)
     }
 
-    /// The thread that changes the host is alive.
+    /// Increments the heartbeat of the thread that changes the host.
     pub fn host_heartbeat(&self) {
         self.0[HOST_HEARTBEAT].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often the host threads of all workers have said so.
+    /// Returns the heartbeats of the host threads of all workers.
     pub fn host_heartbeats(&self) -> u64 {
         self.get(HOST_HEARTBEAT)
     }
 
-    /// What is counted, for all workers' lives.
+    /// Returns the counters, which cover all workers.
     pub fn counters(&self) -> Counters {
         Counters::over(&self.0[COUNTERS..FIRST_THREAD])
     }
 
-    /// What the thread with this number says of itself; there are [`THREADS`] of them.
+    /// Returns the state of the thread with this number, modulo [`THREADS`].
     pub fn thread(&self, n: usize) -> Thread {
         let first = FIRST_THREAD + n % THREADS * THREAD;
         Thread(&self.0[first..first + THREAD])
     }
 
-    /// The crash points that have struck, a bit each.
+    /// Returns the set of crash points that have taken effect, one bit each.
     pub fn crash_points(&self) -> &'static AtomicU64 {
         &self.0[CRASH_POINTS]
     }
@@ -152,22 +152,22 @@ impl Header {
 }
 
 impl Thread {
-    /// It goes on.
+    /// Increments the thread's heartbeat.
     pub fn heartbeat(&self) {
         self.0[HEARTBEAT].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it has said so.
+    /// Returns the thread's heartbeats.
     pub fn heartbeats(&self) -> u64 {
         self.0[HEARTBEAT].load(Ordering::Relaxed)
     }
 
-    /// It drives the session with this number, or none.
+    /// Stores the number of the session that the thread drives, if any.
     pub fn set_current_session(&self, session: Option<usize>) {
         self.0[CURRENT_SESSION].store(session.map_or(0, |slot| slot as u64 + 1), Ordering::Relaxed);
     }
 
-    /// The session that it drives.
+    /// Returns the number of the session that the thread drives.
     pub fn current_session(&self) -> Option<usize> {
         usize::try_from(self.0[CURRENT_SESSION].load(Ordering::Relaxed)).ok()?.checked_sub(1)
     }

@@ -1,10 +1,10 @@
-//! One direction of a session in the table: what the next worker needs of it, before it is done. PURE.
+//! The journal of one direction: what the next worker needs to resume it, stored before each step. PURE.
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::word::{YES, store};
 
-/// Words of a direction.
+/// Number of words of a direction.
 pub const WORDS: usize = 4;
 const PIPE: usize = 0;
 const PASSED_ON: usize = 1;
@@ -16,60 +16,60 @@ const FD_BITS: u32 = 28;
 const SEEN: u64 = 0x5e_0000;
 const TAKEN: u64 = 0x7a_0000;
 
-/// Where one direction of it is.
+/// The words of one direction in the session table.
 #[derive(Debug, Clone, Copy)]
 pub struct Journal(&'static [AtomicU64; WORDS]);
 
-/// A direction as its slot has it.
+/// The state of a direction as read from its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ObservedDirection {
-    /// The pipe's ends: where bytes come out, where they go in.
+    /// The read end and the write end of the pipe.
     pub pipe: Option<(RawFd, RawFd)>,
-    /// Bytes that were passed on.
+    /// Number of bytes that were passed on.
     pub passed_on: u64,
     /// The sink's write side was shut, or was about to be.
     pub shut: bool,
-    /// An urgent byte that is on its way.
+    /// An urgent byte that has not been passed on yet.
     pub urgent: Option<Urgent>,
 }
 
-/// An urgent byte, on its way from one socket to the other.
+/// An urgent byte between the two sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgent {
-    /// It has been seen, and may have been taken from the source.
+    /// The worker has seen it, and may have taken it from the source.
     Seen(u8),
-    /// It has been taken, and may have been given to the sink.
+    /// The worker has taken it, and may have passed it on to the sink.
     Taken(u8),
 }
 
 impl Journal {
-    /// The one in these words.
+    /// Returns the journal in these words.
     pub(super) fn new(words: &'static [AtomicU64; WORDS]) -> Self {
         Self(words)
     }
 
-    /// A pipe will be filled. It is here before the first byte is in it.
+    /// Records the pipe before the first byte is in it.
     pub fn pipe(&self, read: RawFd, write: RawFd) {
         let [read, write] = [read, write].map(|fd| u64::from(fd.cast_unsigned()));
         self.set(PIPE, PIPE_TAG << (2 * FD_BITS) | read << FD_BITS | write);
     }
 
-    /// The pipe is empty, and somebody else's next.
+    /// Records that the pipe is empty: another session may use it next.
     pub fn no_pipe(&self) {
         self.set(PIPE, 0);
     }
 
-    /// So many bytes were passed on so far.
+    /// Records the number of bytes that were passed on.
     pub fn passed_on(&self, bytes: u64) {
         self.set(PASSED_ON, bytes);
     }
 
-    /// The sink's write side is about to be shut.
+    /// Records that the sink's write side is about to be shut.
     pub fn shut(&self) {
         self.set(SHUT, YES);
     }
 
-    /// Where an urgent byte is; `None`: there is none.
+    /// Records the state of an urgent byte; `None` if there is none.
     pub fn urgent(&self, byte: Option<Urgent>) {
         self.set(
             URGENT,
@@ -81,7 +81,7 @@ impl Journal {
         );
     }
 
-    /// Another worker goes on from here.
+    /// Records the state from which another worker resumes the direction.
     pub fn resumed(&self, way: &ObservedDirection) {
         self.urgent(way.urgent);
         self.passed_on(way.passed_on);
@@ -91,7 +91,7 @@ impl Journal {
         }
     }
 
-    /// What it says; `None`: nothing that this program has written.
+    /// Returns the state; `None` if the words were not written by this program.
     pub(super) fn read(&self) -> Option<ObservedDirection> {
         let mask = (1 << FD_BITS) - 1;
         let fd = |bits: u64| RawFd::try_from(bits & mask).ok();

@@ -1,7 +1,7 @@
-//! The table of sessions: in memory that outlives a worker, with what the next one needs to go on. EFFECT.
+//! The session table, in memory that outlives a worker: the next worker resumes the sessions from it. EFFECT.
 //!
-//! A session's slot is the one with the number of its client leg's descriptor, so that nobody has to keep lists of free ones, and no
-//! two sessions can have the same.
+//! A session's slot number is the descriptor number of its client leg. So no list of free slots is needed, and two
+//! sessions cannot share one.
 pub mod header;
 pub mod journal;
 pub mod slot;
@@ -21,40 +21,40 @@ use sys::Visible;
 use self::header::{Header, Unreadable};
 use self::slot::Slot;
 
-/// The time on the clock by which the table tells it: it runs on from one worker to the next.
+/// Returns the time on the clock that the table uses. It continues across workers.
 pub fn now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
-/// The table, mapped for as long as the process lives.
+/// The table, mapped for the whole life of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
     words: &'static [AtomicU64],
 }
 
-/// Why there is no table.
+/// The reasons why there is no table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// The kernel's no.
-    #[error("the table of sessions cannot be {what}: {err}")]
+    /// A system call failed.
+    #[error("the session table cannot be {what}: {err}")]
     Os {
-        /// Made or mapped.
+        /// The step: "made" or "mapped".
         what: &'static str,
-        /// Its answer.
+        /// The error of the system call.
         err: io::Error,
     },
-    /// What is in it.
+    /// The content is not usable.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
 }
 
 impl Table {
-    /// A new one, for sessions whose client legs have descriptors below `slots`, and the file that it is in. It takes memory as it is
-    /// used.
+    /// Creates a table for sessions whose client legs have descriptors below `slots`. Returns it with its file. Its
+    /// memory is allocated on use.
     ///
     /// # Errors
-    /// When the kernel has no memory for it.
+    /// The kernel has no memory or descriptor for it.
     pub fn new(slots: usize) -> Result<(Self, OwnedFd), TableError> {
         let failed = |err: rustix::io::Errno| TableError::Os { what: "made", err: err.into() };
         let file = memfd_create("tcp-intercept-sessions", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
@@ -67,18 +67,18 @@ impl Table {
         Ok((table, file))
     }
 
-    /// The one in `file`, which another program has made.
+    /// Opens the table in `file`, which another program has made.
     ///
     /// # Errors
-    /// When it is none that this program can read.
+    /// This program cannot read the table.
     pub fn open(file: BorrowedFd<'_>) -> Result<Self, TableError> {
         Self::read(file, Visible::ToAll)
     }
 
-    /// As [`Self::open`], but what is written to it nobody else sees.
+    /// Works like [`Self::open`], but other processes do not see what this one writes to the table.
     ///
     /// # Errors
-    /// The same.
+    /// Those of [`Self::open`].
     pub fn rehearsed(file: BorrowedFd<'_>) -> Result<Self, TableError> {
         Self::read(file, Visible::ToSelf)
     }
@@ -103,12 +103,12 @@ impl Table {
         Ok(Self { words })
     }
 
-    /// What it says of the whole.
+    /// Returns the header.
     pub fn header(&self) -> Header {
         Header::new(&self.words[..header::WORDS])
     }
 
-    /// The slot of the session whose client leg has this descriptor; `None`: the table has no room for it.
+    /// Returns the slot of the session whose client leg has this descriptor; `None` if the table has no room for it.
     pub fn slot(&self, client: RawFd) -> Option<Slot> {
         let first = header::WORDS + usize::try_from(client).ok()?.checked_mul(slot::WORDS)?;
         let words = self.words.get(first..first + slot::WORDS)?;

@@ -1,8 +1,8 @@
-//! One session in the table, word by word. PURE.
+//! The slot of one session in the table, word by word. PURE.
 //!
-//! Whoever writes may be killed between any two stores. So each step becomes valid by its last store, and everything that
-//! is read back is checked: a state is a word that nothing else looks like, what is written once is sealed, a descriptor is
-//! kept with what proves it.
+//! The writer may be killed between any two stores. So each step becomes valid with its last store, and the reader
+//! checks everything. A state is a word that cannot arise by chance. Words that are written once have a checksum. A
+//! descriptor is stored with a proof.
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,12 @@ use crate::state::record::{Dialled, Opening};
 pub use super::journal::{Journal, ObservedDirection, Urgent};
 use super::word::{YES, seal, store};
 
-/// Words of a slot: three cache lines.
+/// Number of words of a slot: three cache lines.
 pub const WORDS: usize = 24;
 
 const STATE: usize = 0;
 const COOKIE: usize = 1;
-/// Both addresses, two words each; both ports; both scopes.
+/// Both addresses of two words each, then both ports, then both scopes.
 const FLOW: usize = 2;
 const ACCEPTED: usize = 8;
 const SEAL: usize = 9;
@@ -31,47 +31,47 @@ const SUSPECT_GENERATION: usize = 14;
 const UP: usize = 16;
 const DOWN: usize = 20;
 
-/// Never used, or about to be filled in.
+/// The slot was never used, or is about to be filled.
 const VACANT: u64 = 0;
 const DIALLING: u64 = 0x6469_616c_5bd1_e995;
 const RELAYING: u64 = 0x7265_6c61_85eb_ca6b;
 const ENDED: u64 = 0x656e_6465_c2b2_ae35;
 
-/// Where one session is written down.
+/// The slot of one session.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot(&'static [AtomicU64; WORDS]);
 
-/// What a slot says.
+/// The content of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "what is in no slot is closed"]
 pub enum Content {
-    /// Nobody's.
+    /// No session uses the slot.
     Vacant,
-    /// This session's, which is over; its legs may be open still.
+    /// The session has ended; its legs may still be open.
     Ended {
         /// The client leg's SO_COOKIE.
         cookie: u64,
     },
-    /// This session's.
+    /// A live session.
     Session(ObservedSession),
-    /// Nothing that this program has written.
+    /// Words that this program has not written.
     Garbage,
 }
 
-/// A session as its slot has it.
+/// The state of a session as read from its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObservedSession {
     /// The client leg's SO_COOKIE.
     pub cookie: u64,
-    /// Who talks to whom.
+    /// Client and original destination.
     pub flow: Flow,
-    /// When it was accepted, on the clock that the writer used.
+    /// Time of accept, on the clock of [`now`](super::now).
     pub accepted: Duration,
     /// The server leg and its SO_COOKIE.
     pub server: Option<(RawFd, u64)>,
-    /// How the server leg came about, once it did: then both legs are relayed between.
+    /// How and how fast the server leg was dialled. Once this is set, the session is relayed.
     pub dialled: Option<(Dialled, Opening, Duration)>,
-    /// In which worker's life it was last being driven when that ended badly; 0: in none.
+    /// Number of the last worker that died while it drove this session; 0 if none did.
     pub suspect_generation: u64,
     /// From the client to the server.
     pub up: ObservedDirection,
@@ -80,17 +80,17 @@ pub struct ObservedSession {
 }
 
 impl Slot {
-    /// The slot in these words.
+    /// Returns the slot in these words.
     pub fn new(words: &'static [AtomicU64; WORDS]) -> Self {
         Self(words)
     }
 
-    /// One of its own, for a session that nobody will take up. It is never given back.
+    /// Creates a slot of its own, for a session that no worker resumes. Its memory is never freed.
     pub fn unkept() -> Self {
         Self(Box::leak(Box::new([const { AtomicU64::new(0) }; WORDS])))
     }
 
-    /// A connection was accepted.
+    /// Records an accepted connection.
     pub fn accepted(&self, cookie: u64, flow: &Flow, at: Duration) {
         self.set(STATE, VACANT);
         let fixed = fixed(cookie, flow, at);
@@ -100,46 +100,46 @@ impl Slot {
         self.set(STATE, DIALLING);
     }
 
-    /// The server is dialled with this socket. It is in the slot before it has sent anything.
+    /// Records the socket that dials the server. Call it before the socket sends anything.
     pub fn dialling(&self, server: RawFd, cookie: u64) {
         self.set(SERVER, 0);
         self.set(SERVER_COOKIE, cookie);
         self.set(SERVER, with_proof(server, cookie));
     }
 
-    /// The server leg stands.
+    /// Records that the server leg is connected.
     pub fn relaying(&self, dialled: Dialled, opening: Opening, connect: Duration) {
         self.set(CONNECT, nanos(connect));
         self.set(DIALLED, YES << 32 | u64::from(dialled as u8) << 8 | u64::from(opening as u8));
         self.set(STATE, RELAYING);
     }
 
-    /// It is over; the legs are closed next.
+    /// Records the end of the session. The legs are closed next.
     pub fn ended(&self) {
         self.set(STATE, ENDED);
     }
 
-    /// It was being driven when its worker's life, this one, ended badly.
+    /// Records that the worker `generation` died while it drove this session.
     pub fn suspect_generation(&self, generation: u64) {
         self.set(SUSPECT_GENERATION, generation);
     }
 
-    /// From the client to the server.
+    /// Returns the journal of the direction from the client to the server.
     pub fn up(self) -> Journal {
         self.way(UP)
     }
 
-    /// From the server to the client.
+    /// Returns the journal of the direction from the server to the client.
     pub fn down(self) -> Journal {
         self.way(DOWN)
     }
 
-    /// When it was accepted.
+    /// Returns the time of accept.
     pub fn accepted_at(&self) -> Duration {
         Duration::from_nanos(self.get(ACCEPTED))
     }
 
-    /// How the server leg came about, once it did.
+    /// Returns how and how fast the server leg was dialled; `None` while it is not connected.
     pub fn how_dialled(&self) -> Option<(Dialled, Opening, Duration)> {
         let packed = self.get(DIALLED);
         let [dialled, opening] = [packed >> 8 & 0xff, packed & 0xff];
@@ -148,7 +148,7 @@ impl Slot {
         (packed >> 32 == YES).then(|| (dialled, opening, Duration::from_nanos(self.get(CONNECT))))
     }
 
-    /// What it says.
+    /// Reads and checks the slot.
     pub fn read(&self) -> Content {
         let cookie = self.get(COOKIE);
         match self.get(STATE) {
@@ -215,7 +215,7 @@ impl Slot {
     }
 }
 
-/// The words that are written once, in their order.
+/// Returns the words that are written once, in order.
 fn fixed(cookie: u64, flow: &Flow, at: Duration) -> [u64; SEAL - COOKIE] {
     let Flow { client, orig_dst: OrigDst(server) } = flow;
     let ([a, b], [c, d]) = (halves(client.ip()), halves(server.ip()));
@@ -253,7 +253,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A descriptor in the low half, behind it what only this one with this cookie has.
+/// Packs a descriptor in the low half, and a proof in the high half that only this descriptor with this cookie has.
 fn with_proof(fd: RawFd, cookie: u64) -> u64 {
     let fd = u64::from(fd.cast_unsigned());
     (seal(&[fd, cookie]) | 1) << 32 | fd

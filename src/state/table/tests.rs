@@ -1,4 +1,5 @@
-//! A writer is killed behind each of its stores: what is read then is what was before the step, what comes behind it, or nothing.
+//! Tests of the session table. The writer is killed after each of its stores. A reader then finds the state before
+//! the step, the state after it, or an empty slot.
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::state::flow::{Flow, OrigDst};
 use crate::state::metrics::Counters;
 use crate::state::record::{Dialled, Opening};
 
-/// What a session does with its slot.
+/// A step of a session that writes to its slot.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Accepted(u64, Flow, Duration),
@@ -45,7 +46,8 @@ impl Step {
         }
     }
 
-    /// The model: what is to be read behind it. A step that does not fit is left out.
+    /// Returns the content that the model expects after the step; `None` if the step is not possible in the state
+    /// `before`.
     fn expected(self, before: Content) -> Option<Content> {
         let mut seen = match (self, before) {
             (Self::Accepted(cookie, flow, accepted), Content::Vacant | Content::Ended { .. }) => {
@@ -89,7 +91,7 @@ impl Step {
 
 fn addr() -> impl Strategy<Value = SocketAddr> {
     let v4 = any::<([u8; 4], u16)>().prop_map(SocketAddr::from);
-    // What stands for an IPv4 address comes as one.
+    // IPv4-mapped addresses are read back as IPv4 addresses.
     let v6 = any::<([u16; 8], u16)>()
         .prop_map(SocketAddr::from)
         .prop_filter("mapped", |addr| addr.ip().to_canonical() == addr.ip());
@@ -122,7 +124,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_writer_killed_behind_any_store_leaves_what_was_or_what_is_to_be_or_nothing(
+    fn a_writer_killed_after_any_store_leaves_the_old_state_the_new_state_or_none(
         steps in proptest::collection::vec(step(), 1..40),
         stores in 0..200_usize,
     ) {
@@ -143,13 +145,13 @@ proptest! {
     }
 
     #[test]
-    fn words_that_nobody_wrote_are_no_session(words in proptest::collection::vec(any::<u64>(), WORDS)) {
+    fn random_words_are_not_a_session(words in proptest::collection::vec(any::<u64>(), WORDS)) {
         let slot = slot_of(&words);
         prop_assert_eq!(slot.read(), Content::Garbage);
     }
 
     #[test]
-    fn one_wrong_bit_in_what_a_session_stands_on_is_noticed(word in 0..12_usize, bit in 0..64_u32) {
+    fn a_flipped_bit_in_the_checked_words_is_detected(word in 0..12_usize, bit in 0..64_u32) {
         let slot = Slot::unkept();
         let flow = Flow {
             client: ([10, 1, 0, 2], 40_000).into(),
@@ -164,7 +166,7 @@ proptest! {
     }
 }
 
-/// One socket takes another's place in two stores, and between them there is none.
+/// Replacing a server socket takes two stores; between them the slot has none.
 fn without_server(content: Content) -> Option<Content> {
     match content {
         Content::Session(seen) => Some(Content::Session(ObservedSession { server: None, ..seen })),
@@ -205,8 +207,8 @@ fn a_table_of_another_layout_or_none_at_all_is_refused() {
     assert_eq!(refused(&file), Unreadable::Short.to_string());
 }
 
-/// A new number may be added to each list. Any other change needs another [`LAYOUT`]: else a program that takes over misreads the table.
-/// tests/golden.rs checks the words themselves.
+/// Checks the numbers in the table. New numbers may be added at the end of each list. Any other change needs another
+/// [`LAYOUT`], or a program that takes over misreads the table. tests/golden.rs checks the words themselves.
 #[test]
 fn the_numbers_in_the_table_belong_to_the_layout() {
     let dialled = [Dialled::First, Dialled::Again, Dialled::OtherPort];

@@ -1,10 +1,10 @@
-//! Words that outlive their writer. PURE.
+//! Access to words that outlive their writer. PURE.
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Looks like nothing that is there by chance.
+/// The value for "yes". It does not arise by chance.
 pub(super) const YES: u64 = 0x7965_7321;
 
-/// Each store comes behind those before it, so that what is seen after a death is what was done until then.
+/// Stores a word after all earlier stores. So the words that a dead writer leaves show what it did until then.
 pub(super) fn store(word: &AtomicU64, value: u64) {
     #[cfg(test)]
     if !fuse::holds() {
@@ -13,9 +13,9 @@ pub(super) fn store(word: &AtomicU64, value: u64) {
     word.store(value, Ordering::Release);
 }
 
-/// A number that only these words give, in this order, as far as chance goes.
+/// Returns a checksum of the words and their order.
 pub(super) fn seal(words: &[u64]) -> u64 {
-    // The finaliser of MurmurHash3, over and over.
+    // The finaliser of MurmurHash3, applied to each word.
     words.iter().fold(0x9e37_79b9_7f4a_7c15, |sum: u64, word| {
         let mut mixed = (sum ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
@@ -25,7 +25,7 @@ pub(super) fn seal(words: &[u64]) -> u64 {
 
 #[cfg(test)]
 pub(super) mod fuse {
-    //! Kills the writer behind so many stores, as far as they can tell.
+    //! A fuse that kills the writer after a number of stores: later stores have no effect.
     use std::cell::Cell;
 
     thread_local! {
@@ -36,7 +36,7 @@ pub(super) mod fuse {
         LEFT.with(|left| left.replace(left.get().saturating_sub(1)) > 0)
     }
 
-    /// Does `work`, of which `stores` stores are done; gives how many are left.
+    /// Runs `work`, of which only the first `stores` stores take effect. Returns how many are left.
     pub fn burns_after(stores: usize, work: impl FnOnce()) -> usize {
         LEFT.set(stores);
         work();

@@ -1,4 +1,4 @@
-//! How long an object took on each way, as bars.
+//! Bars that show how long an object took on each way.
 use super::class;
 use super::plot::{LINE, horizontal, svg, text, vertical};
 use crate::acceleration::judged::{Judged, about};
@@ -8,7 +8,7 @@ use crate::acceleration::{limit, units};
 const BAR: f64 = 15.0;
 const PITCH: f64 = 22.0;
 
-/// A figure with a scale of its own, from 0: what compares is the ways. Nothing if the object was not measured.
+/// Draws a figure with its own scale from 0, because it compares only the ways. Empty if the object was not measured.
 pub(super) fn figure(comparison: &Comparison, object: Object) -> String {
     let judged: Vec<_> =
         Way::ALL.into_iter().filter_map(|way| Some((way, Judged::of(comparison, way, object)?))).collect();
@@ -45,7 +45,7 @@ fn bar(way: Way, judged: &Judged, top: f64, share: &dyn Fn(f64) -> f64) -> Strin
     svg + &text("ink", (greatest.max(median), 6.0), base, about(judged.median, object))
 }
 
-/// The limit, through all bars.
+/// Draws the mark of the limit across all bars.
 fn mark(x: f64, name: &str, bottom: f64) -> String {
     let (class, beside) = if x < 0.5 { ("", -1.0) } else { ("end", 1.0) };
     vertical("limit", x, (-3.0, bottom)) + &text(class, (x, beside), bottom + LINE - 3.0, name)
@@ -55,12 +55,12 @@ fn limit_text(comparison: &Comparison, object: Object) -> String {
     format!("limit {}", units::time(limit(&comparison.profile, object)))
 }
 
-/// As far as a bar goes.
+/// Returns the length of a bar in seconds.
 fn seconds(outcome: Outcome, object: Object) -> f64 {
     outcome.estimate(object).unwrap_or_else(|| outcome.lasted()).as_secs_f64()
 }
 
-/// The name of the object as the start of a sentence.
+/// Returns the object's name as the start of a sentence.
 pub(super) fn sentence(object: Object) -> String {
     let name = object.to_string();
     let mut letters = name.chars();

@@ -1,4 +1,4 @@
-//! What is said of one WAN.
+//! The section of one WAN.
 use super::bars::{self, sentence};
 use super::plot::escape;
 use super::{class, curves, link};
@@ -6,7 +6,7 @@ use crate::acceleration::judged::{Judged, about};
 use crate::acceleration::results::{Comparison, Object, Outcome, Way};
 use crate::acceleration::{limit, units};
 
-/// A heading, the WAN, what it comes to, the table, and the drawings.
+/// Renders a heading, the WAN, the summary, the table and the drawings.
 pub(super) fn section(comparison: &Comparison) -> String {
     let profile = &comparison.profile;
     let leads: String = large().map(|object| lead(comparison, object)).collect();
@@ -25,7 +25,8 @@ fn large() -> impl Iterator<Item = Object> {
     Object::ALL.into_iter().filter(|object| object.is_large())
 }
 
-/// "20 MB down: 2.1 s with a pair, 40 s with one box, more than 45 s end to end (cut then; 1.4 Mbit/s)."
+/// Renders the summary: "20 MB down: 2.1 s with a pair, 40 s with one box, more than 45 s end to end (cut then; 1.4
+/// Mbit/s)."
 fn lead(comparison: &Comparison, object: Object) -> String {
     let told = Way::ALL.into_iter().rev().filter_map(|way| {
         let judged = Judged::of(comparison, way, object)?;
@@ -46,7 +47,7 @@ fn lead(comparison: &Comparison, object: Object) -> String {
     format!("<p class='lead'>{}: {}.</p>\n", sentence(object), told.join(", "))
 }
 
-/// A row an object, a column a way.
+/// Renders one row per object and one column per way.
 fn table(comparison: &Comparison) -> String {
     let rows: String = Object::ALL.into_iter().filter_map(|object| row(comparison, object)).collect();
     if rows.is_empty() {
@@ -91,7 +92,7 @@ fn cell(way: Way, judged: Option<&Judged>) -> String {
     format!("<td class='{}'>{lines}</td>", class(way))
 }
 
-/// How long what was cut would have taken, and what the rounds say of it.
+/// Formats the estimated duration of a cut transfer, with the range of the rounds.
 fn whole(judged: &Judged, range: Option<String>) -> Option<String> {
     let whole = judged.median.estimate(judged.object).map(|_| about(judged.median, judged.object));
     match (whole, range) {

@@ -1,4 +1,4 @@
-//! A large transfer over time: throughput, congestion window and round trip, one above the other.
+//! A large transfer over time: throughput, congestion window and round trip, stacked.
 use std::time::Duration;
 
 use super::link;
@@ -9,18 +9,18 @@ use crate::acceleration::results::{Comparison, Object, Trace, Way};
 use crate::acceleration::units;
 use crate::wan::Profile;
 
-/// For the numbers below the last panel.
+/// The height of the numbers below the last panel.
 const AXIS: f64 = 12.0;
-/// Over which throughput is averaged, in seconds.
+/// The shortest interval over which throughput is averaged, in seconds.
 const WINDOW: f64 = 0.2;
-/// No more averages than so many fit side by side.
+/// The highest number of averaging intervals side by side.
 const AVERAGES: f64 = 75.0;
-/// What ends within so many times the time of the fastest is shown with it.
+/// Transfers that end within this multiple of the fastest one's time are shown together with it.
 const TOGETHER: f64 = 2.5;
-/// The start is shown on its own if it is less than this share of the whole.
+/// The start gets its own figure if it is shorter than this share of the whole.
 const START: f64 = 0.55;
 
-/// A heading and a figure or two; nothing if the object was not watched.
+/// Renders a heading and one or two figures; empty if the object was not traced.
 pub(super) fn watched(comparison: &Comparison, object: Object) -> String {
     let of = |way| comparison.traces.iter().find(move |trace| trace.way == way && trace.object == object);
     let traces: Vec<_> =
@@ -35,7 +35,8 @@ pub(super) fn watched(comparison: &Comparison, object: Object) -> String {
     format!("<h3>{object} over time</h3>\n<div class='halves{alone}'>\n{figures}</div>\n")
 }
 
-/// The start, in which the fast ones end, and the whole; the whole only if that shows both well.
+/// Returns the time spans to show: the start, in which the fast transfers end, and the whole; or only the whole if it
+/// shows both well.
 fn spans(ends: &[f64]) -> Vec<f64> {
     let fastest = ends.iter().copied().fold(f64::INFINITY, f64::min);
     let whole = ends.iter().copied().fold(0.0, f64::max);
@@ -48,12 +49,12 @@ fn spans(ends: &[f64]) -> Vec<f64> {
     }
 }
 
-/// A figure: what was watched, and how much of its time is shown.
+/// A figure: the traced transfers, and how much of their time is shown.
 struct View<'a> {
     profile: &'a Profile,
     object: Object,
     traces: &'a [&'a Trace],
-    /// In seconds.
+    /// The shown time in seconds.
     span: f64,
 }
 
@@ -86,7 +87,7 @@ impl View<'_> {
         }
     }
 
-    /// What one of several paths delivers.
+    /// Makes the panel of the rate that one of several paths delivers.
     fn path(&self, nth: usize) -> Panel {
         let lines = self.lines(|trace| vec![series::of_path(trace, nth, self.span, self.window())]);
         let alone = Profile { paths: vec![self.profile.paths[nth]], ..self.profile.clone() };
@@ -99,7 +100,7 @@ impl View<'_> {
         }
     }
 
-    /// Over which throughput is averaged, in seconds.
+    /// Returns the interval over which throughput is averaged, in seconds.
     fn window(&self) -> f64 {
         WINDOW.max(self.span / AVERAGES)
     }
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_of_its_own_where_the_whole_would_hide_it() {
+    fn the_start_gets_its_own_figure_where_the_whole_would_hide_it() {
         let seconds =
             |ends: &[f64]| spans(ends).iter().map(|span| (span * 10.0).round() / 10.0).collect::<Vec<_>>();
         assert_eq!(seconds(&[45.0, 16.0, 2.0]), [2.2, 45.0]);

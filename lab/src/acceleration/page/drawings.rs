@@ -1,16 +1,16 @@
-//! The three ways, drawn: who is on the way, and which connections there are.
+//! Drawings of the three ways: the hosts, and the connections between them.
 use super::class;
 use crate::acceleration::results::Way;
 
-/// Where the hosts are.
+/// The horizontal positions of the hosts.
 const CLIENT: f64 = 28.0;
 const NEAR: f64 = 108.0;
 const FAR: f64 = 252.0;
 const SERVER: f64 = 332.0;
-/// The half of a host's width.
+/// Half the width of a host.
 const HALF: f64 = 27.0;
 
-/// A figure of one.
+/// Draws one way.
 pub(super) fn drawing(way: Way) -> String {
     let runs = match way {
         Way::EndToEnd => [false, false],
@@ -51,7 +51,7 @@ const fn text(way: Way) -> &'static str {
              the server."
         }
         Way::Pair => {
-            "tcp-intercept on both boxes. Over the WAN they speak with each other; each side has a connection of its own."
+            "tcp-intercept on both boxes. Each side has its own connection, and the boxes have one between them over the WAN."
         }
     }
 }
@@ -66,7 +66,7 @@ fn host(name: &str, x: f64, runs: bool) -> String {
     )
 }
 
-/// A connection, below its ends.
+/// Draws the bracket of a connection below its ends.
 fn bracket(from: f64, to: f64) -> String {
     format!("<path class='bracket' d='M{} 44v8H{}v-8'/>\n", from + 3.0, to - 3.0)
 }

@@ -1,14 +1,14 @@
-//! All WANs at a glance: what a pair makes of what end to end is.
+//! An overview of all WANs: a pair compared with end to end.
 use super::bars::sentence;
 use super::plot::escape;
 use super::{class, link};
 use crate::acceleration::judged::Judged;
 use crate::acceleration::results::{Comparison, Object, Results, Way};
 
-/// What says most.
+/// The most instructive objects.
 const OBJECTS: [Object; 3] = [Object::FirstByte, Object::Down(20_000_000), Object::Up(20_000_000)];
 
-/// A row a WAN; nothing if there is only one.
+/// Renders one row per WAN; empty if there is only one.
 pub(super) fn table(results: &Results) -> String {
     if results.comparisons.len() < 2 {
         return String::new();

@@ -1,13 +1,13 @@
-//! What the paths of a WAN are, in words and numbers.
+//! A description of the paths of a WAN in words and numbers.
 use super::plot::number;
 use crate::acceleration::results::Object;
 use crate::acceleration::units;
 use crate::wan::{Conditions, Link, Loss, Profile, Rate};
 
-/// A frame of a full segment, in bits.
+/// The frame of a full segment, in bits.
 const FRAME: f64 = 1514.0 * 8.0;
 
-/// One sentence a path.
+/// Returns one sentence per path.
 pub fn sentences(profile: &Profile) -> String {
     match profile.paths.as_slice() {
         [] => String::new(),
@@ -25,7 +25,7 @@ fn path(Link { to_server, to_client }: &Link) -> String {
     format!("{round_trip} round trip, {rate}, {loss}.")
 }
 
-/// Said once if it is the same in both directions.
+/// Returns the text once if it is the same in both directions.
 fn both(down: String, up: String) -> String {
     if down == up { down } else { format!("{down} down and {up} up") }
 }
@@ -54,7 +54,7 @@ fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// What all paths take in the direction of `object`, in Mbit/s; none if one takes everything.
+/// Returns the summed rate of all paths in the direction of `object`, in Mbit/s; `None` if a path has no rate limit.
 pub(super) fn mbit(profile: &Profile, object: Object) -> Option<f64> {
     let direction =
         |link: &Link| if matches!(object, Object::Up(_)) { link.to_server } else { link.to_client };
@@ -63,13 +63,13 @@ pub(super) fn mbit(profile: &Profile, object: Object) -> Option<f64> {
     rates.filter(|rates| !rates.is_empty()).map(|rates| rates.iter().sum::<u64>() as f64 / 1e6)
 }
 
-/// The shortest of the paths.
+/// Returns the shortest round trip of the paths, in milliseconds.
 pub(super) fn round_trip_ms(profile: &Profile) -> Option<f64> {
     let round_trips = profile.paths.iter().map(|link| link.to_server.delay + link.to_client.delay);
     round_trips.min().map(|time| time.as_secs_f64() * 1e3)
 }
 
-/// How many segments must be under way to fill the only path.
+/// Returns how many segments in flight fill the path, if there is only one.
 pub(super) fn full_window(profile: &Profile, object: Object) -> Option<f64> {
     let [_] = profile.paths.as_slice() else { return None };
     Some(mbit(profile, object)? * 1e3 * round_trip_ms(profile)? / FRAME)

@@ -1,7 +1,7 @@
-//! The results as one HTML file that needs nothing else: for a person who has two minutes.
+//! The results as one self-contained HTML file, readable in two minutes.
 //!
-//! A drawing is as wide as its place: positions are percents of it, sizes of text pixels. So a narrow screen gets
-//! narrower drawings, and no smaller letters.
+//! A drawing is as wide as its container: positions are percentages, text sizes are pixels. On a narrow screen the
+//! drawings shrink, but the text does not.
 mod bars;
 mod comparison;
 mod curves;
@@ -16,7 +16,7 @@ use super::results::{Results, Way};
 
 const STYLE: &str = include_str!("style.css");
 
-const INTRODUCTION: &str = "What a bad link does to TCP, and what tcp-intercept makes of it. The same objects went over the \
+const INTRODUCTION: &str = "How a bad link slows TCP down, and how tcp-intercept improves it. The same objects were sent over the \
     same WAN by three ways: <b class='way plain'>end to end</b>, with <b class='way one'>one box</b> near the client on \
     which tcp-intercept runs, and with <b class='way pair'>a pair</b> of them, one on each side of the WAN. \
     <a href='#measured'>How it was measured</a> is at the end.";
@@ -47,7 +47,7 @@ const READING: [(&str, &str); 6] = [
     ("●, ×", "a line ends where its transfer was complete, or was cut."),
 ];
 
-/// The whole file.
+/// Renders the whole file.
 pub fn page(results: &Results) -> String {
     let comparisons: String = results.comparisons.iter().map(comparison::section).collect();
     let nothing = "<p class='lead'>Nothing was measured.</p>\n";
@@ -64,7 +64,7 @@ pub fn page(results: &Results) -> String {
     )
 }
 
-/// How it was measured, and what the words mean.
+/// Renders how it was measured, and the meaning of the terms.
 fn measured(results: &Results) -> String {
     let drawings: String = Way::ALL.into_iter().map(drawings::drawing).collect();
     let reading: String =
@@ -78,7 +78,7 @@ fn measured(results: &Results) -> String {
     )
 }
 
-/// The class of what is drawn in the colour of a way.
+/// Returns the CSS class for drawings in the colour of a way.
 const fn class(way: Way) -> &'static str {
     match way {
         Way::EndToEnd => "plain",

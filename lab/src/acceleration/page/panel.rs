@@ -1,4 +1,4 @@
-//! A quantity over time, a line a way.
+//! A panel: one quantity over time, one line per way.
 use std::fmt::Write;
 
 use super::class;
@@ -6,33 +6,33 @@ use super::plot::{Scale, apart, horizontal, number, text, vertical};
 use super::series::Point;
 use crate::acceleration::results::Way;
 
-/// Of the area in which the lines are.
+/// The height of the area of the lines.
 const HEIGHT: f64 = 112.0;
-/// For the title above it.
+/// The height of the title above the area.
 const TITLE: f64 = 22.0;
-/// Of a panel, with the space below.
+/// The height of a panel with the space below it.
 pub(super) const FULL: f64 = TITLE + HEIGHT + 14.0;
-/// As wide as the name of a way, in a narrow panel.
+/// The width of a way's name in a narrow panel, as a share of the panel's width.
 const NAME: f64 = 0.3;
-/// For these, right of the area.
+/// The width of the names, right of the area.
 const NAMES: f64 = 68.0;
 /// The width of the area, in the units of the lines.
 const UNITS: f64 = 1000.0;
 
-/// What is drawn.
+/// The content of a panel.
 pub(super) struct Panel {
     pub title: String,
     pub scale: Scale,
     pub lines: Vec<Line>,
-    /// What the link itself has, and what that is called.
+    /// The link's own value of the quantity, and its label.
     pub link: Option<(f64, String)>,
 }
 
-/// The line of a way: more than one if it is interrupted.
+/// The line of a way; it has several parts if it is interrupted.
 pub(super) struct Line {
     pub way: Way,
     pub parts: Vec<Vec<Point>>,
-    /// How it ends, if it does within the panel.
+    /// How the transfer ends, if it ends within the panel.
     pub ends: Option<End>,
 }
 
@@ -44,7 +44,7 @@ pub(super) enum End {
 }
 
 impl Panel {
-    /// Below `top`, over `span` seconds.
+    /// Draws the panel below `top`, for `span` seconds.
     pub fn draw(&self, top: f64, span: f64) -> String {
         let area = top + TITLE;
         let mut svg = text("title", (0.0, 0.0), top + 12.0, &self.title);
@@ -73,7 +73,7 @@ impl Panel {
                 for (nth, (at, value)) in part.iter().enumerate() {
                     let command = if nth == 0 { 'M' } else { 'L' };
                     let (x, y) = (at / span * UNITS, self.y(0.0, *value));
-                    // A String takes everything.
+                    // Writing to a String cannot fail.
                     let _ = write!(path, "{command}{x:.1} {y:.1}");
                 }
             }
@@ -82,7 +82,7 @@ impl Panel {
         svg + "</svg>\n"
     }
 
-    /// A dashed line; its name is beside the title, where no line can cross it.
+    /// Draws a dashed line for the link. Its label is beside the title, where no line can cross it.
     fn of_link(&self, top: f64) -> String {
         self.link.as_ref().map_or_else(String::new, |(value, name)| {
             let line = horizontal("link-line", (0.0, 1.0), self.y(top + TITLE, *value));
@@ -90,7 +90,7 @@ impl Panel {
         })
     }
 
-    /// Each beside the end of its line.
+    /// Draws each name beside the end of its line.
     fn names(&self, area: f64, span: f64) -> String {
         let last = |line: &Line| line.parts.last().and_then(|part| part.last()).copied();
         let ending: Vec<_> = self.lines.iter().filter_map(|line| Some((line, last(line)?))).collect();
@@ -103,7 +103,7 @@ impl Panel {
             marks += &mark(line, x, y);
             svg += &text(&format!("name halo {}", class(line.way)), (x, 7.0), at + 4.0, line.way);
         }
-        // Above the names: the halo of one may reach the end of another's line.
+        // Draw the marks above the names, because the halo of a name may reach the end of another line.
         svg + &marks
     }
 }

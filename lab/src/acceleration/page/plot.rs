@@ -1,10 +1,10 @@
-//! What all drawings are made of.
+//! Primitives of all drawings.
 use std::fmt::Display;
 
-/// How far texts must be apart.
+/// The smallest distance between texts, in pixels.
 pub(super) const LINE: f64 = 14.0;
 
-/// As text, or within an attribute.
+/// Escapes text for element content and attribute values.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -13,52 +13,52 @@ pub(super) fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// A drawing as wide as its place, and so many pixels high.
+/// Wraps `content` into a drawing as wide as its container and `height` pixels high.
 pub(super) fn svg(class: &str, height: f64, label: &str, content: &str) -> String {
     let label = escape(label);
     format!("<svg class='plot {class}' height='{height}' role='img' aria-label='{label}'>\n{content}</svg>\n")
 }
 
-/// At a share of the width, so many pixels beside it.
+/// Draws text at a share of the width, shifted sideways by `beside` pixels.
 pub(super) fn text(class: &str, (x, beside): (f64, f64), y: f64, text: impl Display) -> String {
     let (x, text) = (x * 100.0, escape(&text.to_string()));
     format!("<text class='{class}' x='{x:.2}%' dx='{beside}' y='{y:.1}'>{text}</text>\n")
 }
 
-/// Over shares of the width.
+/// Draws a horizontal line between two shares of the width.
 pub(super) fn horizontal(class: &str, (from, to): (f64, f64), y: f64) -> String {
     let (from, to) = (from * 100.0, to * 100.0);
     format!("<line class='{class}' x1='{from:.2}%' x2='{to:.2}%' y1='{y:.1}' y2='{y:.1}'/>\n")
 }
 
-/// At a share of the width.
+/// Draws a vertical line at a share of the width.
 pub(super) fn vertical(class: &str, x: f64, (from, to): (f64, f64)) -> String {
     let x = x * 100.0;
     format!("<line class='{class}' x1='{x:.2}%' x2='{x:.2}%' y1='{from:.1}' y2='{to:.1}'/>\n")
 }
 
-/// How values become heights.
+/// A mapping from values to heights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scale {
-    /// From 0.
+    /// Linear, starting at 0.
     Linear { max: f64 },
-    /// Each power of ten is as high as the next.
+    /// Logarithmic: each power of ten has the same height.
     Log { min: f64, max: f64 },
 }
 
 impl Scale {
-    /// Which has room for `greatest`.
+    /// Makes a linear scale up to `greatest`.
     pub fn linear(greatest: f64) -> Self {
         Self::Linear { max: greatest.max(1e-3) }
     }
 
-    /// From a power of ten on; a decade at least.
+    /// Makes a logarithmic scale that starts at a power of ten and spans at least a decade.
     pub fn log(least: f64, greatest: f64) -> Self {
         let min = 10_f64.powf(least.max(1.0).log10().floor());
         Self::Log { min, max: greatest.max(min * 10.0) }
     }
 
-    /// As a share of the height, from 0 to 1.
+    /// Returns the height of a value as a share of the whole, from 0 to 1.
     pub fn share(self, value: f64) -> f64 {
         let share = match self {
             Self::Linear { max } => value / max,
@@ -67,7 +67,7 @@ impl Scale {
         share.clamp(0.0, 1.0)
     }
 
-    /// Round values, about as many as `wanted` if it is linear.
+    /// Returns round values for ticks; on a linear scale about `wanted` of them.
     pub fn ticks(self, wanted: f64) -> Vec<f64> {
         match self {
             Self::Linear { max } => {
@@ -81,7 +81,7 @@ impl Scale {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20, …, also of fractions.
+/// Returns the next value of 1, 2, 5, 10, 20, …, including fractions.
 fn step(least: f64) -> f64 {
     let power = 10_f64.powf(least.max(1e-6).log10().floor());
     [1.0, 2.0, 5.0]
@@ -91,13 +91,13 @@ fn step(least: f64) -> f64 {
         .unwrap_or(power * 10.0)
 }
 
-/// A tick's number, without digits that say nothing.
+/// Formats a tick's value without superfluous digits.
 pub(super) fn number(value: f64) -> String {
     format!("{}", (value * 1e3).round() / 1e3)
 }
 
-/// Moves texts apart that would cover each other: those that start closer than `width` shares of the whole. They stay in
-/// order, and within `room`.
+/// Moves overlapping texts apart: those that start closer than `width`, a share of the whole width. They keep their
+/// order and stay within `room`.
 pub(super) fn apart(places: &mut [(f64, f64)], width: f64, room: (f64, f64)) {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by(|a, b| places[*a].1.total_cmp(&places[*b].1));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_finite_and_within() {
+    fn shares_are_finite_and_between_0_and_1() {
         for scale in [Scale::linear(0.0), Scale::linear(5.0), Scale::log(0.0, 0.0), Scale::log(10.0, 1e6)] {
             for value in [0.0, 1.0, 1e9] {
                 assert!((0.0..=1.0).contains(&scale.share(value)), "{scale:?} {value}");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_move_apart_where_they_meet() {
+    fn overlapping_texts_move_apart() {
         let mut places = [(0.9, 50.0), (0.9, 52.0), (0.2, 51.0), (0.95, 99.0)];
         apart(&mut places, 0.3, (10.0, 100.0));
         assert_eq!(places, [(0.9, 50.0), (0.9, 64.0), (0.2, 51.0), (0.95, 99.0)]);

@@ -1,34 +1,35 @@
-//! From the samples of a transfer to the points of a line.
+//! Converts the samples of a transfer to the points of a line.
 use crate::acceleration::results::{Sample, Sender, Trace};
 
-/// A moment in seconds, and a value.
+/// A time in seconds, and a value.
 pub(super) type Point = (f64, f64);
 
-/// As many as the eye tells apart in a panel.
+/// The number of points that are distinguishable in a panel.
 const POINTS: f64 = 300.0;
 
-/// When the last byte, or the cut, was.
+/// Returns the time of the last byte or of the cut, in seconds.
 pub(super) fn end(trace: &Trace) -> f64 {
     trace.samples.last().map_or(0.0, |sample| sample.at.as_secs_f64())
 }
 
-/// Whether all of it came.
+/// Returns whether the whole object arrived.
 pub(super) fn complete(trace: &Trace) -> bool {
     trace.samples.last().is_some_and(|sample| sample.bytes >= trace.object.bytes())
 }
 
-/// What arrived, in Mbit/s: at each moment the mean of the time `window` around it, as far as the transfer lasted.
+/// Returns the received rate in Mbit/s: at each time, the mean over the `window` around it, within the transfer's
+/// duration.
 pub(super) fn throughput(trace: &Trace, span: f64, window: f64) -> Vec<Point> {
     let bytes: Vec<_> = trace.samples.iter().map(|sample| sample.bytes).collect();
     rate(trace, &bytes, span, window)
 }
 
-/// The same of what path `nth` delivered, with all that is around the payload.
+/// Returns the rate that path `nth` delivered, like [`throughput`], but of whole frames instead of payload.
 pub(super) fn of_path(trace: &Trace, nth: usize, span: f64, window: f64) -> Vec<Point> {
     trace.paths.get(nth).map_or_else(Vec::new, |delivered| rate(trace, delivered, span, window))
 }
 
-/// Of `counted`, a number a sample.
+/// Returns the rate of `counted`, which has one number per sample.
 fn rate(trace: &Trace, counted: &[u64], span: f64, window: f64) -> Vec<Point> {
     let end = end(trace);
     let points = moments(end, span).map(|at| {
@@ -39,7 +40,7 @@ fn rate(trace: &Trace, counted: &[u64], span: f64, window: f64) -> Vec<Point> {
     points.collect()
 }
 
-/// What `of` says of the sender: a line for each time in which there is one.
+/// Returns the value `of` of the sender over time, as one line for each period in which there is a sender.
 pub(super) fn of_sender(trace: &Trace, span: f64, of: fn(Sender) -> f64) -> Vec<Vec<Point>> {
     let mut lines = vec![Vec::new()];
     for at in moments(end(trace), span) {
@@ -55,14 +56,14 @@ pub(super) fn of_sender(trace: &Trace, span: f64, of: fn(Sender) -> f64) -> Vec<
     lines
 }
 
-/// Evenly from the start to the end of the transfer or of the panel, and that end itself.
+/// Returns evenly spaced times from the start to the end of the transfer or the panel, including that end.
 fn moments(end: f64, span: f64) -> impl Iterator<Item = f64> {
     let last = end.min(span);
     let step = (span / POINTS).max(1e-3);
     (0..=(last / step) as u32).map(move |nth| f64::from(nth) * step).chain([last])
 }
 
-/// Between two samples by proportion; none before connect().
+/// Interpolates the bytes at time `at` between two samples; 0 before connect().
 fn bytes(samples: &[Sample], counted: &[u64], at: f64) -> f64 {
     let seconds = |sample: &Sample| sample.at.as_secs_f64();
     let after = samples.partition_point(|sample| seconds(sample) <= at);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_was_away_interrupts_the_line() {
+    fn a_missing_sender_interrupts_the_line() {
         let gap = trace(&[(0.5, 0, Some(10)), (1.0, 0, None), (1.5, 0, Some(2)), (2.0, 0, Some(3))]);
         let lines = of_sender(&gap, 2.0, |sender| sender.window.into());
         assert_eq!(lines.len(), 2);
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_sampled_is_no_line() {
+    fn no_samples_give_no_line() {
         let nothing = trace(&[]);
         assert!(throughput(&nothing, 0.0, 0.2).iter().all(|(_, mbit)| *mbit == 0.0));
         assert!(of_sender(&nothing, 1.0, |_| 1.0).is_empty());

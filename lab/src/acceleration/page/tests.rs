@@ -2,7 +2,7 @@ use super::*;
 use crate::acceleration::{Comparison, Measured, Object, Outcome, Trace, example};
 use crate::wan::Profile;
 
-/// The names of the elements that are open; panics where one closes that is not.
+/// Checks that all elements are closed in order. Panics at an end tag that does not match.
 fn balanced(page: &str) {
     let mut open = Vec::new();
     for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
@@ -15,7 +15,7 @@ fn balanced(page: &str) {
     assert!(open.is_empty(), "{open:?}");
 }
 
-/// What no file of this kind may have in it.
+/// Checks that the page is balanced, has finite numbers in its attributes, and refers to nothing outside itself.
 fn sound(page: &str) {
     balanced(page);
     for attribute in page.split('\'').skip(1).step_by(2) {
@@ -33,7 +33,7 @@ fn of(comparison: Comparison) -> String {
 }
 
 #[test]
-fn all_that_was_measured_is_there() {
+fn every_measurement_is_on_the_page() {
     let results = example::results();
     let page = page(&results);
     sound(&page);
@@ -45,14 +45,14 @@ fn all_that_was_measured_is_there() {
     }
     assert_eq!(page.matches("20 MB up over time").count(), results.comparisons.len());
     assert!(page.contains("BBR &amp; Multipath TCP, &lt;no configuration&gt;"));
-    // For eyes: LAB_PAGE=/tmp/page.html cargo test …
+    // Writes the page for inspection: LAB_PAGE=/tmp/page.html cargo test …
     if let Some(path) = std::env::var_os("LAB_PAGE") {
         std::fs::write(path, &page).unwrap();
     }
 }
 
 #[test]
-fn a_cut_transfer_is_told_as_a_rate() {
+fn a_cut_transfer_is_shown_as_a_rate() {
     let page = of(example::comparison(Profile::transatlantic()));
     let row = page.lines().find(|line| line.contains("<th scope='row'>20 MB down")).unwrap();
     assert!(
@@ -64,7 +64,7 @@ fn a_cut_transfer_is_told_as_a_rate() {
 }
 
 #[test]
-fn whatever_is_missing_breaks_nothing() {
+fn missing_measurements_are_tolerated() {
     let nothing = page(&Results { conditions: Vec::new(), comparisons: Vec::new() });
     sound(&nothing);
     assert!(nothing.contains("Nothing was measured."));
@@ -85,7 +85,7 @@ fn whatever_is_missing_breaks_nothing() {
 }
 
 #[test]
-fn what_never_came_breaks_nothing() {
+fn transfers_without_data_are_tolerated() {
     let mut dead = example::comparison(Profile::satellite());
     let nothing = Outcome::Cut { after: std::time::Duration::from_secs(45), bytes: 0 };
     for Measured { outcomes, .. } in &mut dead.measured {
