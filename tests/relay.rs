@@ -94,7 +94,7 @@ fn pipe_with(pool: &Pool, bytes: &[u8]) -> Option<(Pipe, usize)> {
 }
 
 #[test]
-fn each_direction_ends_on_its_own_and_whoever_ended_first_is_recorded() {
+fn each_direction_ends_on_its_own_and_the_side_that_ended_first_is_recorded() {
     for (first, by) in [(Side::Client, By::Client), (Side::Server, By::Server)] {
         let (client, server, relay) = relay_new();
         let (mut early, mut late) =

@@ -47,7 +47,7 @@ fn what_a_sigkill_left_goes_with_the_next_start_and_with_rules_remove() {
         assert_eq!((endpoints(host), limits(host)), (vec![], KERNELS.into()));
         let running = Daemon::start(host, BIN, &NEAR);
         let remove = format!("{} rules remove 2>&1 || true", lab::reachable(BIN.as_ref()).display());
-        assert!(host.run(&remove).contains("the running daemon's"));
+        assert!(host.run(&remove).contains("belong to the running daemon"));
         assert_eq!(endpoints(host), NEARS);
         running.kill9();
         let removed = host.run(&remove);
