@@ -361,7 +361,7 @@ fn trap_23_connections_beyond_the_backlog_come_in_when_there_is_room() {
         intercepting(&lab, &[], |ip, daemon| {
             let server = Server::start(&lab.server, lab.server_at(ip, 7), peers::echo);
             let overflows = lab.gateway.counter("TcpExtListenOverflows");
-            daemon.signal_worker(Signal::STOP);
+            daemon.pause_worker();
             let errors = thread::scope(|scope| {
                 let crowd = scope.spawn(|| crowd(&lab, &server, 100));
                 wait_until("the backlog overflows", SOON, || {

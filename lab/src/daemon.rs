@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::host::Host;
 use crate::namespaces::INSIDE;
-use crate::process::{Proc, find_worker};
-use crate::wait::becomes;
+use crate::process::{Proc, all_stopped, find_worker};
+use crate::wait::{becomes, wait_until};
 
 const START: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(20);
@@ -116,6 +116,14 @@ impl Daemon {
     /// Sends a signal to the current worker, which carries the sessions.
     pub fn signal_worker(&self, signal: Signal) {
         self.signal_process(self.worker(), signal);
+    }
+
+    /// Stops the worker with SIGSTOP, and waits until each of its threads has stopped. kill(2) returns before that, and
+    /// the threads may still work for a while on a busy machine.
+    pub fn pause_worker(&self) {
+        let worker = self.worker();
+        self.signal_process(worker, Signal::STOP);
+        wait_until("the worker's threads are stopped", STOP, || all_stopped(worker));
     }
 
     /// Sends a signal to one of the daemon's processes.

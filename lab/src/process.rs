@@ -134,6 +134,14 @@ pub(crate) fn runs(pid: u32) -> bool {
     threads > 1 || stat(pid).is_some_and(|(_, state, _)| state != "Z")
 }
 
+/// Whether every thread of the process is stopped by a signal.
+pub(crate) fn all_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    let mut states = stats.map(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')));
+    states.all(|stopped| stopped)
+}
+
 /// Returns name, state and parent from /proc/PID/stat: proc(5).
 fn stat(pid: u32) -> Option<(String, String, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -37,7 +37,7 @@ impl Boxes {
         connect: impl FnOnce() -> std::io::Result<TcpStream>,
         speak: impl FnOnce(&TcpStream) -> std::io::Result<()>,
     ) -> TcpStream {
-        self.near.signal_worker(Signal::STOP);
+        self.near.pause_worker();
         let stream = connect().unwrap();
         speak(&stream).unwrap();
         self.near.signal_worker(Signal::CONT);

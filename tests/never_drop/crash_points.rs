@@ -86,7 +86,7 @@ fn a_worker_that_dies_with_bytes_in_a_syn_is_survived() {
         let daemon = Daemon::start_with(&pair.near, BIN, &[MANY, near], &[(CRASH_AT, "kill:syn-data")]);
         let listener = pair.server.listen(pair.server_at(Ip::V4, 81));
         // The client sends before the worker accepts its connection, so that the SYN can carry data.
-        daemon.signal_worker(rustix::process::Signal::STOP);
+        daemon.pause_worker();
         let mut near = pair.client.connect(pair.server_at(Ip::V4, 81)).unwrap();
         near.write_all(b"first words").unwrap();
         daemon.signal_worker(rustix::process::Signal::CONT);

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use lab::peers::{Server, echo, expect_reset};
 use lab::{BOTH, Daemon, Ip, Lab, netns, wait_until, words};
-use rustix::process::Signal;
 
 use crate::support::speaks;
 use crate::support::{BIN, MANY, SOON, kill_worker, takeovers};
@@ -59,7 +58,7 @@ fn a_server_that_answers_while_there_is_no_worker_is_not_late() {
         let server = Server::start(&lab.server, lab.server_at(Ip::V4, PORT), echo);
         silence(&lab);
         let stream = dialling(&lab, &server);
-        daemon.signal_worker(Signal::STOP);
+        daemon.pause_worker();
         lab.server.nft("delete table inet silence");
         wait_until("the server has answered", SOON, || lab.gateway.legs(&stream) == 2);
         sleep(Duration::from_secs(3));

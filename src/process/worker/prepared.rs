@@ -9,11 +9,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::time::interval;
 
 use super::host::Host;
 use super::orders::{self, Channel, Control, Drain, Order};
 use super::thread::{Thread, ThreadAssignment};
-use super::{Resumed, StartReason, WorkerConfig};
+use super::{Resumed, StartReason, TICK, WorkerConfig};
 use crate::exit::{Exit, Fatal};
 use crate::process::daemon::listeners::Listeners;
 use crate::process::daemon::{interception, os};
@@ -79,11 +80,17 @@ impl Prepared {
         runtime.block_on(async {
             resumed.log();
             let first = resumed.reason == StartReason::Start;
-            let looked = host.start(config.setup.interception, first);
+            let mut looked = host.start(config.setup.interception, first);
             if first {
-                // A daemon reports that it is ready only when its routes and paths exist. The sessions of a previous
-                // worker had them before.
-                let _ = looked.await;
+                // A daemon that is ready has its routes and paths; the sessions of a previous worker had them before. Many
+                // routes take time.
+                let mut ticks = interval(TICK);
+                loop {
+                    tokio::select! {
+                        _ = &mut looked => break,
+                        _ = ticks.tick() => shared.table.header().control_heartbeat(),
+                    }
+                }
             }
             let mut drain = Drain::new(config.listeners);
             if config.draining {
