@@ -83,13 +83,15 @@ points! {
     ThreadRuntime => "thread-runtime",
     /// A thread registers its listeners.
     Listener => "listener",
+    /// A thread makes the pipe that it needs.
+    Pool => "pool",
     /// The control thread is about to report that it is alive.
     Control => "control",
 }
 
 impl Point {
     /// The steps of a worker's start that can fail, in order.
-    pub const START: [Self; 7] = [
+    pub const START: [Self; 8] = [
         Self::Runtime,
         Self::Orders,
         Self::Guardian,
@@ -97,6 +99,7 @@ impl Point {
         Self::Thread,
         Self::ThreadRuntime,
         Self::Listener,
+        Self::Pool,
     ];
 }
 

@@ -36,9 +36,9 @@ impl Guard {
         Self { reserve: Reserve::take(), failed: false, due: Cell::default() }
     }
 
-    /// Returns a guard for a gate in an unknown state; the first look moves it to where it should be.
-    pub fn unsure() -> Self {
-        Self { failed: true, ..Self::new() }
+    /// Notes that the gate is in an unknown state; the first look moves it to where it should be.
+    pub fn distrust(&mut self) {
+        self.failed = true;
     }
 
     /// Waits until it is time to [look again](Self::look_again) without a notification; that may be never. The wait may

@@ -38,9 +38,11 @@ impl Host {
         let (start, started) = channel::<Start>();
         let (shared, ordered) = (Arc::clone(shared), ordered.clone());
         let runtime = crash::or_fail(Point::Host, || Builder::new_current_thread().enable_all().build())?;
+        // Its reserve is taken before the other threads accept connections: in a full table they would take all.
+        let guard = Guard::new();
         let work = move || {
             if let Ok(start) = started.recv() {
-                work(&runtime, &shared, start, ordered);
+                work(&runtime, &shared, guard, start, ordered);
             }
         };
         let handle = thread::Builder::new().name("host".into()).spawn(work)?;
@@ -62,7 +64,13 @@ impl Host {
     }
 }
 
-fn work(runtime: &Runtime, shared: &Arc<Shared>, start: Start, mut ordered: watch::Receiver<Order>) {
+fn work(
+    runtime: &Runtime,
+    shared: &Arc<Shared>,
+    mut guard: Guard,
+    start: Start,
+    mut ordered: watch::Receiver<Order>,
+) {
     let Start { interception, first, done } = start;
     let managed = interception == Interception::Managed;
     runtime.block_on(async {
@@ -75,7 +83,9 @@ fn work(runtime: &Runtime, shared: &Arc<Shared>, start: Start, mut ordered: watc
         let _ = done.send(());
         // The previous worker may have left the gate in the wrong position.
         let unsure = !first && interception != Interception::Foreign;
-        let guard = if unsure { Guard::unsure() } else { Guard::new() };
+        if unsure {
+            guard.distrust();
+        }
         tokio::select! {
             () = watch_gate(shared, guard) => {}
             _ = ordered.wait_for(|order| *order != Order::Continue) => {}

@@ -50,6 +50,7 @@ pub struct Thread {
 struct Ready {
     rt: LocalRuntime,
     listeners: Vec<Listener>,
+    pool: Pool,
 }
 
 impl Thread {
@@ -112,7 +113,8 @@ impl Ready {
         let register = |socket| crash::or_fail(Point::Listener, || Listener::register(socket));
         let listeners = listeners.into_iter().map(register).collect::<io::Result<_>>()?;
         drop(entered);
-        Ok(Self { rt, listeners })
+        let pool = crash::or_fail(Point::Pool, Pool::with_a_pipe)?;
+        Ok(Self { rt, listeners, pool })
     }
 
     fn work(
@@ -122,9 +124,9 @@ impl Ready {
         assignment: ThreadAssignment,
         mut ordered: watch::Receiver<Order>,
     ) {
-        let Self { rt, listeners } = self;
+        let Self { rt, listeners, pool } = self;
         let own = shared.table.header().thread(n);
-        let worker = Rc::new(Worker { shared, pool: Pool::with_a_pipe(), own });
+        let worker = Rc::new(Worker { shared, pool, own });
         begin(&rt, &worker, listeners, assignment);
         let order = rt.block_on(async {
             let changed = ordered.wait_for(|order| *order != Order::Continue).await;

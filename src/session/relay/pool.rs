@@ -68,9 +68,12 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Creates a pool with the one pipe that a thread needs, if possible: later no descriptor may be left for it.
-    pub fn with_a_pipe() -> Self {
-        Self { idle: RefCell::new(Pipe::new().into_iter().collect()) }
+    /// Creates a pool with the one pipe that a thread needs: later no descriptor may be left for it, and no byte would move.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE: no descriptor is left.
+    pub fn with_a_pipe() -> io::Result<Self> {
+        Ok(Self { idle: RefCell::new(vec![Pipe::new()?]) })
     }
 
     /// Returns an empty pipe: an idle one or a new one.
